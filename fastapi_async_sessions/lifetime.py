@@ -1,0 +1,82 @@
+"""How long a session lives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import ClassVar
+
+from .errors import ConfigurationError
+
+Clock = Callable[[], datetime]
+"""Tells the time as an aware datetime."""
+
+
+def utc_now() -> datetime:
+    """The time of this machine."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """A session ends after ``idle`` without a request, and ``absolute`` after it began in any case.
+
+    It begins when it is made and begins again at each sign-in; nothing else moves the absolute
+    end. ``None`` switches one of the two off, not both. The presets carry the figures of NIST
+    SP 800-63B-4 (2.1.3, 2.2.3, 2.3.3) and of the OWASP Session Management Cheat Sheet.
+
+    Raises:
+        ConfigurationError: both are ``None``, one is not positive, or idle exceeds absolute.
+    """
+
+    idle: timedelta | None = timedelta(hours=1)
+    absolute: timedelta | None = timedelta(hours=24)
+
+    NIST_AAL1: ClassVar["Lifetime"]
+    NIST_AAL2: ClassVar["Lifetime"]
+    NIST_AAL3: ClassVar["Lifetime"]
+    OWASP_HIGH: ClassVar["Lifetime"]
+    OWASP_LOW: ClassVar["Lifetime"]
+
+    def __post_init__(self) -> None:
+        if self.idle is None and self.absolute is None:
+            raise ConfigurationError("a Lifetime needs idle or absolute: one may be None, not both")
+        for name in ("idle", "absolute"):
+            limit = getattr(self, name)
+            if limit is None:
+                continue
+            if not isinstance(limit, timedelta):
+                raise ConfigurationError(f"Lifetime({name}=...) takes a timedelta or None")
+            if not timedelta(0) < limit <= _LONGEST:
+                raise ConfigurationError(f"Lifetime({name}=...) must be positive, at most 100 years")
+        if self.idle and self.absolute and self.idle > self.absolute:
+            raise ConfigurationError("Lifetime: idle is longer than absolute and would never apply")
+
+    def ends_at(self, began_at: datetime) -> datetime | None:
+        """When a session that began then ends whatever its user does."""
+        return None if self.absolute is None else began_at + self.absolute
+
+    def expires_at(
+        self, began_at: datetime, seen_at: datetime, ends_at: datetime | None
+    ) -> datetime:
+        """When a session ends if nobody comes back.
+
+        ``ends_at`` is the absolute end that the session was promised; where this lifetime's own
+        is sooner it counts, so that a shortened configuration reaches old sessions.
+        """
+        limits = [ends_at, self.ends_at(began_at)]
+        if self.idle is not None:
+            limits.append(seen_at + self.idle)
+        return min(limit for limit in limits if limit is not None)
+
+    def is_extension_due(self, seen_at: datetime, now: datetime) -> bool:
+        """Whether the last stamp is old enough to be renewed: once each tenth of the idle time."""
+        return self.idle is not None and now - seen_at >= self.idle / 10
+
+
+_LONGEST = timedelta(days=36525)
+
+Lifetime.NIST_AAL1 = Lifetime(idle=None, absolute=timedelta(days=30))
+Lifetime.NIST_AAL2 = Lifetime(idle=timedelta(hours=1), absolute=timedelta(hours=24))
+Lifetime.NIST_AAL3 = Lifetime(idle=timedelta(minutes=15), absolute=timedelta(hours=12))
+Lifetime.OWASP_HIGH = Lifetime(idle=timedelta(minutes=5), absolute=timedelta(hours=4))
+Lifetime.OWASP_LOW = Lifetime(idle=timedelta(minutes=30), absolute=timedelta(hours=8))

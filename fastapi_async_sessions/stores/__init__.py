@@ -1,0 +1,1 @@
+"""Where sessions are kept. Each store but the one in memory needs its client library."""

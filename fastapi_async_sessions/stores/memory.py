@@ -1,0 +1,97 @@
+"""Sessions in the memory of one process."""
+
+from collections import OrderedDict
+
+from ..errors import ConfigurationError
+from ..lifetime import Clock, utc_now
+from ..records import Record
+from .base import Store
+
+_PURGE_EVERY = 1024
+
+
+class MemoryStore(Store):
+    """For one process: development, tests, small services. A restart forgets every session.
+
+    Holds at most ``max_sessions``: when it is full the one that was used least recently goes.
+    """
+
+    def __init__(self, max_sessions: int = 100_000, *, clock: Clock = utc_now) -> None:
+        if max_sessions < 1:
+            raise ConfigurationError("MemoryStore(max_sessions=...) must be at least 1")
+        self._max_sessions = max_sessions
+        self._clock = clock
+        self._records: OrderedDict[str, Record] = OrderedDict()
+        self._keys: dict[str, set[str]] = {}
+        self._creates_until_purge = _PURGE_EVERY
+
+    async def create(self, key: str, record: Record) -> bool:
+        existing = self._live(key)
+        if existing is not None:
+            return existing.version == record.version
+        await self._make_room()
+        self._drop(key)
+        self._put(key, record)
+        return True
+
+    async def load(self, key: str) -> Record | None:
+        record = self._live(key)
+        if record is not None:
+            self._records.move_to_end(key)
+        return record
+
+    async def save(self, key: str, record: Record, *, replaces: str) -> bool:
+        existing = self._live(key)
+        if existing is None or existing.version not in (replaces, record.version):
+            return False
+        self._drop(key)
+        self._put(key, record)
+        return True
+
+    async def delete(self, key: str) -> bool:
+        existed = self._live(key) is not None
+        self._drop(key)
+        return existed
+
+    async def find(self, subject: str) -> list[tuple[str, Record]]:
+        now = self._clock()
+        records = [(key, self._records[key]) for key in self._keys.get(subject, ())]
+        live = [(key, record) for key, record in records if record.expires_at > now]
+        return sorted(live, key=lambda found: found[1].expires_at, reverse=True)
+
+    async def purge(self) -> int:
+        now = self._clock()
+        expired = [key for key, record in self._records.items() if record.expires_at <= now]
+        for key in expired:
+            self._drop(key)
+        return len(expired)
+
+    async def clear(self) -> None:
+        self._records.clear()
+        self._keys.clear()
+
+    def _live(self, key: str) -> Record | None:
+        record = self._records.get(key)
+        return record if record is not None and record.expires_at > self._clock() else None
+
+    def _put(self, key: str, record: Record) -> None:
+        self._records[key] = record
+        if record.subject is not None:
+            self._keys.setdefault(record.subject, set()).add(key)
+
+    def _drop(self, key: str) -> None:
+        record = self._records.pop(key, None)
+        if record is not None and record.subject is not None:
+            keys = self._keys[record.subject]
+            keys.discard(key)
+            if not keys:
+                del self._keys[record.subject]
+
+    async def _make_room(self) -> None:
+        # a purge after as many creates as there are records costs each O(1) in the long run
+        self._creates_until_purge -= 1
+        if self._creates_until_purge <= 0:
+            await self.purge()
+            self._creates_until_purge = max(_PURGE_EVERY, len(self._records))
+        if len(self._records) >= self._max_sessions:
+            self._drop(next(iter(self._records)))
