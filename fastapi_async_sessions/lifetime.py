@@ -47,7 +47,9 @@ class Lifetime:
             if not isinstance(limit, timedelta):
                 raise ConfigurationError(f"Lifetime({name}=...) takes a timedelta or None")
             if not timedelta(0) < limit <= _LONGEST:
-                raise ConfigurationError(f"Lifetime({name}=...) must be positive, at most 100 years")
+                raise ConfigurationError(
+                    f"Lifetime({name}=...) must be positive, at most 100 years"
+                )
         if self.idle and self.absolute and self.idle > self.absolute:
             raise ConfigurationError("Lifetime: idle is longer than absolute and would never apply")
 

@@ -11,7 +11,7 @@ class Record:
 
     Attributes:
         body: Opaque bytes, at most 1 MiB.
-        version: Random, another one for each write; no line break.
+        version: Another one for each write; at most 64 characters of ``[A-Za-z0-9_.-]``.
         subject: Whose session it is, for ``Store.find``; at most 400 characters.
         expires_at: Aware, UTC; from then on the record is not there.
     """
@@ -22,6 +22,19 @@ class Record:
     expires_at: datetime
 
 
-def new_version() -> str:
-    """A version that no other write has: 16 characters."""
-    return secrets.token_urlsafe(12)
+_GENERATIONS = 4
+
+
+def new_version(replaces: str = "") -> str:
+    """A version for one write: its own random name, and the names of the three writes before it.
+
+    The names before it answer a question that a lost reply raises: was my write done, although
+    another one has followed?
+    """
+    names = [secrets.token_urlsafe(9), *replaces.split(".")]
+    return ".".join(names[:_GENERATIONS]) if replaces else names[0]
+
+
+def includes_write(version: str, write: str) -> bool:
+    """Whether a record of this version holds the write of that version, itself or underneath."""
+    return write.partition(".")[0] in version.split(".")

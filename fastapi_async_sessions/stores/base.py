@@ -1,6 +1,7 @@
 """The contract of a store."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from ..errors import ConfigurationError
 from ..records import Record
@@ -67,7 +68,8 @@ class Store(ABC):
             ConfigurationError: another provider of that name does so already; each would
                 overwrite the other's cookie.
         """
-        names: set[str] = self.__dict__.setdefault("_claimed", set())
+        attributes: dict[str, Any] = vars(self)
+        names: set[str] = attributes.setdefault("_claimed", set())
         if name in names:
             raise ConfigurationError(
                 f"this store already serves a provider named {name!r}: "

@@ -1,0 +1,315 @@
+"""Between the bytes of a record and the user's model with the session's own facts.
+
+A body is a fixed header with the facts, then the model's JSON: the facts cost no pass over the
+data. JSON is written and read under field names, so that a model's aliases stay its own affair.
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, Generic, TypeVar, cast
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from .errors import ConfigurationError, SessionInvalid
+from .lifetime import Lifetime
+from .merge import JSON
+
+Model = TypeVar("Model", bound=BaseModel)
+
+Migration = Callable[[dict[str, Any], ValidationError], Model]
+
+_FORMAT = 1
+# format, flags, secret hash, then microseconds: created, authenticated, seen, ends, idle, absolute
+_HEADER = struct.Struct(">BB32s6q")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+_NONE = -(2**63)
+_PERSISTENT, _OWN_LIFETIME = 1, 2
+
+
+class CorruptBody(Exception):
+    """These bytes were not written by this library, or by a release whose format we don't know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the library itself knows of a session; a user's model cannot reach it.
+
+    Attributes:
+        secret_hash: 32 bytes; the token that opens the session has this hash.
+        created_at: When the session was first stored.
+        authenticated_at: The last sign-in; None when nobody is signed in.
+        seen_at: The last extension.
+        ends_at: The absolute end that was promised; None: no absolute end.
+        lifetime: This session's own; None: the provider's.
+        persistent: Whether its cookie outlives the browser.
+    """
+
+    SIZE: ClassVar[int] = _HEADER.size
+
+    secret_hash: bytes
+    created_at: datetime
+    authenticated_at: datetime | None
+    seen_at: datetime
+    ends_at: datetime | None
+    lifetime: Lifetime | None
+    persistent: bool
+
+    def expires_at(self, default: Lifetime) -> datetime:
+        """When the session ends if nobody comes back."""
+        lifetime = self.lifetime or default
+        began_at = self.authenticated_at or self.created_at
+        return lifetime.expires_at(began_at, self.seen_at, self.ends_at)
+
+    def is_extension_due(self, default: Lifetime, now: datetime) -> bool:
+        """Whether this request should stamp the session."""
+        return (self.lifetime or default).is_extension_due(self.seen_at, now)
+
+    def pack(self) -> bytes:
+        """The facts as a header."""
+        lifetime = self.lifetime
+        idle, absolute = (lifetime.idle, lifetime.absolute) if lifetime else (None, None)
+        flags = self.persistent * _PERSISTENT + (lifetime is not None) * _OWN_LIFETIME
+        return _HEADER.pack(
+            _FORMAT,
+            flags,
+            self.secret_hash,
+            _from_time(self.created_at),
+            _from_time(self.authenticated_at),
+            _from_time(self.seen_at),
+            _from_time(self.ends_at),
+            _NONE if idle is None else idle // MICROSECOND,
+            _NONE if absolute is None else absolute // MICROSECOND,
+        )
+
+    @classmethod
+    def unpack(cls, body: bytes) -> "Facts":
+        """The facts of a body.
+
+        Raises:
+            CorruptBody: there are none.
+        """
+        try:
+            version, flags, secret_hash, *times = _HEADER.unpack_from(body)
+            created, authenticated, seen, ends, idle, absolute = times
+            if version != _FORMAT:
+                raise CorruptBody
+            lifetime = (
+                Lifetime(_to_span(idle), _to_span(absolute)) if flags & _OWN_LIFETIME else None
+            )
+            return cls(
+                secret_hash=secret_hash,
+                created_at=EPOCH + timedelta(microseconds=created),
+                authenticated_at=_to_time(authenticated),
+                seen_at=EPOCH + timedelta(microseconds=seen),
+                ends_at=_to_time(ends),
+                lifetime=lifetime,
+                persistent=bool(flags & _PERSISTENT),
+            )
+        except (struct.error, OverflowError, ConfigurationError):
+            raise CorruptBody from None
+
+
+def _from_time(time: datetime | None) -> int:
+    return _NONE if time is None else (time - EPOCH) // MICROSECOND
+
+
+def _to_time(microseconds: int) -> datetime | None:
+    return None if microseconds == _NONE else EPOCH + timedelta(microseconds=microseconds)
+
+
+def _to_span(microseconds: int) -> timedelta | None:
+    return None if microseconds == _NONE else timedelta(microseconds=microseconds)
+
+
+class Codec(Generic[Model]):
+    """Reads and writes one model.
+
+    Raises:
+        ConfigurationError: the model can't be a session's, with the reason and the fields.
+    """
+
+    def __init__(self, model: type[Model]) -> None:
+        self.model = model
+        self._adapter = TypeAdapter(_checked_class(model))
+        self._check_round_trip()
+
+    def fresh(self) -> Model:
+        """The data of a new session."""
+        return self.model()
+
+    def dump(self, data: Model) -> bytes:
+        """The data as JSON. Equal bytes are equal data; ``is_change`` tells the reverse.
+
+        Raises:
+            SessionInvalid: a value has no JSON form that its field's type would write.
+        """
+        problem: str | None = None
+        try:
+            return self._adapter.dump_json(data, by_alias=False, round_trip=True, warnings="error")
+        except PydanticSerializationError as error:
+            problem = ", ".join(_unserializable(data)) or type(error).__name__
+        # outside the except block: the original's text holds the values
+        raise SessionInvalid("The session's data cannot be written as JSON.", [problem])
+
+    def load(self, raw: bytes) -> Model:
+        """The data that was written as this JSON.
+
+        Raises:
+            ValidationError: it does not fit the model.
+        """
+        return self._adapter.validate_json(raw, by_alias=False, by_name=True)
+
+    def check(self, raw: bytes) -> Model:
+        """The data that a write would give back to the next request.
+
+        Raises:
+            SessionInvalid: the next request could not read it.
+        """
+        fields: list[str] = []
+        try:
+            return self.load(raw)
+        except ValidationError as error:
+            fields = invalid_fields(error)
+        raise SessionInvalid("The session's data does not fit its model.", fields)
+
+    def is_change(self, before: bytes, after: bytes) -> bool:
+        """Whether two dumps are different data, and not one spelled in two ways (sets, dicts).
+
+        Raises:
+            SessionInvalid: the next request could not read what is there now.
+        """
+        if before == after:
+            return False
+        checked = self.check(after)
+        return len(before) != len(after) or self.load(before) != checked
+
+    def values(self, raw: bytes) -> JSON:
+        """A dump as JSON values, each set in one fixed order."""
+        values = cast(JSON, from_json(raw))
+        try:
+            python = self._adapter.dump_python(self.load(raw), by_alias=False, round_trip=True)
+        except TypeError:  # a set of models has no Python dump
+            return values
+        return _sets_sorted(python, values)
+
+    def _check_round_trip(self) -> None:
+        fresh = self.fresh()
+        fields: list[str]
+        try:
+            again = self.load(self.dump(fresh))
+        except SessionInvalid as error:
+            fields = list(error.fields)
+        except ValidationError as error:
+            fields = invalid_fields(error)
+        else:
+            names = type(fresh).model_fields
+            fields = [name for name in names if getattr(fresh, name) != getattr(again, name)]
+            fields += self._secret_fields()
+        if fields:
+            raise ConfigurationError(
+                f"{self.model.__name__} does not survive a round trip through JSON "
+                f"({', '.join(fields)}): use types that JSON can carry, with defaults that fit them"
+            )
+
+    def _secret_fields(self) -> list[str]:
+        """Fields that write asterisks, wherever they are: ``SecretStr``, ``SecretBytes``."""
+        try:
+            schema = self._adapter.json_schema()
+        except PydanticUserError:  # a type of the user's own without a schema: nothing to look at
+            return []
+        return sorted(set(_write_only(schema)))
+
+
+def invalid_fields(error: ValidationError) -> list[str]:
+    """The dotted paths that a validation error names, without the values."""
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    return [".".join(map(str, detail["loc"])) for detail in details if detail["loc"]]
+
+
+def write_json(values: JSON) -> bytes:
+    """JSON values as bytes, spelled as the model's own dump would."""
+    return to_json(values, inf_nan_mode="constants")
+
+
+def read_json(raw: bytes) -> JSON:
+    """The JSON values of bytes that this library wrote."""
+    return cast(JSON, from_json(raw))
+
+
+def adopt(old: Any, new: Any) -> Any:
+    """Make ``old`` equal to ``new`` in place as far as its type allows, and return the result.
+
+    What a route took out of its session's data before a merge must stay part of it.
+    """
+    kind: type[Any] = type(old)
+    if old is new or kind is not type(new):
+        return new
+    if issubclass(kind, BaseModel):
+        fields: dict[str, Any] = vars(old)
+        fields |= {name: adopt(fields.get(name), value) for name, value in vars(new).items()}
+        object.__setattr__(old, "__pydantic_extra__", new.__pydantic_extra__)
+    elif issubclass(kind, list):
+        pool = list(old)
+        old[:] = [pool.pop(pool.index(item)) if item in pool else item for item in new]
+    elif issubclass(kind, dict):
+        entries = {key: adopt(old.get(key), value) for key, value in new.items()}
+        old.clear()
+        old.update(entries)
+    elif issubclass(kind, set):
+        old.clear()
+        old.update(new)
+    else:
+        return new
+    return old
+
+
+def _checked_class(model: type[Model]) -> type[Model]:
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise ConfigurationError(
+            f"a session's model is a class derived from pydantic.BaseModel, not {model!r}"
+        )
+    missing = [name for name, field in model.model_fields.items() if field.is_required()]
+    if missing:
+        raise ConfigurationError(
+            f"{model.__name__}() is what a new session begins with, so that each field needs a "
+            f"default; these have none: {', '.join(missing)}"
+        )
+    return model
+
+
+def _unserializable(data: BaseModel) -> Iterator[str]:
+    for name in type(data).model_fields:
+        try:
+            data.model_dump_json(include={name}, round_trip=True, warnings="error")
+        except PydanticSerializationError:
+            yield name
+
+
+def _write_only(schema: Any, name: str = "") -> Iterator[str]:
+    kind: type[Any] = type(schema)
+    if issubclass(kind, dict):
+        if schema.get("writeOnly") is True:
+            yield name
+        for key, value in schema.items():
+            is_field = type(value) is dict and key not in ("properties", "$defs", "items")
+            yield from _write_only(value, key if is_field else name)
+    elif issubclass(kind, list):
+        for item in schema:
+            yield from _write_only(item, name)
+
+
+def _sets_sorted(python: Any, values: JSON) -> JSON:
+    kind: type[Any] = type(python)
+    if isinstance(values, list) and issubclass(kind, set | frozenset):
+        return sorted(values, key=write_json)
+    if isinstance(values, list) and issubclass(kind, list | tuple):
+        return [_sets_sorted(*pair) for pair in zip(python, values, strict=True)]
+    if isinstance(values, dict) and issubclass(kind, dict):
+        pairs = zip(python.values(), values.items(), strict=True)
+        return {key: _sets_sorted(value, inner) for value, (key, inner) in pairs}
+    return values

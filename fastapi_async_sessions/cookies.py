@@ -1,0 +1,131 @@
+"""The session cookie: how it is configured, read from raw headers, and written.
+
+Starlette's own parser is not used: it takes the last of two cookies of a name, strips bytes that
+make another name look like ours, and decodes in quadratic time on older Pythons (CVE-2024-7592).
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal, get_args
+
+from .errors import ConfigurationError
+
+SameSite = Literal["lax", "strict", "none"]
+
+LONGEST_MAX_AGE = timedelta(days=400)
+"""Browsers cap a cookie's age here (RFC 6265bis, 5.5)."""
+
+_MAX_HEADER_BYTES = 65536
+_MAX_VALUE_BYTES = 4096
+_MAX_CANDIDATES = 8
+_PATH = re.compile(r"/[!-:<-~]*")
+_DOMAIN = re.compile(r"([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9-]{1,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class CookieConfig:
+    """The attributes of the session cookie; it is always ``HttpOnly``.
+
+    ``secure=True``, ``path="/"`` and no domain give the name a ``__Host-`` prefix, other secure
+    cookies ``__Secure-`` (RFC 6265bis, 4.1.3). ``persistent=True`` lets the cookie outlive the
+    browser, for as long as the session lives and 400 days at most.
+
+    Raises:
+        ConfigurationError: browsers would refuse the cookie, or read it otherwise.
+    """
+
+    secure: bool = True
+    samesite: SameSite = "lax"
+    domain: str | None = None
+    path: str = "/"
+    partitioned: bool = False
+    persistent: bool = False
+
+    def __post_init__(self) -> None:
+        if self.samesite not in get_args(SameSite):
+            raise ConfigurationError('CookieConfig(samesite=...) is "lax", "strict" or "none"')
+        if self.samesite == "none" and not self.secure:
+            raise ConfigurationError('CookieConfig(samesite="none") needs secure=True')
+        if self.partitioned and not self.secure:
+            raise ConfigurationError("CookieConfig(partitioned=True) needs secure=True")
+        if len(self.path) > 1024 or not _PATH.fullmatch(self.path):
+            raise ConfigurationError(
+                'CookieConfig(path=...) starts with "/" and has printable ASCII without ";", '
+                "at most 1024 characters"
+            )
+        if self.domain is not None and not (
+            len(self.domain) <= 253 and _DOMAIN.fullmatch(self.domain)
+        ):
+            raise ConfigurationError(
+                'CookieConfig(domain=...) is a host name such as "example.com", without a dot first'
+            )
+
+    @property
+    def prefix(self) -> str:
+        """What the browser checks the attributes against."""
+        if not self.secure:
+            return ""
+        return "__Host-" if self.path == "/" and self.domain is None else "__Secure-"
+
+
+class Cookie:
+    """One cookie name with its attributes."""
+
+    def __init__(self, name: str, config: CookieConfig) -> None:
+        self.name = config.prefix + name
+        self._raw_name = self.name.encode()
+        self._attributes = _attributes(config)
+
+    def candidates(self, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes] | None:
+        """The values that raw request headers give for this cookie; None: too many to look at.
+
+        Several headers are one list (RFC 6265bis, 4.2.1). Names are compared byte by byte, and
+        nothing is decoded or unquoted.
+        """
+        raw = [value for name, value in headers if name == b"cookie" and self._raw_name in value]
+        if not raw:
+            return []
+        if sum(map(len, raw)) > _MAX_HEADER_BYTES:
+            return None
+        values = [value for header in raw for value in self._values(header)]
+        return values if len(values) <= _MAX_CANDIDATES else None
+
+    def _values(self, header: bytes) -> Iterable[bytes]:
+        for pair in header.split(b";"):
+            name, separator, value = pair.partition(b"=")
+            if separator and name.strip(b" \t") == self._raw_name and len(value) < _MAX_VALUE_BYTES:
+                yield value.strip(b" \t")
+
+    def set(self, value: str, max_age: timedelta | None) -> bytes:
+        """The ``Set-Cookie`` value; ``max_age`` None: gone when the browser closes."""
+        age = "" if max_age is None else f"; Max-Age={_seconds(max_age)}"
+        return f"{self.name}={value}{age}{self._attributes}".encode()
+
+    def remove(self) -> bytes:
+        """The ``Set-Cookie`` value that deletes what ``set`` made: only value and age differ."""
+        expired = "Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+        return f"{self.name}=; {expired}{self._attributes}".encode()
+
+    def is_set_by(self, set_cookie: bytes) -> bool:
+        """Whether a ``Set-Cookie`` value is for this cookie."""
+        return set_cookie.partition(b"=")[0].strip(b" \t") == self._raw_name
+
+
+def _attributes(config: CookieConfig) -> str:
+    parts = [f"Path={config.path}"]
+    if config.domain is not None:
+        parts.append(f"Domain={config.domain}")
+    parts.append("HttpOnly")
+    if config.secure:
+        parts.append("Secure")
+    parts.append(f"SameSite={config.samesite.capitalize()}")
+    if config.partitioned:
+        parts.append("Partitioned")
+    return "".join(f"; {part}" for part in parts)
+
+
+def _seconds(age: timedelta) -> int:
+    # rounded up: a cookie that goes a moment late does no harm, the record decides
+    return max(1, -(-min(age, LONGEST_MAX_AGE) // timedelta(seconds=1)))

@@ -1,0 +1,74 @@
+"""What happened to sessions, for logs, metrics and audits."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+logger = logging.getLogger("fastapi_async_sessions")
+
+EventKind = Literal[
+    "created",
+    "renewed",
+    "extended",
+    "destroyed",
+    "revoked",
+    "expired",
+    "conflict",
+    "ended_elsewhere",
+    "bad_signature",
+    "ambiguous_cookie",
+    "corrupt",
+    "store_error",
+    "origin_rejected",
+]
+
+_LEVELS: Mapping[EventKind, int] = {
+    "created": logging.DEBUG,
+    "renewed": logging.DEBUG,
+    "extended": logging.DEBUG,
+    "destroyed": logging.DEBUG,
+    "expired": logging.DEBUG,
+    "store_error": logging.ERROR,
+    "corrupt": logging.ERROR,
+    "bad_signature": logging.WARNING,
+    "ambiguous_cookie": logging.WARNING,
+    "origin_rejected": logging.WARNING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEvent:
+    """One thing that happened to a session, or to a request that claimed one.
+
+    Attributes:
+        kind: What happened.
+        provider: The provider's name.
+        key: The session's public key; None where there is no session.
+        facts: What else is known, as text; never an id, a cookie, a secret or a session's data.
+    """
+
+    kind: EventKind
+    provider: str
+    key: str | None = None
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class Events:
+    """Tells the log and the application's hook; a hook that fails changes nothing."""
+
+    def __init__(self, provider: str, hook: Callable[[SessionEvent], None] | None) -> None:
+        self._provider = provider
+        self._hook = hook
+
+    def tell(self, kind: EventKind, key: str | None = None, **facts: str) -> None:
+        """Log the event and hand it to the hook."""
+        event = SessionEvent(kind, self._provider, key, facts)
+        # %r: a line break in a fact must not start a line of its own (ASVS 16.4.1)
+        logger.log(_LEVELS.get(kind, logging.INFO), "%s: session %r", kind, event)
+        if self._hook is None:
+            return
+        try:
+            self._hook(event)
+        except Exception:
+            logger.exception("on_event failed for %r", kind)

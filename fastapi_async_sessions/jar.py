@@ -1,0 +1,123 @@
+"""The sessions of one request, and what they lay on its response."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from .cookies import Cookie
+from .errors import StoreUnavailable
+from .session import Session
+from .verifier import CookieVerifier
+from .visit import Carry, Visit
+
+Header = tuple[bytes, bytes]
+
+SCOPE_KEY = "fastapi_async_sessions.jar"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A session, and how its cookie is written."""
+
+    session: Session[Any]
+    visit: Visit[Any]
+    cookie: Cookie
+    verifier: CookieVerifier
+
+    def set_cookie(self) -> bytes | None:
+        """What the response tells the browser; None: nothing."""
+        visit = self.visit
+        if visit.carry is Carry.REMOVE:
+            return self.cookie.remove()
+        if visit.carry is Carry.SEND and visit.token and visit.stored:
+            return self.cookie.set(self.verifier.sign(visit.token), self._max_age())
+        return None
+
+    def _max_age(self) -> timedelta | None:
+        stored, vault = self.visit.stored, self.visit.vault
+        if stored is None or not stored.facts.persistent:
+            return None
+        return stored.facts.expires_at(vault.lifetime) - vault.clock()
+
+
+class Jar:
+    """Lies in the ASGI scope while a request runs; holds one session of each provider."""
+
+    __slots__ = ("_began", "_entries")
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._entries: dict[object, Entry] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def began_at(self, now: datetime) -> datetime:
+        """When the request began: what ran before the session was asked for counts."""
+        return now - timedelta(seconds=time.monotonic() - self._began)
+
+    def get(self, provider: object) -> Session[Any] | None:
+        """The session of a provider, when the request has one already."""
+        entry = self._entries.get(provider)
+        return None if entry is None else entry.session
+
+    def put(self, provider: object, entry: Entry) -> Session[Any]:
+        """Keep a session to the end of the request; the first one of a provider stays."""
+        return self._entries.setdefault(provider, entry).session
+
+    async def close(self) -> None:
+        """Commit each session, in the order in which they were asked for."""
+        try:
+            for entry in self._entries.values():
+                await entry.visit.close()
+        except BaseException:
+            await self.roll_back()
+            raise
+
+    async def roll_back(self) -> None:
+        """Commit nothing; what was destroyed and not awaited is deleted all the same."""
+        failure: StoreUnavailable | None = None
+        for entry in self._entries.values():
+            try:
+                await entry.visit.roll_back()
+            except StoreUnavailable as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
+    def report_lost_changes(self) -> None:
+        """Log an error for each session whose data was changed too late."""
+        for entry in self._entries.values():
+            entry.visit.report_lost_change()
+
+    def lay_on(self, headers: Iterable[Header]) -> list[Header]:
+        """A response's headers with what the sessions add: a new list, for a response object may
+        be shared between requests."""
+        laid = _varying_by_cookie(headers)
+        for entry in self._entries.values():
+            set_cookie = entry.set_cookie()
+            if set_cookie is not None:
+                laid = [header for header in laid if not _is_replaced(header, entry.cookie)]
+                laid += [(b"set-cookie", set_cookie), (b"cache-control", b"no-store")]
+        return laid
+
+
+def _is_replaced(header: Header, cookie: Cookie) -> bool:
+    name, value = header[0].lower(), header[1]
+    return name == b"cache-control" or (name == b"set-cookie" and cookie.is_set_by(value))
+
+
+def _varying_by_cookie(headers: Iterable[Header]) -> list[Header]:
+    # a cache must not give one visitor's page to another (CVE-2023-30861)
+    varies: list[bytes] = []
+    others: list[Header] = []
+    for header in headers:
+        if header[0].lower() == b"vary":
+            varies += [field.strip() for field in header[1].split(b",")]
+        else:
+            others.append(header)
+    if b"*" not in varies and b"cookie" not in map(bytes.lower, varies):
+        varies.append(b"Cookie")
+    return [*others, (b"vary", b", ".join(varies))]

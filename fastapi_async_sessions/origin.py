@@ -1,0 +1,61 @@
+"""The cross-origin check: the algorithm of Go's ``http.CrossOriginProtection``.
+
+A browser tells where an unsafe request comes from. One that comes from another site is refused,
+with a session cookie or without: being signed in to an attacker's account is an attack too.
+"""
+
+import re
+from collections.abc import Iterable
+
+from .errors import ConfigurationError
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,]+")
+
+
+class OriginCheck:
+    """Decides by ``Sec-Fetch-Site``, or else by ``Origin`` against ``Host``.
+
+    A request with neither header does not come from a browser's page and passes.
+
+    Args:
+        trusted: Origins that pass all the same, each exactly ``scheme://host[:port]``.
+
+    Raises:
+        ConfigurationError: a trusted origin has another form.
+    """
+
+    def __init__(self, trusted: Iterable[str]) -> None:
+        if isinstance(trusted, str):
+            raise ConfigurationError(f"trusted_origins takes a sequence, as in ({trusted!r},)")
+        self._trusted = frozenset(origin.encode() for origin in map(_checked, trusted))
+
+    def allows(self, method: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether a request may change a session; a websocket handshake counts as unsafe."""
+        if method in _SAFE_METHODS:
+            return True
+        sites, origins, hosts = _values(headers, b"sec-fetch-site", b"origin", b"host")
+        if origins and len(set(origins)) == 1 and origins[0] in self._trusted:
+            return True
+        if sites:
+            return len(sites) == 1 and sites[0] in (b"same-origin", b"none")
+        if not origins:
+            return True
+        return len(origins) == len(hosts) == 1 and origins[0].partition(b"://")[2] == hosts[0]
+
+
+def _values(headers: Iterable[tuple[bytes, bytes]], *names: bytes) -> list[list[bytes]]:
+    found: dict[bytes, list[bytes]] = {name: [] for name in names}
+    for name, value in headers:
+        if name in found:
+            found[name].append(value)
+    return list(found.values())
+
+
+def _checked(origin: str) -> str:
+    if not _ORIGIN.fullmatch(origin):
+        raise ConfigurationError(
+            f'trusted_origins: {origin!r} is not an origin such as "https://app.example.com" '
+            'or "https://app.example.com:8443": lower case, without a path'
+        )
+    return origin

@@ -1,0 +1,287 @@
+"""The dependency: cookie -> verifier -> store -> session -> your route -> commit -> cookie."""
+
+# no postponed annotations here: FastAPI 0.121 does not resolve those of a callable object
+
+import re
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, get_args
+from weakref import WeakValueDictionary
+
+import fastapi.routing
+from fastapi import Depends, FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.openapi.models import APIKey
+from fastapi.routing import APIRoute
+from fastapi.security.base import SecurityBase
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from .admin import SessionAdmin
+from .codec import Codec, Migration, Model
+from .cookies import LONGEST_MAX_AGE, Cookie, CookieConfig
+from .errors import ConfigurationError, SessionError
+from .events import Events, SessionEvent, logger
+from .jar import SCOPE_KEY, Entry, Jar
+from .lifetime import Clock, Lifetime, utc_now
+from .origin import OriginCheck
+from .session import Session
+from .stores.base import Store
+from .upkeep import Upkeep
+from .vault import LARGEST_BODY, OnConflict, Vault
+from .verifier import CookieVerifier, Rejected, Secret, Verified
+from .visit import Visit
+
+# since FastAPI keeps included routers apart this walks them; before, an app listed all its routes
+_iter_route_contexts: Callable[[Sequence[Any]], Iterable[Any]] = getattr(
+    fastapi.routing, "iter_route_contexts", iter
+)
+
+Requirement = Callable[..., Coroutine[Any, Any, Session[Model]]]
+
+_NAME = re.compile(r"(?!__)[A-Za-z0-9_-]{1,64}")
+
+
+class SessionProvider(SessionAdmin[Model], SecurityBase):
+    """Gives routes their session: ``session: Session[UserData] = Depends(get_session)``.
+
+    Each provider has a model, a cookie and a namespace in a store of its own. What every argument
+    is for stands in the README; each has a default but the model, the store and the secret.
+
+    Args:
+        model: A Pydantic model that can be made without arguments.
+        store: Where sessions are kept.
+        secret_key: At least 32 bytes, or up to five such secrets, newest first: the first signs,
+            all verify.
+        name: Names the cookie and the namespace; 1 to 64 of ``[A-Za-z0-9_-]``.
+        max_bytes: The largest session that is stored, at most 1 MiB.
+        store_timeout: How long one call of the store may take.
+        commit_timeout: How long a commit with all its calls may take.
+
+    Raises:
+        ConfigurationError: anything here is wrong; nothing is left to fail at the first request.
+    """
+
+    def __init__(
+        self,
+        model: type[Model],
+        *,
+        store: Store,
+        secret_key: Secret | Sequence[Secret],
+        name: str = "session",
+        cookie: CookieConfig = CookieConfig(),  # noqa: B008  # frozen
+        lifetime: Lifetime = Lifetime(),  # noqa: B008  # frozen
+        on_conflict: OnConflict = "overwrite",
+        on_invalid: Literal["discard", "raise"] | Migration[Model] = "discard",
+        max_bytes: int = 65536,
+        store_timeout: timedelta = timedelta(seconds=2),
+        commit_timeout: timedelta = timedelta(seconds=5),
+        trusted_origins: Iterable[str] = (),
+        check_origin: bool = True,
+        on_event: Callable[[SessionEvent], None] | None = None,
+        clock: Clock = utc_now,
+    ) -> None:
+        _require(isinstance(store, Store), "store=... takes a Store, such as MemoryStore()")
+        _require(
+            _NAME.fullmatch(name) is not None,
+            "name=... has 1 to 64 of the characters A-Z a-z 0-9 _ - and does not begin with __",
+        )
+        _require(on_conflict in get_args(OnConflict), 'on_conflict=... is "overwrite" or "raise"')
+        _require(
+            on_invalid in ("discard", "raise") or callable(on_invalid),
+            'on_invalid=... is "discard", "raise" or a function of the stored dict and the error',
+        )
+        _require(0 < max_bytes <= LARGEST_BODY, f"max_bytes=... is 1 to {LARGEST_BODY}")
+        for timeout in (store_timeout, commit_timeout):
+            _require(timeout > timedelta(0), "store_timeout and commit_timeout are positive")
+        _require(
+            not (cookie.persistent and (lifetime.absolute or timedelta(0)) > LONGEST_MAX_AGE),
+            "a persistent cookie lives 400 days at most: choose a shorter Lifetime(absolute=...)",
+        )
+        _require(clock().tzinfo is not None, "clock=... gives aware datetimes, such as UTC ones")
+        self._cookie = Cookie(name, cookie)
+        self._verifier = CookieVerifier(secret_key, audience=(name, self._cookie.name))
+        self._origin = OriginCheck(trusted_origins) if check_origin else None
+        super().__init__(
+            Vault(
+                name=name,
+                codec=Codec(model),
+                store=store,
+                lifetime=lifetime,
+                clock=clock,
+                events=Events(name, on_event),
+                on_invalid=on_invalid,
+                on_conflict=on_conflict,
+                max_bytes=max_bytes,
+                store_timeout=store_timeout,
+                commit_timeout=commit_timeout,
+                persistent=cookie.persistent,
+                queues=WeakValueDictionary(),
+            )
+        )
+        # what FastAPI reads to put the lock into OpenAPI
+        self.model = APIKey.model_validate({"in": "cookie", "name": self._cookie.name})
+        self.scheme_name = name
+        self.required = self._requirement(lambda session: not session.is_new, "No session.")
+        self._signed_in: dict[timedelta | None, Requirement[Model]] = {}
+        store.claim(name)
+
+    async def __call__(self, connection: HTTPConnection) -> Session[Model]:
+        """The session of this request: the one that its cookie opens, or a new one."""
+        jar: Jar | None = connection.scope.get(SCOPE_KEY)
+        if jar is None:
+            jar = self._websocket_jar(connection)
+        session = jar.get(self)
+        if session is not None:
+            return session
+        self._refuse_cross_origin(connection)
+        visit = await self._visit(connection, jar)
+        return jar.put(self, Entry(Session(visit), visit, self._cookie, self._verifier))
+
+    def signed_in(self, within: timedelta | None = None) -> Requirement[Model]:
+        """A dependency that answers 401 unless somebody is signed in, and has signed in
+        ``within`` this time (ASVS 7.5.3: sensitive actions ask for the password again)."""
+
+        def is_met(session: Session[Model]) -> bool:
+            if session.subject is None or session.authenticated_at is None:
+                return False
+            return within is None or self._vault.clock() - session.authenticated_at <= within
+
+        detail = "Not signed in." if within is None else "Please sign in again."
+        return self._signed_in.setdefault(within, self._requirement(is_met, detail))
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncGenerator[None]:
+        """For ``FastAPI(lifespan=get_session.lifespan)``, or inside a lifespan of your own.
+
+        Opens the store, purges expired sessions every few minutes, and closes the store.
+
+        Raises:
+            ConfigurationError: a route asks for this session and is no ``SessionRoute``.
+        """
+        self._check_routes(app)
+        async with Upkeep.of(self._vault.store).running():
+            yield
+
+    def _requirement(
+        self, is_met: Callable[[Session[Model]], bool], detail: str
+    ) -> Requirement[Model]:
+        async def requirement(session: Session[Model] = Depends(self)) -> Session[Model]:
+            if not is_met(session):
+                raise HTTPException(401, detail, {"WWW-Authenticate": "APIKey"})
+            return session
+
+        return requirement
+
+    async def _visit(self, connection: HTTPConnection, jar: Jar) -> Visit[Model]:
+        vault = self._vault
+        can_carry = connection.scope["type"] == "http"
+        began_at = jar.began_at(vault.clock())
+        verified = self._verified(connection)
+        if verified is None:
+            return Visit(vault, began_at, can_carry=can_carry)
+        token = verified.token
+        stored = await vault.load(token.key(vault.name), token.secret_hash())
+        if stored is None:
+            return Visit(vault, began_at, can_carry=can_carry)
+        return Visit(
+            vault, began_at, stored, token, is_stale=verified.is_stale, can_carry=can_carry
+        )
+
+    def _verified(self, connection: HTTPConnection) -> Verified | None:
+        candidates = self._cookie.candidates(connection.scope["headers"])
+        if candidates == []:
+            return None
+        verified = Rejected.AMBIGUOUS if candidates is None else self._verifier.verify(candidates)
+        if isinstance(verified, Rejected):
+            self._vault.events.tell(verified.value)
+            return None
+        return verified
+
+    def _refuse_cross_origin(self, connection: HTTPConnection) -> None:
+        if self._origin is None:
+            return
+        # a websocket handshake is a GET that browsers let every page make
+        method = connection.scope.get("method", "WEBSOCKET")
+        if not self._origin.allows(method, connection.scope["headers"]):
+            self._vault.events.tell("origin_rejected", method=method)
+            raise HTTPException(
+                403,
+                "Cross-origin request refused. If this origin is yours, add it to "
+                "SessionProvider(trusted_origins=...).",
+            )
+
+    def _websocket_jar(self, connection: HTTPConnection) -> Jar:
+        scope = connection.scope
+        if not isinstance(connection, WebSocket):
+            raise ConfigurationError(_no_session_route(scope.get("route")))
+        stack = scope.get("fastapi_function_astack")
+        if not isinstance(stack, AsyncExitStack):
+            raise ConfigurationError(
+                "this FastAPI keeps no exit stack for websockets: take the session with "
+                "get_session.open(key), which commits by itself"
+            )
+        jar: Jar = scope.setdefault(SCOPE_KEY, Jar())
+        stack.push_async_exit(partial(_close_websocket, connection, jar))
+        return jar
+
+    def _check_routes(self, app: FastAPI) -> None:
+        for route, dependant in _api_routes(app.routes):
+            if not getattr(route, "closes_sessions", False) and self._is_asked_for(dependant):
+                raise ConfigurationError(_no_session_route(route))
+
+    def _is_asked_for(self, dependant: Dependant) -> bool:
+        return any(sub.call is self or self._is_asked_for(sub) for sub in dependant.dependencies)
+
+    def __repr__(self) -> str:
+        return f"<SessionProvider {self._vault.name!r}>"
+
+
+async def _close_websocket(
+    websocket: WebSocket,
+    jar: Jar,
+    _exc_type: type[BaseException] | None,
+    error: BaseException | None,
+    _traceback: TracebackType | None,
+) -> bool:
+    """Commit when the handler has ended; a client that went away is a normal end."""
+    if error is not None and not isinstance(error, WebSocketDisconnect):
+        await jar.roll_back()
+        return False
+    try:
+        await jar.close()
+    except SessionError:
+        if websocket.application_state is WebSocketState.CONNECTING:
+            raise  # the handshake can still be refused with the error's status
+        logger.exception("a session could not be committed at the end of a websocket")
+        if websocket.application_state is websocket.client_state is WebSocketState.CONNECTED:
+            await websocket.close(1011)
+    return False
+
+
+def _api_routes(routes: Sequence[Any]) -> Iterator[tuple[APIRoute, Dependant]]:
+    """Every API route with all its dependencies, those of included routers and mounts too."""
+    for context in _iter_route_contexts(routes):
+        route = getattr(context, "original_route", context)
+        if isinstance(route, APIRoute):
+            yield route, context.dependant
+        else:
+            yield from _api_routes(getattr(route, "routes", None) or ())
+
+
+def _no_session_route(route: Any) -> str:
+    path, endpoint = getattr(route, "path", "?"), getattr(route, "endpoint", None)
+    return (
+        f"the route {path} ({getattr(endpoint, '__qualname__', 'unknown')}) asks for a session and "
+        "is no SessionRoute: write APIRouter(route_class=SessionRoute), or for routes of the "
+        "application itself app.router.route_class = SessionRoute before they are added"
+    )
+
+
+def _require(condition: bool, rule: str) -> None:
+    if not condition:
+        raise ConfigurationError(f"SessionProvider: {rule}")

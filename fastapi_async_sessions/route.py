@@ -1,0 +1,53 @@
+"""The route class that closes a request's sessions and lays their cookies on its response."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar
+
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from .jar import SCOPE_KEY, Jar
+
+
+class SessionRoute(APIRoute):
+    """For ``APIRouter(route_class=SessionRoute)``, or ``app.router.route_class = SessionRoute``.
+
+    A route class of your own mixes in: ``class MyRoute(SessionRoute): ...``. A route that asks for
+    no session pays an empty jar and nothing more.
+    """
+
+    closes_sessions: ClassVar[bool] = True
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, with the commit after it: the response is built and not yet sent, so
+        that a commit that fails can still be the answer."""
+        handler = super().get_route_handler()
+
+        async def handle_and_close(request: Request) -> Response:
+            jar: Jar = request.scope[SCOPE_KEY]
+            try:
+                response = await handler(request)
+            except BaseException:
+                await jar.roll_back()
+                raise
+            if jar:
+                await jar.close()
+            return response
+
+        return handle_and_close
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the request; whatever response leaves it, an exception handler's too, carries the
+        cookies."""
+        jar = scope[SCOPE_KEY] = Jar()
+
+        async def send_with_cookies(message: Message) -> None:
+            if jar and message["type"] == "http.response.start":
+                message = {**message, "headers": jar.lay_on(message.get("headers", ()))}
+            await send(message)
+
+        await super().handle(scope, receive, send_with_cookies)
+        if jar:
+            jar.report_lost_changes()

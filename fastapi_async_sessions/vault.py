@@ -1,0 +1,219 @@
+"""One provider's view of its store: bounded calls, and what each of them means for a session."""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hmac import compare_digest
+from typing import Any, Generic, Literal, TypeVar
+from weakref import WeakValueDictionary
+
+from pydantic import ValidationError
+
+from .codec import (
+    EPOCH,
+    MICROSECOND,
+    Codec,
+    CorruptBody,
+    Facts,
+    Migration,
+    Model,
+    invalid_fields,
+    read_json,
+)
+from .errors import SessionError, SessionInvalid, SessionTooLarge, StoreUnavailable
+from .events import Events, logger
+from .lifetime import Clock, Lifetime
+from .records import Record, new_version
+from .stores.base import Store
+from .tokens import store_key
+
+Result = TypeVar("Result")
+
+OnInvalid = Literal["discard", "raise"]
+OnConflict = Literal["overwrite", "raise"]
+
+LARGEST_BODY = 1024 * 1024
+"""No session is larger, in bytes; what a store gives back beyond it is not read."""
+
+_MARK_LIFE = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Generic[Model]):
+    """A session as the store has it.
+
+    ``base`` is the data's dump right after it was read, with which a commit compares; ``raw`` is
+    the JSON as stored, which may know fields that this release does not.
+    """
+
+    key: str
+    record: Record
+    facts: Facts
+    data: Model
+    base: bytes
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Vault(Generic[Model]):
+    """What sessions of one provider share: where and how they are kept, and for how long."""
+
+    name: str
+    codec: Codec[Model]
+    store: Store
+    lifetime: Lifetime
+    clock: Clock
+    events: Events
+    on_invalid: OnInvalid | Migration[Model]
+    on_conflict: OnConflict
+    max_bytes: int
+    store_timeout: timedelta
+    commit_timeout: timedelta
+    persistent: bool
+    queues: WeakValueDictionary[str, asyncio.Lock]
+
+    async def load(self, key: str, *secret_hashes: bytes) -> Stored[Model] | None:
+        """The live session under a key; where hashes are given, one of them is its secret's.
+
+        Raises:
+            StoreUnavailable: the store can't tell.
+            SessionInvalid: the data doesn't fit the model, and ``on_invalid`` is "raise".
+        """
+        record = await self.ask(self.store.load(key), key)
+        if record is None:
+            return None
+        return self.read(key, record, *secret_hashes)
+
+    def read(self, key: str, record: Record, *secret_hashes: bytes) -> Stored[Model] | None:
+        """A record as a live session; None: it isn't one, and an event has told why."""
+        try:
+            if len(record.body) > LARGEST_BODY:
+                raise CorruptBody
+            facts = Facts.unpack(record.body)
+        except CorruptBody:
+            self.events.tell("corrupt", key, reason="the header is not one of ours")
+            return None
+        known = [compare_digest(facts.secret_hash, each) for each in secret_hashes]
+        if known and not any(known):
+            return None
+        if facts.expires_at(self.lifetime) <= self.clock():
+            self.events.tell("expired", key)
+            return None
+        return self._read_data(key, record, facts)
+
+    def _read_data(self, key: str, record: Record, facts: Facts) -> Stored[Model] | None:
+        raw = record.body[Facts.SIZE :]
+        try:
+            data = self.codec.load(raw)
+        except ValidationError as error:
+            return self._read_invalid(key, record, facts, raw, error)
+        return Stored(key, record, facts, data, self.codec.dump(data), raw)
+
+    def _read_invalid(
+        self, key: str, record: Record, facts: Facts, raw: bytes, error: ValidationError
+    ) -> Stored[Model] | None:
+        fields = invalid_fields(error)
+        self.events.tell(
+            "corrupt", key, reason="the data does not fit the model", fields=", ".join(fields)
+        )
+        if self.on_invalid == "discard":
+            return None
+        if self.on_invalid == "raise":
+            raise SessionInvalid("The stored session does not fit its model.", fields) from None
+        data = self._migrate(self.on_invalid, raw, error)
+        if data is None:
+            return None
+        dump = self.codec.dump(data)
+        return Stored(key, record, facts, data, base=dump, raw=dump)
+
+    def _migrate(
+        self, migration: Migration[Model], raw: bytes, error: ValidationError
+    ) -> Model | None:
+        try:
+            values = read_json(raw)
+            if not isinstance(values, dict):
+                return None
+            return self.codec.check(self.codec.dump(migration(values, error)))
+        except Exception:
+            # whatever a migration does wrong, the request goes on with a new session (F-36)
+            logger.exception("on_invalid failed for provider %r", self.name)
+            return None
+
+    def record(self, facts: Facts, raw: bytes, subject: str | None, replaces: str = "") -> Record:
+        """The next record of a session.
+
+        Raises:
+            SessionTooLarge: it would take more than ``max_bytes``.
+        """
+        body = facts.pack() + raw
+        if len(body) > self.max_bytes:
+            raise SessionTooLarge(len(body), self.max_bytes)
+        owner = None if subject is None else self.owner(subject)
+        return Record(body, new_version(replaces), owner, facts.expires_at(self.lifetime))
+
+    def owner(self, subject: str) -> str:
+        """How a store knows a subject: under the provider's name, so that providers share one."""
+        return f"{self.name}:{subject}"
+
+    def subject(self, record: Record) -> str | None:
+        """The subject of a record, without the provider's name."""
+        return None if record.subject is None else record.subject.removeprefix(f"{self.name}:")
+
+    async def mark_revoked(self, subject: str) -> str:
+        """Note that every session of a subject ends now, and return the note's version.
+
+        Who signs that subject in at this moment reads the note after writing; see ``is_revoked``.
+        """
+        key, now = self._mark_key(subject), self.clock()
+        body = str((now - EPOCH) // MICROSECOND).encode()
+        mark = Record(body, new_version(), None, now + _MARK_LIFE)
+        for _ in range(10):
+            if await self.ask(self.store.create(key, mark)):
+                return mark.version
+            before: Record | None = await self.ask(self.store.load(key))
+            if before is not None and await self.ask(
+                self.store.save(key, mark, replaces=before.version)
+            ):
+                return mark.version
+        raise StoreUnavailable("the note of a revocation could not be written")
+
+    async def is_revoked(self, subject: str, since: datetime, exempt: str | None) -> bool:
+        """Whether all sessions of a subject were revoked at or after a moment.
+
+        ``exempt`` is the version of a note that does not count.
+        """
+        mark = await self.ask(self.store.load(self._mark_key(subject)))
+        if mark is None or mark.version == exempt:
+            return False
+        return EPOCH + int(mark.body) * MICROSECOND >= since
+
+    def _mark_key(self, subject: str) -> str:
+        return store_key("revoked", self.name, subject.encode())
+
+    def queue(self, key: str) -> asyncio.Lock:
+        """Where commits of one session wait for each other, once two have met."""
+        return self.queues.setdefault(key, asyncio.Lock())
+
+    async def ask(self, call: Coroutine[Any, Any, Result], key: str | None = None) -> Result:
+        """The answer of the store, in time.
+
+        Raises:
+            StoreUnavailable: it failed in any way, or took longer than ``store_timeout``.
+        """
+        try:
+            async with asyncio.timeout(self.store_timeout.total_seconds()):
+                return await call
+        except TimeoutError:
+            reason = f"no answer within {self.store_timeout.total_seconds():g} seconds"
+        except StoreUnavailable as error:
+            self.events.tell("store_error", key, reason=error.reason)
+            raise
+        except SessionError:
+            raise
+        except Exception as error:
+            # a store of the user's own: what its driver says may hold a record (F-37)
+            reason = f"the store raised {type(error).__name__}"
+        self.events.tell("store_error", key, reason=reason)
+        # outside the except block, so that the driver's error is not in __context__
+        raise StoreUnavailable(reason)

@@ -1,0 +1,123 @@
+"""Between a token and the signed text that a cookie holds."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple, NoReturn
+
+from itsdangerous import BadSignature, Signer
+from pydantic import SecretStr
+
+from .errors import ConfigurationError
+from .tokens import TOKEN_PATTERN, Token, join_parts
+
+Secret = str | bytes | SecretStr
+
+_MIN_SECRET_BYTES = 32
+_MAX_KEYS = 5
+_SAMPLES = (b"changeme", b"change-me", b"change_me", b"your-secret", b"your_secret")
+# 43 characters hold 258 bits: the last one has two unused bits, which are zero in the one
+# canonical spelling. Other spellings of a good signature are refused.
+_SIGNED = re.compile(TOKEN_PATTERN + rb"\.[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
+
+
+class Rejected(Enum):
+    """Why a request's cookie gives no token."""
+
+    BAD_SIGNATURE = "bad_signature"
+    AMBIGUOUS = "ambiguous_cookie"
+
+
+class Verified(NamedTuple):
+    """A token that we signed; ``is_stale``: not under the newest key."""
+
+    token: Token
+    is_stale: bool
+
+
+class CookieVerifier:
+    """Signs tokens with the newest key and accepts those that any of the keys has signed.
+
+    HMAC-SHA-256 by itsdangerous, under keys that are derived for this purpose, provider and
+    cookie, so that nothing else which was signed with the same secret passes.
+
+    Args:
+        secret_key: One secret, or up to five, newest first; each at least 32 bytes.
+        audience: What the signature is bound to beside its purpose.
+
+    Raises:
+        ConfigurationError: there are too few or too many secrets, or a weak one.
+    """
+
+    def __init__(self, secret_key: Secret | Sequence[Secret], *, audience: Sequence[str]) -> None:
+        salt = join_parts(b"fastapi_async_sessions/v1", *(part.encode() for part in audience))
+        self._signers = [_signer(secret, salt) for secret in _checked(secret_key)]
+
+    def sign(self, token: Token) -> str:
+        """The cookie value of a token."""
+        return self._signers[0].sign(token.text()).decode()
+
+    def verify(self, candidates: Sequence[bytes]) -> Verified | Rejected:
+        """The one token among a request's cookie values, whatever their order.
+
+        Two different good tokens are refused: one of them was planted.
+        """
+        found = [self._verify(value) for value in dict.fromkeys(candidates)]
+        good = [verified for verified in found if verified is not None]
+        if not good:
+            return Rejected.BAD_SIGNATURE
+        if len(good) > 1 and len({verified.token.text() for verified in good}) > 1:
+            return Rejected.AMBIGUOUS
+        return good[0]
+
+    def _verify(self, value: bytes) -> Verified | None:
+        if not _SIGNED.fullmatch(value):
+            return None
+        for age, signer in enumerate(self._signers):
+            try:
+                return Verified(Token.parse(signer.unsign(value)), is_stale=age > 0)
+            except BadSignature:
+                continue
+        return None
+
+    def __repr__(self) -> str:
+        return f"CookieVerifier({len(self._signers)} keys)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a verifier cannot be pickled or copied: it holds secrets")
+
+
+def _signer(secret: bytes, salt: bytes) -> Signer:
+    derived = Signer(secret, salt, key_derivation="hmac", digest_method=hashlib.sha256).derive_key()
+    # derived once: with "hmac" here itsdangerous would derive again for each signature
+    return Signer(derived, key_derivation="none", digest_method=hashlib.sha256)
+
+
+def _checked(secret_key: Secret | Sequence[Secret]) -> list[bytes]:
+    given = [secret_key] if isinstance(secret_key, str | bytes | SecretStr) else list(secret_key)
+    if not 1 <= len(given) <= _MAX_KEYS:
+        raise ConfigurationError(f"secret_key takes one secret, or 2 to {_MAX_KEYS}, newest first")
+    secrets = [_checked_one(secret) for secret in given]
+    if len(set(secrets)) < len(secrets):
+        raise ConfigurationError("secret_key holds the same secret twice")
+    return secrets
+
+
+def _checked_one(secret: object) -> bytes:
+    if isinstance(secret, SecretStr):
+        secret = secret.get_secret_value()
+    if isinstance(secret, str):
+        secret = secret.encode()
+    if not isinstance(secret, bytes):
+        raise ConfigurationError(f"secret_key takes str, bytes or SecretStr. {_ADVICE}")
+    if len(secret.strip()) < _MIN_SECRET_BYTES:
+        raise ConfigurationError(f"secret_key is shorter than {_MIN_SECRET_BYTES} bytes. {_ADVICE}")
+    if len(set(secret)) < 8:
+        raise ConfigurationError(f"secret_key repeats a few characters. {_ADVICE}")
+    if any(sample in secret.lower() for sample in _SAMPLES):
+        raise ConfigurationError(f"secret_key is a sample from documentation. {_ADVICE}")
+    return secret
+
+
+_ADVICE = 'Make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'
