@@ -41,11 +41,11 @@ class SessionAdmin(Generic[Model]):
     """What a provider can do with stored sessions. All of it may raise ``StoreUnavailable``."""
 
     def __init__(self, vault: Vault[Model]) -> None:
-        self._vault = vault
+        self.vault = vault
 
     async def sessions(self, subject: str) -> list[StoredSession[Model]]:
         """The live sessions of a subject, the latest sign-in first."""
-        vault = self._vault
+        vault = self.vault
         found = await vault.ask(vault.store.find(vault.owner(subject)))
         stored = [vault.read(key, record) for key, record in found]
         listed = [
@@ -69,7 +69,7 @@ class SessionAdmin(Generic[Model]):
         Give the ``subject`` where the key comes from a user's form: a session of somebody else is
         then left alone, and the answer is False.
         """
-        vault = self._vault
+        vault = self.vault
         if not is_key(key):
             return False
         if subject is not None:
@@ -87,7 +87,7 @@ class SessionAdmin(Generic[Model]):
         Sign-ins of that subject that are under way at this moment end as well: call it after the
         password has changed.
         """
-        vault = self._vault
+        vault = self.vault
         mark = await vault.mark_revoked(subject)
         if keep is not None:
             visit_of(keep).exempt_mark = mark
@@ -105,7 +105,7 @@ class SessionAdmin(Generic[Model]):
         Raises:
             SessionNotFound: no live session has this key.
         """
-        vault = self._vault
+        vault = self.vault
         stored = await vault.load(key) if is_key(key) else None
         if stored is None:
             raise SessionNotFound(key)
@@ -123,7 +123,7 @@ class SessionAdmin(Generic[Model]):
         Raises:
             StoreUnavailable: requests would fail; ``reason`` says why.
         """
-        vault = self._vault
+        vault = self.vault
         key = store_key("probe", vault.name, secrets.token_bytes(16))
         probe = Record(b"", new_version(), None, vault.clock() + timedelta(minutes=1))
         await vault.ask(vault.store.create(key, probe))

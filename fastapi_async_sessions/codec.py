@@ -246,12 +246,12 @@ def adopt(old: Any, new: Any) -> Any:
 
     What a route took out of its session's data before a merge must stay part of it.
     """
-    kind: type[Any] = type(old)
+    kind = _kind(old)
     if old is new or kind is not type(new):
         return new
     if issubclass(kind, BaseModel):
-        fields: dict[str, Any] = vars(old)
-        fields |= {name: adopt(fields.get(name), value) for name, value in vars(new).items()}
+        fields = old.__dict__
+        fields |= {name: adopt(fields.get(name), value) for name, value in new.__dict__.items()}
         object.__setattr__(old, "__pydantic_extra__", new.__pydantic_extra__)
     elif issubclass(kind, list):
         pool = list(old)
@@ -266,6 +266,10 @@ def adopt(old: Any, new: Any) -> Any:
     else:
         return new
     return old
+
+
+def _kind(value: object) -> type[Any]:
+    return type(value)
 
 
 def _checked_class(model: type[Model]) -> type[Model]:
@@ -291,7 +295,7 @@ def _unserializable(data: BaseModel) -> Iterator[str]:
 
 
 def _write_only(schema: Any, name: str = "") -> Iterator[str]:
-    kind: type[Any] = type(schema)
+    kind = _kind(schema)
     if issubclass(kind, dict):
         if schema.get("writeOnly") is True:
             yield name
@@ -304,7 +308,7 @@ def _write_only(schema: Any, name: str = "") -> Iterator[str]:
 
 
 def _sets_sorted(python: Any, values: JSON) -> JSON:
-    kind: type[Any] = type(python)
+    kind = _kind(python)
     if isinstance(values, list) and issubclass(kind, set | frozenset):
         return sorted(values, key=write_json)
     if isinstance(values, list) and issubclass(kind, list | tuple):

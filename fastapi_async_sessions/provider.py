@@ -103,8 +103,8 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
             "a persistent cookie lives 400 days at most: choose a shorter Lifetime(absolute=...)",
         )
         _require(clock().tzinfo is not None, "clock=... gives aware datetimes, such as UTC ones")
-        self._cookie = Cookie(name, cookie)
-        self._verifier = CookieVerifier(secret_key, audience=(name, self._cookie.name))
+        self.cookie = Cookie(name, cookie)
+        self.verifier = CookieVerifier(secret_key, audience=(name, self.cookie.name))
         self._origin = OriginCheck(trusted_origins) if check_origin else None
         super().__init__(
             Vault(
@@ -124,7 +124,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
             )
         )
         # what FastAPI reads to put the lock into OpenAPI
-        self.model = APIKey.model_validate({"in": "cookie", "name": self._cookie.name})
+        self.model = APIKey.model_validate({"in": "cookie", "name": self.cookie.name})
         self.scheme_name = name
         self.required = self._requirement(lambda session: not session.is_new, "No session.")
         self._signed_in: dict[timedelta | None, Requirement[Model]] = {}
@@ -140,7 +140,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
             return session
         self._refuse_cross_origin(connection)
         visit = await self._visit(connection, jar)
-        return jar.put(self, Entry(Session(visit), visit, self._cookie, self._verifier))
+        return jar.put(self, Entry(Session(visit), visit, self.cookie, self.verifier))
 
     def signed_in(self, within: timedelta | None = None) -> Requirement[Model]:
         """A dependency that answers 401 unless somebody is signed in, and has signed in
@@ -149,7 +149,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         def is_met(session: Session[Model]) -> bool:
             if session.subject is None or session.authenticated_at is None:
                 return False
-            return within is None or self._vault.clock() - session.authenticated_at <= within
+            return within is None or self.vault.clock() - session.authenticated_at <= within
 
         detail = "Not signed in." if within is None else "Please sign in again."
         return self._signed_in.setdefault(within, self._requirement(is_met, detail))
@@ -164,7 +164,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
             ConfigurationError: a route asks for this session and is no ``SessionRoute``.
         """
         self._check_routes(app)
-        async with Upkeep.of(self._vault.store).running():
+        async with Upkeep.of(self.vault.store).running():
             yield
 
     def _requirement(
@@ -178,7 +178,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         return requirement
 
     async def _visit(self, connection: HTTPConnection, jar: Jar) -> Visit[Model]:
-        vault = self._vault
+        vault = self.vault
         can_carry = connection.scope["type"] == "http"
         began_at = jar.began_at(vault.clock())
         verified = self._verified(connection)
@@ -193,12 +193,12 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         )
 
     def _verified(self, connection: HTTPConnection) -> Verified | None:
-        candidates = self._cookie.candidates(connection.scope["headers"])
+        candidates = self.cookie.candidates(connection.scope["headers"])
         if candidates == []:
             return None
-        verified = Rejected.AMBIGUOUS if candidates is None else self._verifier.verify(candidates)
+        verified = Rejected.AMBIGUOUS if candidates is None else self.verifier.verify(candidates)
         if isinstance(verified, Rejected):
-            self._vault.events.tell(verified.value)
+            self.vault.events.tell(verified.value)
             return None
         return verified
 
@@ -208,7 +208,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         # a websocket handshake is a GET that browsers let every page make
         method = connection.scope.get("method", "WEBSOCKET")
         if not self._origin.allows(method, connection.scope["headers"]):
-            self._vault.events.tell("origin_rejected", method=method)
+            self.vault.events.tell("origin_rejected", method=method)
             raise HTTPException(
                 403,
                 "Cross-origin request refused. If this origin is yours, add it to "
@@ -238,7 +238,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         return any(sub.call is self or self._is_asked_for(sub) for sub in dependant.dependencies)
 
     def __repr__(self) -> str:
-        return f"<SessionProvider {self._vault.name!r}>"
+        return f"<SessionProvider {self.vault.name!r}>"
 
 
 async def _close_websocket(

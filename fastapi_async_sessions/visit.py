@@ -22,7 +22,7 @@ from .lifetime import Lifetime
 from .merge import merge
 from .records import includes_write
 from .tokens import Token
-from .vault import Stored, Vault
+from .vault import Result, Stored, Vault
 
 _Written = Literal["created", "renewed"] | None
 
@@ -211,7 +211,11 @@ class Visit(Generic[Model]):
         if self._is_stale and self.carry is Carry.KEEP:
             self.carry = Carry.SEND
 
-    async def _create(self, ours: bytes) -> None:
+    async def create(self) -> Token:
+        """Store a new session, also one whose data is still what it began with."""
+        return await self._finish(self._create(self.vault.codec.dump(self.data)))
+
+    async def _create(self, ours: bytes) -> Token:
         if not self.can_carry:
             raise SessionClosed(
                 "a new session needs a cookie, which only an HTTP response can set: "
@@ -225,7 +229,8 @@ class Visit(Generic[Model]):
             key = token.key(vault.name)
             if await vault.ask(vault.store.create(key, record), key):
                 stored = Stored(key, record, facts, self.data, ours, ours)
-                return await self._settle(stored, token, "created")
+                await self._settle(stored, token, "created")
+                return token
         raise StoreUnavailable("create() said of three random keys that they exist")
 
     async def _save(self, stored: Stored[Model], ours: bytes) -> None:
@@ -371,18 +376,18 @@ class Visit(Generic[Model]):
         if await self.vault.ask(self.vault.store.delete(key), key):
             self.vault.events.tell("destroyed", key)
 
-    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _finish(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run store work to its end, within ``commit_timeout``, even if this task is cancelled."""
         task = asyncio.create_task(self._bounded(work))
         try:
-            await asyncio.shield(task)
+            return await asyncio.shield(task)
         except asyncio.CancelledError:
             while not task.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([task])
             raise
 
-    async def _bounded(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _bounded(self, work: Coroutine[Any, Any, Result]) -> Result:
         seconds = self.vault.commit_timeout.total_seconds()
         try:
             async with asyncio.timeout(seconds):
