@@ -1,0 +1,68 @@
+"""Sessions for tests of an application: one that stands in, and one that is really stored."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from fastapi import FastAPI
+
+from .codec import Model
+from .provider import SessionProvider
+from .session import Session
+from .stores.memory import MemoryStore
+from .vault import Vault
+from .visit import Visit
+
+
+@contextmanager
+def override_session(
+    app: FastAPI,
+    get_session: SessionProvider[Model],
+    data: Model | None = None,
+    *,
+    subject: str | None = None,
+) -> Generator[Session[Model]]:
+    """Give the routes of an application this session, without a cookie and without the store.
+
+    ``required`` and ``signed_in`` follow. The session that the block is given is the one that
+    routes change, so that a test can look at it afterwards; without data and subject it is a new
+    one. Nothing is rolled back when a route raises.
+    """
+    vault = replace(get_session.vault, store=MemoryStore(clock=get_session.vault.clock))
+    visit = _visit(vault, data, subject)
+    session = Session(visit)
+
+    async def stand_in() -> Session[Model]:
+        if visit.is_new and (data is not None or subject is not None):
+            await visit.create()
+            visit.is_new = False
+        return session
+
+    before = dict(app.dependency_overrides)
+    app.dependency_overrides[get_session] = stand_in
+    try:
+        yield session
+    finally:
+        app.dependency_overrides = before
+
+
+async def session_cookies(
+    get_session: SessionProvider[Model], data: Model | None = None, *, subject: str | None = None
+) -> dict[str, str]:
+    """Store a real session and return its cookie, for ``client.cookies.update(...)``.
+
+    Await it in the event loop that the store works in: an ``async`` test, or in a ``with
+    TestClient(app) as client`` block ``client.portal.call(session_cookies, get_session, data)``.
+    """
+    visit = _visit(get_session.vault, data, subject)
+    token = await visit.create()
+    return {get_session.cookie.name: get_session.verifier.sign(token)}
+
+
+def _visit(vault: Vault[Model], data: Model | None, subject: str | None) -> Visit[Model]:
+    visit = Visit(vault, vault.clock())
+    if data is not None:
+        visit.data = data
+    if subject is not None:
+        Session(visit).renew(subject=subject)
+    return visit
