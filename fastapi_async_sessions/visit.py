@@ -308,12 +308,15 @@ class Visit(Generic[Model]):
     async def _extend(self, stored: Stored[Model]) -> None:
         """Stamp the session. It may fail: then it ends a little sooner, and the request goes on."""
         try:
-            attempt = self._attempt(stored, None, stored.base, stored.raw)
-            if not await self._is_written(attempt, stored):
-                return
+            # the data as it was stored: a stamp must not write a migration
+            attempt = self._attempt(stored, None, stored.base, stored.record.body[Facts.SIZE :])
+            is_written = await self._is_written(attempt, stored)
         except (StoreUnavailable, SessionTooLarge):
             return
-        self.stored = attempt
+        if not is_written:
+            self._is_stale = False  # it may have ended: its cookie is not sent again
+            return
+        self.stored = replace(attempt, raw=stored.raw)
         self.vault.events.tell("extended", stored.key)
         if attempt.facts.persistent:
             self.carry = Carry.SEND
