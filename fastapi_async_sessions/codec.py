@@ -6,17 +6,17 @@ data. JSON is written and read under field names, so that a model's aliases stay
 
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
-from pydantic_core import PydanticSerializationError, from_json, to_json
+from pydantic_core import PydanticCustomError, PydanticSerializationError, from_json, to_json
 
 from .errors import ConfigurationError, SessionInvalid
 from .lifetime import Lifetime
-from .merge import JSON
+from .merge import JSON, JSONSet
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -42,7 +42,7 @@ class Facts:
     Attributes:
         secret_hash: 32 bytes; the token that opens the session has this hash.
         created_at: When the session was first stored.
-        authenticated_at: The last sign-in; None when nobody is signed in.
+        authenticated_at: The last sign-in; None when there was none.
         seen_at: The last extension.
         ends_at: The absolute end that was promised; None: no absolute end.
         lifetime: This session's own; None: the provider's.
@@ -162,7 +162,16 @@ class Codec(Generic[Model]):
         Raises:
             ValidationError: it does not fit the model.
         """
-        return self._adapter.validate_json(raw, by_alias=False, by_name=True)
+        try:
+            return self._adapter.validate_json(raw, by_alias=False, by_name=True)
+        except ValidationError:
+            raise
+        except Exception as error:
+            # a validator of the model's own that stumbles over what an older one wrote
+            reason = PydanticCustomError("validator_failed", "a validator raised an exception")
+            raise ValidationError.from_exception_data(
+                self.model.__name__, [{"type": reason, "input": None}]
+            ) from error
 
     def check(self, raw: bytes) -> Model:
         """The data that a write would give back to the next request.
@@ -189,13 +198,8 @@ class Codec(Generic[Model]):
         return len(before) != len(after) or self.load(before) != checked
 
     def values(self, raw: bytes) -> JSON:
-        """A dump as JSON values, each set in one fixed order."""
-        values = cast(JSON, from_json(raw))
-        try:
-            python = self._adapter.dump_python(self.load(raw), by_alias=False, round_trip=True)
-        except TypeError:  # a set of models has no Python dump
-            return values
-        return _sets_sorted(python, values)
+        """A dump as JSON values that know which of their arrays are sets."""
+        return _with_sets(self.load(raw), read_json(raw))
 
     def _check_round_trip(self) -> None:
         fresh = self.fresh()
@@ -251,11 +255,14 @@ def adopt(old: Any, new: Any) -> Any:
         return new
     if issubclass(kind, BaseModel):
         fields = old.__dict__
-        fields |= {name: adopt(fields.get(name), value) for name, value in new.__dict__.items()}
+        adopted = {name: adopt(fields.get(name), value) for name, value in new.__dict__.items()}
+        fields.clear()  # what is cached beside the fields is out of date
+        fields.update(adopted)
         object.__setattr__(old, "__pydantic_extra__", new.__pydantic_extra__)
     elif issubclass(kind, list):
         pool = list(old)
-        old[:] = [pool.pop(pool.index(item)) if item in pool else item for item in new]
+        # an equal item may still be another value: 1 and True
+        old[:] = [adopt(pool.pop(pool.index(item)), item) if item in pool else item for item in new]
     elif issubclass(kind, dict):
         entries = {key: adopt(old.get(key), value) for key, value in new.items()}
         old.clear()
@@ -307,13 +314,16 @@ def _write_only(schema: Any, name: str = "") -> Iterator[str]:
             yield from _write_only(item, name)
 
 
-def _sets_sorted(python: Any, values: JSON) -> JSON:
-    kind = _kind(python)
-    if isinstance(values, list) and issubclass(kind, set | frozenset):
-        return sorted(values, key=write_json)
-    if isinstance(values, list) and issubclass(kind, list | tuple):
-        return [_sets_sorted(*pair) for pair in zip(python, values, strict=True)]
-    if isinstance(values, dict) and issubclass(kind, dict):
-        pairs = zip(python.values(), values.items(), strict=True)
-        return {key: _sets_sorted(value, inner) for value, (key, inner) in pairs}
+def _with_sets(data: Any, values: JSON) -> JSON:
+    if isinstance(data, RootModel):
+        return _with_sets(data.root, values)
+    if isinstance(values, list) and isinstance(data, set | frozenset):
+        return JSONSet(sorted(values, key=write_json))
+    if isinstance(values, list) and isinstance(data, list | tuple) and len(data) == len(values):
+        return [_with_sets(*pair) for pair in zip(data, values, strict=True)]
+    if isinstance(values, dict) and isinstance(data, dict) and len(data) == len(values):
+        pairs = zip(data.values(), values.items(), strict=True)
+        return {key: _with_sets(inner, value) for inner, (key, value) in pairs}
+    if isinstance(values, dict) and (isinstance(data, BaseModel) or is_dataclass(data)):
+        return {key: _with_sets(getattr(data, key, None), values[key]) for key in values}
     return values

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from .cookies import Cookie
-from .errors import StoreUnavailable
 from .session import Session
 from .verifier import CookieVerifier
 from .visit import Carry, Visit
@@ -78,11 +77,11 @@ class Jar:
 
     async def roll_back(self) -> None:
         """Commit nothing; what was destroyed and not awaited is deleted all the same."""
-        failure: StoreUnavailable | None = None
+        failure: BaseException | None = None
         for entry in self._entries.values():
             try:
                 await entry.visit.roll_back()
-            except StoreUnavailable as error:
+            except BaseException as error:  # a cancellation too: the others end all the same
                 failure = error
         if failure is not None:
             raise failure
@@ -115,7 +114,7 @@ def _varying_by_cookie(headers: Iterable[Header]) -> list[Header]:
     others: list[Header] = []
     for header in headers:
         if header[0].lower() == b"vary":
-            varies += [field.strip() for field in header[1].split(b",")]
+            varies += filter(None, map(bytes.strip, header[1].split(b",")))
         else:
             others.append(header)
     if b"*" not in varies and b"cookie" not in map(bytes.lower, varies):

@@ -6,6 +6,10 @@ from typing import NamedTuple, cast
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 
 
+class JSONSet(list[JSON]):
+    """An array that was a set, in one fixed order: where its items stand means nothing."""
+
+
 class Merged(NamedTuple):
     """The merged value, and the dotted paths where both sides changed the same thing: ours won."""
 
@@ -17,8 +21,9 @@ def merge(base: JSON, ours: JSON, theirs: JSON) -> Merged:
     """Lay what changed between ``base`` and ``ours`` over ``theirs``.
 
     Objects merge key by key. Lists merge when each side is the base less some items, plus new ones
-    at its end, and no item went on both sides. A scalar that both changed is a conflict even when
-    both wrote the same value: two requests that count one up each mean two.
+    at its end, and no item went on both sides; in a ``JSONSet`` new ones may stand anywhere. A
+    scalar that both changed is a conflict even when both wrote the same value: two requests that
+    count one up each mean two.
     """
     conflicts: list[str] = []
     value = _merge(base, ours, theirs, "", conflicts)
@@ -33,6 +38,8 @@ def is_same(left: JSON, right: JSON) -> bool:
         return left.keys() == right.keys() and all(is_same(left[key], right[key]) for key in left)
     if isinstance(left, list) and isinstance(right, list):
         return len(left) == len(right) and all(map(is_same, left, right))
+    if isinstance(left, float):
+        return repr(left) == repr(right)  # NaN is the same as itself here, and -0.0 is not 0.0
     return left == right
 
 
@@ -73,8 +80,8 @@ def _merge_objects(
 
 
 def _merge_lists(base: list[JSON], ours: list[JSON], theirs: list[JSON]) -> list[JSON] | None:
-    our_changes = _list_changes(base, ours)
-    their_changes = _list_changes(base, theirs)
+    changes = _set_changes if isinstance(base, JSONSet) else _list_changes
+    our_changes, their_changes = changes(base, ours), changes(base, theirs)
     if our_changes is None or their_changes is None:
         return None
     if our_changes.removed & their_changes.removed:
@@ -104,6 +111,13 @@ def _list_changes(base: list[JSON], side: list[JSON]) -> _ListChanges | None:
     if any(_form(item) in forms for item in added):
         return None  # an item that went and came back was moved, or one before it was edited
     return _ListChanges(removed, added)
+
+
+def _set_changes(base: list[JSON], side: list[JSON]) -> _ListChanges:
+    """What a side took from a set, by index in the base, and put into it."""
+    before, after = (set(map(_form, items)) for items in (base, side))
+    removed = {index for index, item in enumerate(base) if _form(item) not in after}
+    return _ListChanges(removed, [item for item in side if _form(item) not in before])
 
 
 def _form(value: JSON) -> str:

@@ -1,5 +1,6 @@
 """What a route holds."""
 
+import re
 from collections.abc import Awaitable
 from datetime import datetime
 from typing import Any, Final, Generic, NoReturn, TypeVar
@@ -11,6 +12,9 @@ from .lifetime import Lifetime
 from .visit import Renewal, Visit
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+_SUBJECT = re.compile("[^\ud800-\udfff]{1,255}")
 
 
 class _Unchanged:
@@ -72,8 +76,9 @@ class Session(Generic[Model]):
 
     @property
     def authenticated_at(self) -> datetime | None:
-        """When the subject last signed in, in UTC."""
-        return self._visit.facts.authenticated_at
+        """When the subject last signed in, in UTC; None: nobody is signed in."""
+        visit = self._visit
+        return None if visit.subject is None else visit.facts.authenticated_at
 
     @property
     def expires_at(self) -> datetime:
@@ -101,6 +106,7 @@ class Session(Generic[Model]):
 
         Raises:
             SessionClosed: the request is over, or no cookie can leave (websockets, ``open``).
+            TypeError: the subject is no text.
             ValueError: the subject is too long or empty, or an option came without a sign-in.
         """
         visit = self._open("renew")
@@ -109,8 +115,10 @@ class Session(Generic[Model]):
                 "renew() needs a cookie, which only an HTTP response can set: "
                 "sign in and out in an HTTP route"
             )
-        if isinstance(subject, str) and not 1 <= len(subject) <= 255:
-            raise ValueError("a subject has 1 to 255 characters")
+        if not isinstance(subject, str | _Unchanged | None):
+            raise TypeError(f"a subject is a str, not {type(subject).__name__}: str(user.id)")
+        if isinstance(subject, str) and not _SUBJECT.fullmatch(subject):
+            raise ValueError("a subject has 1 to 255 characters, all of which UTF-8 can write")
         if not isinstance(subject, str) and (lifetime is not None or persistent is not None):
             raise ValueError("lifetime= and persistent= go with renew(subject=...), a sign-in")
         visit.renew(

@@ -180,10 +180,11 @@ class StoreContract:
     async def test_a_loaded_record_is_a_snapshot(self, store: Store, clock: FrozenClock) -> None:
         """A later write does not reach a record that was loaded before; nobody can change it."""
         key, record = _key(), _record(clock, body=b"first")
+        before = replace(record)
         await store.create(key, record)
         loaded = _there(await store.load(key))
         await store.save(key, _record(clock, body=b"second"), replaces=record.version)
-        _is(loaded, record, "the record that was loaded before the save()")
+        _is(loaded, before, "the record that was loaded before the save()")
         try:
             loaded.body = b"third"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
         except FrozenInstanceError:
@@ -497,18 +498,20 @@ class StoreContract:
     async def test_a_subject_is_any_text(self, store: Store, clock: FrozenClock) -> None:
         """Spaces, line ends, quotes, wildcards, other scripts, case, 320 characters."""
         _skip_without("find", store)
+        salt = secrets.token_hex(4)
         odd = (
             *("a b", "a\nb", "a:b", "a/b?c=d&e#f", "../..", "%2e", "*", "_", "'\";--", "{a}", "-"),
-            *(" pad ", "Ada", "ada", "ÅÄÖ ✓ 日本語 🎈", "e\u0301", "\u00e9", "x" * 320, "日" * 320),
+            *("pad", " pad", "pad ", "Ada", "ada", "ÅÄÖ ✓ 日本語 🎈", "e\u0301", "\u00e9"),
+            *("x" * 311, "x" * 312, "日" * 312),
         )
-        salt = secrets.token_hex(4)
+        subjects = [salt + text for text in odd] + [text + salt for text in odd]
         keys: dict[str, str] = {}
-        for text in odd:
-            keys[text] = _key()
-            await store.create(keys[text], _record(clock, subject=salt + text))
-        for text in odd:
-            found = [(key, record.subject) for key, record in await store.find(salt + text)]
-            _is(found, [(keys[text], salt + text)], f"find() of the subject {text!r}")
+        for subject in subjects:
+            keys[subject] = _key()
+            await store.create(keys[subject], _record(clock, subject=subject))
+        for subject in subjects:
+            found = [(key, record.subject) for key, record in await store.find(subject)]
+            _is(found, [(keys[subject], subject)], f"find() of the subject {subject!r}")
 
     @_behaviour
     async def test_find_misses_none_of_many(self, store: Store, clock: FrozenClock) -> None:

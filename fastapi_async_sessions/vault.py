@@ -91,13 +91,14 @@ class Vault(Generic[Model]):
             if len(record.body) > LARGEST_BODY:
                 raise CorruptBody
             facts = Facts.unpack(record.body)
-        except CorruptBody:
+            expires_at = facts.expires_at(self.lifetime)
+        except (CorruptBody, OverflowError):
             self.events.tell("corrupt", key, reason="the header is not one of ours")
             return None
         known = [compare_digest(facts.secret_hash, each) for each in secret_hashes]
         if known and not any(known):
             return None
-        if facts.expires_at(self.lifetime) <= self.clock():
+        if expires_at <= self.clock():
             self.events.tell("expired", key)
             return None
         return self._read_data(key, record, facts)
@@ -107,25 +108,27 @@ class Vault(Generic[Model]):
         try:
             data = self.codec.load(raw)
         except ValidationError as error:
-            return self._read_invalid(key, record, facts, raw, error)
-        return Stored(key, record, facts, data, self.codec.dump(data), raw)
+            invalid = error
+        else:
+            return Stored(key, record, facts, data, self.codec.dump(data), raw)
+        # outside the except block: the error's text holds the values
+        return self._read_invalid(key, record, facts, raw, invalid)
 
     def _read_invalid(
         self, key: str, record: Record, facts: Facts, raw: bytes, error: ValidationError
     ) -> Stored[Model] | None:
+        if callable(self.on_invalid):
+            data = self._migrate(self.on_invalid, raw, error)
+            if data is not None:
+                dump = self.codec.dump(data)
+                return Stored(key, record, facts, data, base=dump, raw=dump)
         fields = invalid_fields(error)
         self.events.tell(
             "corrupt", key, reason="the data does not fit the model", fields=", ".join(fields)
         )
-        if self.on_invalid == "discard":
-            return None
         if self.on_invalid == "raise":
-            raise SessionInvalid("The stored session does not fit its model.", fields) from None
-        data = self._migrate(self.on_invalid, raw, error)
-        if data is None:
-            return None
-        dump = self.codec.dump(data)
-        return Stored(key, record, facts, data, base=dump, raw=dump)
+            raise SessionInvalid("The stored session does not fit its model.", fields)
+        return None
 
     def _migrate(
         self, migration: Migration[Model], raw: bytes, error: ValidationError
@@ -165,18 +168,25 @@ class Vault(Generic[Model]):
 
         Who signs that subject in at this moment reads the note after writing; see ``is_revoked``.
         """
-        key, now = self._mark_key(subject), self.clock()
-        body = str((now - EPOCH) // MICROSECOND).encode()
-        mark = Record(body, new_version(), None, now + _MARK_LIFE)
+        key = self._mark_key(subject)
+        before: Record | None = None
         for _ in range(10):
-            if await self.ask(self.store.create(key, mark)):
+            mark = self._mark(before)
+            if before is None:
+                is_written = await self.ask(self.store.create(key, mark))
+            else:
+                is_written = await self.ask(self.store.save(key, mark, replaces=before.version))
+            if is_written:
                 return mark.version
-            before: Record | None = await self.ask(self.store.load(key))
-            if before is not None and await self.ask(
-                self.store.save(key, mark, replaces=before.version)
-            ):
-                return mark.version
+            before = await self.ask(self.store.load(key))
         raise StoreUnavailable("the note of a revocation could not be written")
+
+    def _mark(self, before: Record | None) -> Record:
+        now = self.clock()
+        # two revocations at once: the later moment counts, whichever is written last
+        at = now if before is None else max(now, _marked_at(before))
+        body = str((at - EPOCH) // MICROSECOND).encode()
+        return Record(body, new_version(), None, now + _MARK_LIFE)
 
     async def is_revoked(self, subject: str, since: datetime, exempt: str | None) -> bool:
         """Whether all sessions of a subject were revoked at or after a moment.
@@ -186,7 +196,7 @@ class Vault(Generic[Model]):
         mark = await self.ask(self.store.load(self._mark_key(subject)))
         if mark is None or mark.version == exempt:
             return False
-        return EPOCH + int(mark.body) * MICROSECOND >= since
+        return _marked_at(mark) >= since
 
     def _mark_key(self, subject: str) -> str:
         return store_key("revoked", self.name, subject.encode())
@@ -217,3 +227,7 @@ class Vault(Generic[Model]):
         self.events.tell("store_error", key, reason=reason)
         # outside the except block, so that the driver's error is not in __context__
         raise StoreUnavailable(reason)
+
+
+def _marked_at(mark: Record) -> datetime:
+    return EPOCH + int(mark.body) * MICROSECOND

@@ -9,6 +9,8 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Generic, Literal
 
+from anyio import CancelScope
+
 from .codec import Facts, Model, adopt, read_json, write_json
 from .errors import (
     SessionClosed,
@@ -55,6 +57,7 @@ class Visit(Generic[Model]):
         "_is_stale",
         "_renewal",
         "_settled",
+        "_turn",
         "base",
         "began_at",
         "can_carry",
@@ -92,6 +95,8 @@ class Visit(Generic[Model]):
         self._doomed: list[str] = []
         self._renewal: Renewal | None = None
         self._settled: bytes | None = None
+        # tasks of one websocket may commit at the same time: the second one waits for its turn
+        self._turn = asyncio.Lock()
         self.is_new = stored is None
         if stored is None:
             self._begin()
@@ -143,6 +148,10 @@ class Visit(Generic[Model]):
 
     async def bury(self) -> None:
         """Delete what was destroyed. What fails stays to be deleted at the end of the request."""
+        async with self._turn:
+            await self._bury()
+
+    async def _bury(self) -> None:
         while self._doomed:
             await self._finish(self._delete(self._doomed[0]))
             self.carry = Carry.REMOVE
@@ -150,14 +159,15 @@ class Visit(Generic[Model]):
 
     async def reload(self) -> bool:
         """Take the stored data again; False: the session has ended, or was never stored."""
-        if self.stored is None:
-            self._begin()
-            return False
-        stored = await self.vault.load(self.stored.key, self.stored.facts.secret_hash)
-        if stored is None:
-            return False
-        self._hold(stored)
-        return True
+        async with self._turn:
+            if self.stored is None:
+                self._begin()
+                return False
+            stored = await self.vault.load(self.stored.key, self.stored.facts.secret_hash)
+            if stored is None:
+                return False
+            self._hold(stored)
+            return True
 
     # the end of a request
 
@@ -196,7 +206,11 @@ class Visit(Generic[Model]):
         Raises:
             SessionConflict, SessionInvalid, SessionTooLarge, StoreUnavailable: nothing is carried.
         """
-        await self.bury()
+        async with self._turn:
+            await self._bury()
+            await self._commit()
+
+    async def _commit(self) -> None:
         codec = self.vault.codec
         ours = codec.dump(self.data)
         self._settled = ours
@@ -234,6 +248,7 @@ class Visit(Generic[Model]):
         raise StoreUnavailable("create() said of three random keys that they exist")
 
     async def _save(self, stored: Stored[Model], ours: bytes) -> None:
+        self._is_contended = False
         token = self.token
         if token is not None and self._renewal is not None:
             token = token.renewed()
@@ -259,14 +274,18 @@ class Visit(Generic[Model]):
                 return await self._ended(stored.key, ours)
             if includes_write(theirs.record.version, attempt.record.version):
                 # our write was done and its reply lost: nothing is left to add
+                theirs = self._with_late_changes(theirs, ours, ours, theirs.base)
                 return await self._settle(theirs, token, kind)
             attempt = self._merged(theirs, token, ours)
             if await self._is_written(attempt, theirs):
+                attempt = self._with_late_changes(attempt, ours, self.base, theirs.base)
                 return await self._settle(attempt, token, kind)
             await asyncio.sleep(pause)
         return None
 
     async def _is_written(self, attempt: Stored[Model], over: Stored[Model]) -> bool:
+        if over.facts.expires_at(self.vault.lifetime) <= self.vault.clock():
+            return False  # while the route ran; the store may know a later end than we do
         store, version = self.vault.store, over.record.version
         call = store.save(attempt.key, attempt.record, replaces=version)
         return await self.vault.ask(call, attempt.key)
@@ -282,7 +301,7 @@ class Visit(Generic[Model]):
 
     def _merged(self, theirs: Stored[Model], token: Token | None, ours: bytes) -> Stored[Model]:
         codec = self.vault.codec
-        merged = merge(codec.values(self.base), codec.values(ours), codec.values(theirs.base))
+        merged = merge(*map(codec.values, (self.base, ours, theirs.base)))
         if merged.conflicts:
             fields = [path or "data" for path in merged.conflicts]
             self.vault.events.tell("conflict", theirs.key, fields=", ".join(fields))
@@ -298,12 +317,33 @@ class Visit(Generic[Model]):
         attempt = self._attempt(theirs, token, base, self._lay_over(theirs, base))
         return replace(attempt, data=data)
 
+    def _with_late_changes(
+        self, written: Stored[Model], ours: bytes, base: bytes, theirs: bytes
+    ) -> Stored[Model]:
+        """What was written, with what another task changed in our data since we took it."""
+        codec = self.vault.codec
+        try:
+            now = codec.dump(self.data)
+            if codec.is_change(ours, now):
+                merged = merge(*map(codec.values, (base, now, theirs)))
+                return replace(written, data=codec.check(write_json(merged.value)))
+        except SessionInvalid:
+            logger.exception("changes made while a commit ran are lost: they fit no model")
+        return written
+
     def _lay_over(self, stored: Stored[Model], ours: bytes) -> bytes:
         """Our data with the stored fields that this release does not know."""
         if stored.raw == stored.base:
             return ours
-        values = self.vault.codec.values
-        return write_json(merge(values(stored.base), values(ours), read_json(stored.raw)).value)
+        codec = self.vault.codec
+        base, changed = codec.values(stored.base), codec.values(ours)
+        laid = write_json(merge(base, changed, read_json(stored.raw)).value)
+        # a validator that turns old fields into new ones may read our change away again
+        try:
+            is_lost = codec.is_change(ours, codec.dump(codec.check(laid)))
+        except SessionInvalid:
+            is_lost = True
+        return ours if is_lost else laid
 
     async def _extend(self, stored: Stored[Model]) -> None:
         """Stamp the session. It may fail: then it ends a little sooner, and the request goes on."""
@@ -363,10 +403,8 @@ class Visit(Generic[Model]):
             facts = replace(stored.facts, secret_hash=secret_hash)
             if renewal or facts.is_extension_due(vault.lifetime, now):
                 facts = replace(facts, seen_at=max(now, facts.seen_at))
-        if renewal is None or not renewal.changes_subject:
-            return facts
-        if renewal.subject is None:
-            return replace(facts, authenticated_at=None)
+        if renewal is None or renewal.subject is None:
+            return facts  # signing out moves no end: the last sign-in still counts for it
         return replace(
             facts,
             authenticated_at=renewal.at,
@@ -385,9 +423,11 @@ class Visit(Generic[Model]):
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            while not task.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([task])
+            # anyio would cancel again in each turn of the loop
+            with CancelScope(shield=True):
+                while not task.done():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.wait([task])
             raise
 
     async def _bounded(self, work: Coroutine[Any, Any, Result]) -> Result:

@@ -1,0 +1,108 @@
+"""A TCP proxy that makes a network as bad as a test needs it."""
+
+import asyncio
+import contextlib
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+
+class Proxy:
+    """Stands between a client and a server, in the event loop of the test.
+
+    ``async with Proxy.to("http://127.0.0.1:8000") as proxy`` listens on ``proxy.port``. Meanwhile:
+
+    - ``proxy.delay = 0.05`` holds back each piece of traffic for that many seconds
+    - ``proxy.pause()`` lets nothing through, either way, until ``proxy.resume()``
+    - ``proxy.lose_replies = 1`` lets the next request through and cuts where its reply comes
+    - ``proxy.refuse = True`` cuts each new connection at once
+    - ``proxy.cut()`` cuts all connections that are open
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.delay = 0.0
+        self.lose_replies = 0
+        self.refuse = False
+        self.connections = 0
+        self.requests = 0
+
+    @classmethod
+    def to(cls, url: str) -> Self:
+        """A proxy before the server that a URL names."""
+        parts = urlsplit(url)
+        assert parts.hostname
+        assert parts.port
+        return cls(parts.hostname, parts.port)
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.close()
+        self.refuse = True
+        self.resume()
+        self.cut()
+        await asyncio.gather(*self._tasks)
+        await self._server.wait_closed()
+
+    def pause(self) -> None:
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        self._flowing.set()
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._tasks.add(task)
+        self.connections += 1
+        with contextlib.suppress(OSError):
+            await self._join(reader, writer)
+        writer.transport.abort()
+        self._tasks.discard(task)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refuse:
+            return
+        far_reader, far_writer = await asyncio.open_connection(*self._target)
+        both = {writer, far_writer}
+        self._writers |= both
+        if self.refuse:
+            self.cut()
+        await asyncio.gather(
+            self._pump(reader, far_writer, replies=False),
+            self._pump(far_reader, writer, replies=True),
+        )
+        self._writers -= both
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                await asyncio.sleep(self.delay)
+                await self._flowing.wait()
+                if replies and self.lose_replies:
+                    self.lose_replies -= 1
+                    break
+                self.requests += not replies
+                writer.write(data)
+                await writer.drain()
+        # one end is gone: so is the other, or a half-open pair would wait for ever
+        writer.transport.abort()

@@ -1,0 +1,649 @@
+"""HTTPStore and its service: the contract over a real socket, and a network that fails."""
+
+import asyncio
+import importlib
+import logging
+import re
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+
+from fastapi_async_sessions.errors import ConfigurationError, StoreUnavailable
+from fastapi_async_sessions.records import Record, new_version
+from fastapi_async_sessions.stores.base import Store
+from fastapi_async_sessions.stores.http import HTTPStore, session_service
+from fastapi_async_sessions.stores.memory import MemoryStore
+from fastapi_async_sessions.stores.sql import SQLStore
+from fastapi_async_sessions.testing import FrozenClock, StoreContract
+from tests.servers.asgi import serve
+from tests.servers.proxy import Proxy
+
+TOKEN = "t0ken-of-more-than-thirty-two-characters"
+KEY = "ab" * 32
+HOUR = timedelta(hours=1)
+
+
+class TestContractBeforeMemory(StoreContract):
+    """A service that keeps sessions in memory."""
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _service(cls):
+        cls.clock = FrozenClock()
+        backing = MemoryStore(clock=lambda: cls.clock())
+        with serve(session_service(backing, token=TOKEN)) as cls.url:
+            yield
+
+    def make_store(self, clock):
+        type(self).clock = clock
+        return HTTPStore(self.url, token=TOKEN, clock=clock)
+
+
+class TestContractBeforeSQL(StoreContract):
+    """A service that keeps sessions in a SQLite file."""
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _service(cls, tmp_path_factory):
+        cls.clock = FrozenClock()
+        url = f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('sql')}/sessions.db"
+        backing = SQLStore.from_url(url, create_table=True, clock=lambda: cls.clock())
+        with serve(session_service(backing, token=TOKEN)) as cls.url:
+            yield
+
+    def make_store(self, clock):
+        type(self).clock = clock
+        return HTTPStore(self.url, token=TOKEN, clock=clock)
+
+
+@pytest.fixture
+def backing():
+    """What the service of a test keeps its sessions in."""
+    return MemoryStore()
+
+
+@pytest.fixture
+def service(backing):
+    """The base URL of a running service."""
+    with serve(session_service(backing, token=TOKEN)) as url:
+        yield url
+
+
+@asynccontextmanager
+async def opened(url, **options):
+    store = HTTPStore(url, **{"token": TOKEN, **options})
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.aclose()
+
+
+@asynccontextmanager
+async def through_a_proxy(url, **options):
+    async with Proxy.to(url) as proxy, opened(f"http://127.0.0.1:{proxy.port}", **options) as store:
+        yield store, proxy
+
+
+@asynccontextmanager
+async def answering(response):
+    """A store whose service answers everything with one response; the requests are collected."""
+    requests = []
+
+    async def app(scope, receive, send):
+        requests.append(scope["path"])
+        await response(scope, receive, send)
+
+    async with opened("http://localhost", transport=httpx.ASGITransport(app)) as store:
+        yield store, requests
+
+
+def a_record(**changes):
+    record = Record(b"body", new_version(), "user:42", datetime.now(UTC) + HOUR)
+    return replace(record, **changes)
+
+
+async def every_call(store, key=KEY):
+    """What each verb with a key raises, in turn."""
+    record = a_record()
+    calls = [
+        store.create(key, record),
+        store.load(key),
+        store.save(key, record, replaces="1"),
+        store.delete(key),
+    ]
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def the_other_calls(store):
+    """What the verbs without a key raise."""
+    return await asyncio.gather(store.find("user:42"), store.purge(), return_exceptions=True)
+
+
+# what travels
+
+
+async def test_a_subject_travels_as_its_hash(service, backing):
+    """Neither the path nor the service's store shows who it is; loading gives it back."""
+    record = a_record(subject="provider:ada@example.com")
+    async with opened(service) as store:
+        await store.create(KEY, record)
+        assert await store.load(KEY) == record
+    kept = await backing.load(KEY)
+    assert re.fullmatch("[0-9a-f]{64}", kept.subject)
+
+
+async def test_versions_of_any_characters_are_compared_exactly(service):
+    """An entity tag carries them quoted."""
+    async with opened(service) as store:
+        await store.create(KEY, a_record(version='a "b" \\ %20 é,W/'))
+        assert not await store.save(KEY, a_record(), replaces='a "b" \\ %20 e,W/')
+        assert await store.save(KEY, a_record(), replaces='a "b" \\ %20 é,W/')
+
+
+async def test_the_largest_record_fits(service):
+    """One mebibyte."""
+    record = a_record(body=bytes(2**20), subject="u" * 400)
+    async with opened(service) as store:
+        assert await store.create(KEY, record)
+        assert await store.load(KEY) == record
+        assert await store.find("u" * 400) == [(KEY, record)]
+
+
+@pytest.mark.parametrize("key", ["..", "../purge", "", "AB" * 32, "ab" * 32 + "\n", "ab" * 33])
+async def test_what_is_no_key_is_never_sent(key):
+    """It cannot become another path."""
+    async with answering(Response()) as (store, requests):
+        for error in await every_call(store, key):
+            assert isinstance(error, ValueError)
+        assert requests == []
+
+
+async def test_the_clock_of_the_client_ends_a_session_too(service):
+    """A service whose clock is late revives nothing."""
+    record = a_record()
+    async with opened(service) as store, opened(service, clock=lambda: record.expires_at) as late:
+        await store.create(KEY, record)
+        assert await store.load(KEY) == record
+        assert await late.load(KEY) is None
+        assert await late.find("user:42") == []
+
+
+async def test_a_store_works_again_after_it_was_closed(service):
+    """A second lifespan, as in tests, opens it again, in another event loop too."""
+    store = HTTPStore(service, token=TOKEN)
+    for _ in range(2):
+        assert await store.load(KEY) is None
+        await store.aclose()
+    await store.aclose()
+
+
+# the service by itself
+
+
+@asynccontextmanager
+async def client_of(backing, token=TOKEN):
+    transport = httpx.ASGITransport(session_service(backing, token=TOKEN))
+    headers = {"Authorization": f"Bearer {token}".encode("latin-1")}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://service", headers=headers
+    ) as client:
+        yield client
+
+
+@pytest.mark.parametrize("token", ["", "wrong", TOKEN[:-1], TOKEN + "x", "é" * 40, "\xff\xfe"])
+async def test_a_wrong_token_is_refused(backing, token):
+    """By every path, before anything is read."""
+    await backing.create(KEY, a_record())
+    async with client_of(backing, token) as client:
+        calls = [
+            client.get(f"/sessions/{KEY}"),
+            client.put(f"/sessions/{KEY}"),
+            client.delete(f"/sessions/{KEY}"),
+            client.get(f"/subjects/{KEY}/sessions"),
+            client.post("/purge"),
+        ]
+        replies = await asyncio.gather(*calls)
+    assert {reply.status_code for reply in replies} == {401}
+    assert replies[0].headers["WWW-Authenticate"] == "Bearer"
+    assert await backing.load(KEY)
+
+
+async def test_no_token_is_refused(backing):
+    """Neither is another scheme."""
+    async with client_of(backing) as client:
+        for headers in ({"Authorization": ""}, {"Authorization": f"Basic {TOKEN}"}):
+            assert (await client.get(f"/sessions/{KEY}", headers=headers)).status_code == 401
+
+
+async def test_a_store_with_another_token_is_unavailable(service):
+    """And says why, without the token."""
+    async with opened(service, token="x" * 32) as store:
+        for error in await every_call(store):
+            assert isinstance(error, StoreUnavailable)
+            assert error.reason == "the session service answered 401: it was given another token"
+
+
+async def test_the_openapi_document_names_the_paths_and_the_scheme(backing):
+    """So a client in another language can be written from it."""
+    document = session_service(backing, token=TOKEN).openapi()
+    operations = {
+        (method, path) for path, methods in document["paths"].items() for method in methods
+    }
+    assert operations == {
+        ("get", "/sessions/{key}"),
+        ("put", "/sessions/{key}"),
+        ("delete", "/sessions/{key}"),
+        ("get", "/subjects/{subject}/sessions"),
+        ("post", "/purge"),
+    }
+    [scheme] = document["components"]["securitySchemes"].values()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    for path, method in (("/sessions/{key}", "put"), ("/purge", "post")):
+        assert document["paths"][path][method]["security"] == [{"HTTPBearer": []}]
+    assert "expires_at" in str(document["paths"]["/sessions/{key}"]["put"]["requestBody"])
+
+
+async def wire(client, key=KEY):
+    return (await client.get(f"/sessions/{key}")).json()
+
+
+async def test_a_session_has_its_version_as_entity_tag(backing):
+    """And nobody on the way keeps a copy."""
+    await backing.create(KEY, a_record(version="v1", subject=None))
+    async with client_of(backing) as client:
+        reply = await client.get(f"/sessions/{KEY}")
+    assert reply.headers["ETag"] == '"v1"'
+    assert reply.headers["Cache-Control"] == "no-store"
+    assert reply.json()["key"] == KEY
+
+
+async def test_a_write_needs_a_condition(backing):
+    """An unconditional PUT would overwrite what nobody has read."""
+    await backing.create(KEY, a_record(version="v1", subject=None))
+    async with client_of(backing) as client:
+        session = await wire(client)
+        for headers, status in (
+            ({}, 428),
+            ({"If-None-Match": '"v1"'}, 428),
+            ({"If-Match": "v1"}, 400),
+            ({"If-Match": "*"}, 400),
+            ({"If-Match": 'W/"v1"'}, 400),
+            ({"If-Match": '"v1", "v2"'}, 400),
+            ({"If-Match": '"v2"'}, 412),
+        ):
+            reply = await client.put(
+                f"/sessions/{KEY}", json={**session, "version": "v9"}, headers=headers
+            )
+            assert (headers, reply.status_code) == (headers, status)
+    assert (await backing.load(KEY)).version == "v1"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": "cd" * 32},
+        {"key": "x"},
+        {"version": ""},
+        {"subject": "ada"},
+        {"expires_at": "2030-01-01T00:00:00"},
+        {"expires_at": "soon"},
+        {"body": "*"},
+        {"body": None},
+    ],
+)
+async def test_what_is_no_session_is_refused(backing, change):
+    """Nothing is stored."""
+    await backing.create(KEY, a_record(subject=None))
+    async with client_of(backing) as client:
+        session = await wire(client)
+        await backing.clear()
+        reply = await client.put(
+            f"/sessions/{KEY}", json={**session, **change}, headers={"If-None-Match": "*"}
+        )
+    assert reply.status_code == 422
+    assert await backing.load(KEY) is None
+
+
+async def test_a_path_takes_keys_only(backing):
+    """Anything else is refused before the store is asked."""
+    async with client_of(backing) as client:
+        for key in ("AB" * 32, "ab", "ab" * 33, "%2e%2e", "ab" * 32 + "%0a"):
+            assert (await client.get(f"/sessions/{key}")).status_code == 422
+            assert (await client.get(f"/subjects/{key}/sessions")).status_code == 422
+
+
+async def test_a_large_request_is_refused_while_it_is_read(backing):
+    """The rest is not waited for."""
+    sent = 0
+
+    async def without_end():
+        nonlocal sent
+        while True:
+            sent += 1
+            yield bytes(2**16)
+
+    async with client_of(backing) as client:
+        reply = await client.put(f"/sessions/{KEY}", content=without_end())
+    assert reply.status_code == 413
+    assert sent < 40
+
+
+class Failing(Store):
+    """Each verb fails."""
+
+    async def fail(self, *args, **kwargs):
+        raise StoreUnavailable("down", retry_after=7)
+
+    create = load = save = delete = find = purge = fail
+
+
+async def test_a_service_whose_store_fails_says_when_to_come_back():
+    """The client passes it on."""
+    with serve(session_service(Failing(), token=TOKEN)) as url:
+        async with opened(url) as store:
+            for error in [*await every_call(store), *await the_other_calls(store)]:
+                assert isinstance(error, StoreUnavailable)
+                assert error.retry_after == 7
+                assert error.reason == "the session service answered 503"
+
+
+async def test_the_service_opens_and_closes_its_store():
+    """With its own lifespan."""
+    seen = []
+
+    class Watched(MemoryStore):
+        async def open(self):
+            seen.append("open")
+
+        async def aclose(self):
+            seen.append("close")
+
+    with serve(session_service(Watched(), token=TOKEN)):
+        assert seen == ["open"]
+    assert seen == ["open", "close"]
+
+
+# a service that is none, and a network that fails
+
+
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [
+        (HTMLResponse("<h1>It works!</h1>"), "answered 200, but not as a session service"),
+        (PlainTextResponse("no", 404), "answered 404, but not as a session service"),
+        (PlainTextResponse("no", 412), "answered 412"),
+        (Response(status_code=204), "answered 204"),
+        (PlainTextResponse("no", 401), "it was given another token"),
+        (PlainTextResponse("no", 403), "answered 403"),
+        (PlainTextResponse("oops", 500), "answered 500"),
+        (RedirectResponse("http://169.254.169.254/"), "answered 307"),
+        (RedirectResponse("http://169.254.169.254/", 302), "answered 302"),
+        (Response("[", 200, {"Session-Service": "1"}), "something else than sessions"),
+        (Response(b"\x1f\x8b", 200, {"Session-Service": "1"}), "something else than sessions"),
+        (Response(bytes(2**26 + 1), 200, {"Session-Service": "1"}), "answered more than"),
+    ],
+)
+async def test_an_answer_of_somebody_else_is_unavailable(response, reason):
+    """It is no missing session, no conflict, and no redirect is followed."""
+    async with answering(response) as (store, requests):
+        errors = [*await every_call(store), *await the_other_calls(store)]
+        assert len(requests) == len(errors)
+    for error in errors[1:2] if "than" in reason else errors:
+        assert isinstance(error, StoreUnavailable)
+        assert reason in error.reason
+        assert error.__cause__ is None
+        assert error.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("9", 9), ("-1", 1), ("soon", 1), ("9" * 5000, 1), ("", 1)]
+)
+async def test_a_busy_service_says_when_to_come_back(value, seconds):
+    """In seconds; anything else is one second."""
+    for status in (429, 503):
+        busy = Response(status_code=status, headers={"Retry-After": value})
+        async with answering(busy) as (store, _):
+            with pytest.raises(StoreUnavailable) as raised:
+                await store.load(KEY)
+            assert raised.value.retry_after == seconds
+
+
+async def test_a_session_under_another_key_is_refused():
+    """A confused cache on the way hands nobody's session to somebody else."""
+    backing = MemoryStore()
+    await backing.create("cd" * 32, a_record(subject=None))
+    service = session_service(backing, token=TOKEN)
+
+    async def confused(scope, receive, send):
+        await service({**scope, "path": f"/sessions/{'cd' * 32}"}, receive, send)
+
+    async with opened("http://localhost", transport=httpx.ASGITransport(confused)) as store:
+        with pytest.raises(StoreUnavailable, match="another session"):
+            await store.load(KEY)
+
+
+async def test_a_body_that_was_not_sealed_here_is_refused(service, backing):
+    """Its subject must be the one that it was filed under."""
+    await backing.create(KEY, a_record(subject="ab" * 32))
+    async with opened(service) as store:
+        with pytest.raises(StoreUnavailable, match="not made here"):
+            await store.load(KEY)
+
+
+async def test_a_write_whose_reply_was_lost_is_recognised(service):
+    """It is sent again with the same condition, and finds itself."""
+    async with through_a_proxy(service) as (store, proxy):
+        record, newer = a_record(), a_record()
+        proxy.lose_replies = 1
+        assert await store.create(KEY, record)
+        proxy.lose_replies = 1
+        assert await store.save(KEY, newer, replaces=record.version)
+        assert await store.load(KEY) == newer
+        assert proxy.lose_replies == 0
+
+
+async def test_a_connection_that_was_cut_is_replaced(service):
+    """The next call works."""
+    async with through_a_proxy(service) as (store, proxy):
+        await store.load(KEY)
+        proxy.cut()
+        assert await store.load(KEY) is None
+
+
+async def test_a_request_is_sent_twice_at_most(service):
+    """Then the caller hears of it."""
+    async with through_a_proxy(service) as (store, proxy):
+        proxy.lose_replies = 100
+        with pytest.raises(StoreUnavailable):
+            await store.load(KEY)
+        assert proxy.lose_replies == 98
+        proxy.lose_replies = 0
+        assert await store.load(KEY) is None
+
+
+async def test_a_silent_service_is_given_up_in_time(service):
+    """The deadline is that of the whole call; afterwards all is well again."""
+    async with through_a_proxy(service, timeout=timedelta(seconds=0.2)) as (store, proxy):
+        proxy.pause()
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(StoreUnavailable, match="TimeoutError"):
+            await store.load(KEY)
+        assert asyncio.get_running_loop().time() - started < 1
+        proxy.resume()
+        assert await store.load(KEY) is None
+
+
+async def test_an_answer_that_drips_is_given_up_in_time():
+    """Each piece is in time, the whole is not."""
+
+    async def drip(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await asyncio.sleep(0.01)
+            await send({"type": "http.response.body", "body": b" ", "more_body": True})
+
+    transport = httpx.ASGITransport(drip)
+    async with opened(
+        "http://localhost", transport=transport, timeout=timedelta(seconds=0.1)
+    ) as store:
+        with pytest.raises(StoreUnavailable, match="TimeoutError"):
+            await store.load(KEY)
+
+
+async def test_a_cancelled_call_is_cancelled(service):
+    """The connection is dropped, so that the next answer is the right one."""
+    async with through_a_proxy(service) as (store, proxy):
+        record = a_record()
+        await store.create(KEY, record)
+        proxy.pause()
+        load = asyncio.create_task(store.load("cd" * 32))
+        await asyncio.sleep(0)
+        load.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await load
+        proxy.resume()
+        assert await store.load(KEY) == record
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "https://127.0.0.1:1"])
+async def test_a_service_that_is_down_is_unavailable(url):
+    """The error shows neither address nor token."""
+    async with opened(url) as store:
+        for error in [*await every_call(store), *await the_other_calls(store)]:
+            assert isinstance(error, StoreUnavailable)
+            assert "ConnectError" in error.reason
+            assert "127.0.0.1" not in error.reason
+            assert error.__cause__ is None
+            assert error.__context__ is None
+
+
+async def test_tls_that_cannot_be_verified_is_unavailable(service):
+    """There is no way around it."""
+    async with opened(service.replace("http", "https")) as store:
+        with pytest.raises(StoreUnavailable, match="SSLError"):
+            await store.load(KEY)
+
+
+async def test_proxies_and_credentials_of_the_environment_are_not_used(
+    service, monkeypatch, tmp_path
+):
+    """Sessions go to the base URL and nowhere else."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login ada password pa55word")
+    monkeypatch.setenv("NETRC", str(netrc))
+    async with opened(service) as store:
+        assert await store.create(KEY, a_record())
+
+
+async def test_cookies_of_the_service_are_not_kept():
+    """Nothing goes along with a request but the token."""
+    cookies = []
+
+    async def app(scope, receive, send):
+        cookies.extend(value for name, value in scope["headers"] if name == b"cookie")
+        response = Response(status_code=404, headers={"Session-Service": "1"})
+        response.set_cookie("a", "b")
+        await response(scope, receive, send)
+
+    async with opened("http://localhost", transport=httpx.ASGITransport(app)) as store:
+        await store.load(KEY)
+        await store.load(KEY)
+    assert cookies == []
+
+
+async def test_the_token_shows_nowhere(service, caplog):
+    """In no log line and no repr, on either end."""
+    caplog.set_level(logging.DEBUG)
+    async with opened(service) as store:
+        await every_call(store)
+        assert TOKEN not in f"{store!r} {vars(store)}"
+    assert f"/sessions/{KEY}" in caplog.text
+    assert TOKEN not in caplog.text
+
+
+# configuration
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://sessions.example.com",
+        "http://10.0.0.5:8000",
+        "http://localhost.example.com",
+        "http://127.0.0.1.example.com",
+        "https://",
+        "sessions.example.com",
+        "ftp://localhost",
+        "https://me:pa55word@sessions.example.com",
+        "https://sessions.example.com/?a=b",
+        "https://sessions.example.com/#a",
+        "https://[::",
+        "",
+    ],
+)
+def test_the_base_url_is_safe(url):
+    """https, or this machine; no password that would end up in a log."""
+    with pytest.raises(ConfigurationError, match="HTTPStore takes a base URL") as raised:
+        HTTPStore(url, token=TOKEN)
+    assert "pa55word" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://sessions.example.com/prefix/",
+        "http://localhost:8000",
+        "http://127.0.0.2",
+        "http://[::1]:80",
+    ],
+)
+def test_plain_http_is_for_this_machine(url):
+    """Elsewhere the token would be readable."""
+    HTTPStore(url, token=SecretStr(TOKEN))
+
+
+@pytest.mark.parametrize("token", ["", "short", "x" * 31, "é" * 40, "with spaces " * 9])
+def test_a_weak_token_is_refused_at_both_ends(token):
+    """It says how to make one, and does not repeat it."""
+    for make in (
+        lambda: HTTPStore("https://sessions.example.com", token=token),
+        lambda: session_service(MemoryStore(), token=token),
+    ):
+        with pytest.raises(ConfigurationError, match="token_urlsafe") as raised:
+            make()
+        assert not token or token not in str(raised.value)
+
+
+async def test_a_base_url_may_have_a_path():
+    """The service may be mounted in another application."""
+    async with answering(Response(status_code=404, headers={"Session-Service": "1"})) as (
+        store,
+        requests,
+    ):
+        prefixed = HTTPStore("http://localhost/a/b", token=TOKEN, transport=store._transport)
+        assert await prefixed.load(KEY) is None
+        await prefixed.aclose()
+    assert requests == [f"/a/b/sessions/{KEY}"]
+
+
+def test_a_timeout_is_positive():
+    """Zero would refuse every call."""
+    with pytest.raises(ConfigurationError, match="timeout"):
+        HTTPStore("https://sessions.example.com", token=TOKEN, timeout=timedelta(0))
+
+
+def test_a_missing_httpx_says_how_to_install_it(monkeypatch):
+    """At import of the module, which is the only one that needs it."""
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    monkeypatch.delitem(sys.modules, "fastapi_async_sessions.stores.http")
+    with pytest.raises(ConfigurationError, match=r"fastapi_async_sessions\[http\]"):
+        importlib.import_module("fastapi_async_sessions.stores.http")

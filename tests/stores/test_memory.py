@@ -1,0 +1,139 @@
+"""MemoryStore: the contract, and its bounds."""
+
+import gc
+import weakref
+from datetime import timedelta
+
+import pytest
+
+from fastapi_async_sessions.errors import ConfigurationError
+from fastapi_async_sessions.records import Record, new_version
+from fastapi_async_sessions.stores.memory import MemoryStore
+from fastapi_async_sessions.testing import FrozenClock, StoreContract
+
+HOUR = timedelta(hours=1)
+
+
+class TestContract(StoreContract):
+    def make_store(self, clock):
+        return MemoryStore(clock=clock)
+
+
+@pytest.fixture
+def clock():
+    return FrozenClock()
+
+
+def record(clock, *, body=b"data", subject=None, life=HOUR):
+    return Record(body=body, version=new_version(), subject=subject, expires_at=clock() + life)
+
+
+def key(number):
+    return f"{number:064x}"
+
+
+async def alive(store, numbers):
+    """Those of the numbers that are there. Looks backwards: looking is using."""
+    return [number for number in numbers if await store.load(key(number))]
+
+
+async def test_a_full_store_forgets_the_one_that_was_used_least_recently(clock):
+    """Loading and saving are use."""
+    store = MemoryStore(max_sessions=3, clock=clock)
+    records = [record(clock) for _ in range(5)]
+    for number in range(3):
+        await store.create(key(number), records[number])
+    await store.load(key(0))
+    await store.save(key(1), record(clock), replaces=records[1].version)
+    await store.create(key(3), records[3])
+    await store.create(key(4), records[4])
+    assert await alive(store, range(5)) == [1, 3, 4]
+
+
+async def test_a_refused_create_costs_nobody_a_place(clock):
+    """Nor does one that replaces what has expired."""
+    store = MemoryStore(max_sessions=2, clock=clock)
+    first = record(clock, life=HOUR / 2)
+    await store.create(key(0), first)
+    await store.create(key(1), record(clock))
+    assert not await store.create(key(0), record(clock))
+    assert await store.create(key(0), first)
+    assert await alive(store, range(2)) == [0, 1]
+    clock.advance(HOUR / 2)
+    assert await store.create(key(0), record(clock))
+    assert await alive(store, range(2)) == [0, 1]
+
+
+async def test_listing_is_no_use(clock):
+    """An overview of somebody's devices keeps none of them alive."""
+    store = MemoryStore(max_sessions=2, clock=clock)
+    await store.create(key(0), record(clock, subject="ada"))
+    await store.create(key(1), record(clock))
+    await store.find("ada")
+    await store.create(key(2), record(clock))
+    assert await alive(store, range(3)) == [1, 2]
+
+
+async def test_what_was_forgotten_is_on_no_list(clock):
+    """Whether it had to make room, expired, was deleted, changed hands or was cleared."""
+    store = MemoryStore(max_sessions=2, clock=clock)
+    for number in range(3):
+        await store.create(key(number), record(clock, subject="ada", life=HOUR * (number + 1)))
+    assert {found for found, _ in await store.find("ada")} == {key(1), key(2)}
+    clock.advance(HOUR * 2)
+    assert {found for found, _ in await store.find("ada")} == {key(2)}
+    _, last = (await store.find("ada"))[0]
+    await store.save(key(2), record(clock, subject="bob"), replaces=last.version)
+    assert await store.find("ada") == []
+    await store.clear()
+    assert await store.find("bob") == []
+
+
+async def test_expired_records_go_although_nobody_purges(clock):
+    """Many short sessions do not fill the memory."""
+    store = MemoryStore(clock=clock)
+    for number in range(10_000):
+        await store.create(key(number), record(clock, subject=f"user:{number}"))
+        clock.advance(HOUR / 100)
+    assert await store.purge() < 2100
+
+
+async def test_nothing_is_left_of_what_is_gone(clock):
+    """Neither the record nor its subject's list: memory is given back."""
+
+    class Subject(str):
+        """Text that can be watched."""
+
+    store = MemoryStore(max_sessions=1, clock=clock)
+    subjects = [Subject(letter) for letter in "abcde"]
+    watched = [weakref.ref(subject) for subject in subjects]
+    await store.create(key(0), record(clock, subject=subjects[0]))
+    await store.create(key(1), record(clock, subject=subjects[1]))
+    await store.delete(key(1))
+    await store.create(key(2), record(clock, subject=subjects[2], life=HOUR / 2))
+    clock.advance(HOUR / 2)
+    await store.purge()
+    first = record(clock, subject=subjects[3])
+    await store.create(key(3), first)
+    await store.save(key(3), record(clock, subject=subjects[4]), replaces=first.version)
+    await store.clear()
+    del subjects, first
+    gc.collect()
+    assert [subject() for subject in watched] == [None] * 5
+
+
+async def test_purge_says_how_many_it_removed(clock):
+    """Live ones are not counted."""
+    store = MemoryStore(clock=clock)
+    for number in range(6):
+        await store.create(key(number), record(clock, life=HOUR * (1 + number % 2)))
+    clock.advance(HOUR)
+    assert await store.purge() == 3
+    assert await store.purge() == 0
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_store_for_nothing_is_a_mistake(size):
+    """At least one session must find room."""
+    with pytest.raises(ConfigurationError, match="max_sessions"):
+        MemoryStore(max_sessions=size)

@@ -1,0 +1,578 @@
+"""SQLStore: the contract over SQLite and PostgreSQL, and what a database does besides."""
+
+import asyncio
+import importlib
+import logging
+import re
+import sqlite3
+import sys
+import time
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+from sqlalchemy import Column, Integer, MetaData, Table, event, func, insert, select
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from fastapi_async_sessions.errors import ConfigurationError, StoreUnavailable
+from fastapi_async_sessions.records import Record, new_version
+from fastapi_async_sessions.stores.sql import SQLStore
+from fastapi_async_sessions.testing import StoreContract
+from tests.servers.proxy import Proxy
+
+KEY = "ab" * 32
+HOUR = timedelta(hours=1)
+PORT_OF_NOBODY = 1
+
+
+class TestContractOnSQLite(StoreContract):
+    """A file."""
+
+    @pytest.fixture(autouse=True)
+    def _file(self, tmp_path):
+        self.url = f"sqlite+aiosqlite:///{tmp_path}/sessions.db"
+
+    def make_store(self, clock):
+        return SQLStore.from_url(self.url, create_table=True, clock=clock)
+
+
+class TestContractOnPostgreSQL(StoreContract):
+    """A server."""
+
+    @pytest.fixture(autouse=True)
+    def _server(self, postgres_url):
+        self.url = postgres_url
+
+    def make_store(self, clock):
+        return SQLStore.from_url(self.url, create_table=True, clock=clock)
+
+
+class TestContractOnAnEngineOfTheApplication(StoreContract):
+    """Its transactions are begun and committed, and the strictest there are."""
+
+    @pytest.fixture(autouse=True)
+    def _server(self, postgres_url):
+        self.url = postgres_url
+
+    def make_store(self, clock):
+        engine = create_async_engine(self.url, poolclass=NullPool, isolation_level="SERIALIZABLE")
+        return SQLStore(engine, create_table=True, clock=clock)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    """The address of an empty database of each kind."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres_url")
+    return f"sqlite+aiosqlite:///{tmp_path}/sessions.db"
+
+
+@asynccontextmanager
+async def opened(url, **options):
+    store = SQLStore.from_url(url, **{"create_table": True, **options})
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.aclose()
+
+
+@asynccontextmanager
+async def an_engine(url, **options):
+    engine = create_async_engine(url, **options)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+def a_record(**changes):
+    record = Record(b"body", new_version(), "user:42", datetime.now(UTC) + HOUR)
+    return replace(record, **changes)
+
+
+async def fill(store, count, record):
+    """Many rows in one statement."""
+    values = {
+        "version": record.version,
+        "subject": record.subject,
+        "expires_at": round(record.expires_at.timestamp() * 1_000_000),
+        "body": record.body,
+    }
+    rows = [{"key": f"{number:064x}", **values} for number in range(count)]
+    async with store._engine.begin() as connection:
+        await connection.execute(insert(store.table), rows)
+
+
+async def count_rows(store):
+    async with store._engine.begin() as connection:
+        return await connection.scalar(select(func.count()).select_from(store.table))
+
+
+def watch(engine):
+    """Collect the statements and the rows they touched."""
+    seen = []
+
+    @event.listens_for(engine.sync_engine, "after_cursor_execute")
+    def _(connection, cursor, statement, parameters, context, executemany):
+        seen.append((statement, cursor.rowcount))
+
+    return seen
+
+
+# life of the store
+
+
+async def test_sessions_survive_a_restart(url):
+    """What one store wrote, the next one loads."""
+    record = a_record()
+    async with opened(url) as store:
+        await store.create(KEY, record)
+    async with opened(url) as store:
+        assert await store.load(KEY) == record
+
+
+async def test_processes_that_start_at_once_all_open(url):
+    """Each finds the table, whoever created it."""
+    stores = [SQLStore.from_url(url, create_table=True) for _ in range(8)]
+    try:
+        await asyncio.gather(*(store.open() for store in stores))
+        assert await asyncio.gather(*(store.load(KEY) for store in stores)) == [None] * 8
+    finally:
+        await asyncio.gather(*(store.aclose() for store in stores))
+
+
+async def test_of_many_creates_in_many_processes_one_wins(url):
+    """The database decides, not the process."""
+    async with opened(url) as one, opened(url) as other:
+        creates = [store.create(KEY, a_record()) for store in (one, other) * 10]
+        assert sum(await asyncio.gather(*creates)) == 1
+
+
+async def test_of_many_saves_in_many_processes_one_wins(url):
+    """Nobody overwrites what was not read."""
+    record = a_record()
+    async with opened(url) as one, opened(url) as other:
+        await one.create(KEY, record)
+        saves = [
+            store.save(KEY, a_record(), replaces=record.version) for store in (one, other) * 10
+        ]
+        assert sum(await asyncio.gather(*saves)) == 1
+
+
+async def test_the_table_can_come_from_a_migration(url):
+    """The table is an ordinary one, which joins the application's metadata."""
+    store = SQLStore.from_url(url, table_name="web_sessions")
+    metadata = MetaData()
+    store.table.to_metadata(metadata)
+    async with an_engine(url) as engine, engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    async with opened(url, table_name="web_sessions", create_table=False) as store:
+        assert await store.create(KEY, a_record())
+
+
+async def test_two_tables_keep_apart(url):
+    """A store clears its own table."""
+    async with opened(url, table_name="one") as one, opened(url, table_name="two") as two:
+        await one.create(KEY, a_record())
+        await two.create(KEY, a_record())
+        await two.clear()
+        assert await one.load(KEY)
+
+
+async def test_a_table_of_the_longest_name_works(url):
+    """The names of its indexes are cut where the database asks for it."""
+    async with opened(url, table_name="s" * 63) as store:
+        assert await store.create(KEY, a_record())
+
+
+async def test_an_engine_of_the_application_stays_open(url):
+    """aclose() closes what from_url() made, and nothing else."""
+    async with an_engine(url) as engine:
+        store = SQLStore(engine, create_table=True)
+        await store.open()
+        await store.aclose()
+        assert engine.pool.checkedin() == 1
+
+
+async def test_a_store_works_again_after_it_was_closed(url):
+    """A second lifespan, as in tests, opens it again."""
+    store = SQLStore.from_url(url, create_table=True)
+    for _ in range(2):
+        await store.open()
+        await store.load(KEY)
+        await store.aclose()
+
+
+async def test_sqlite_files_are_in_wal_mode(tmp_path):
+    """Reading never waits for who writes."""
+    path = tmp_path / "sessions.db"
+    record = a_record()
+    async with opened(f"sqlite+aiosqlite:///{path}") as store:
+        await store.create(KEY, record)
+        writer = sqlite3.connect(path, isolation_level=None)
+        writer.execute("BEGIN EXCLUSIVE")
+        assert await store.load(KEY) == record
+        save = asyncio.create_task(store.save(KEY, a_record(), replaces=record.version))
+        assert await store.load(KEY) == record
+        writer.execute("ROLLBACK")
+        writer.close()
+        assert await save
+
+
+# the application's transactions and connections
+
+
+async def test_a_rollback_of_the_application_undoes_no_session(url):
+    """The store writes in a transaction of its own, on an engine that both share too."""
+    async with an_engine(url) as engine:
+        store = SQLStore(engine, create_table=True)
+        await store.open()
+        async with engine.begin() as connection:
+            await store.create(KEY, a_record())
+            await connection.rollback()
+        assert await store.load(KEY)
+
+
+async def test_a_rollback_brings_no_destroyed_session_back(postgres_url):
+    """A logout stays done when the request fails later on."""
+    async with opened(postgres_url) as store, an_engine(postgres_url) as engine:
+        other = Table("other", MetaData(), Column("id", Integer))
+        await store.create(KEY, a_record())
+        async with engine.begin() as connection:
+            await connection.run_sync(other.create)
+            await store.delete(KEY)
+            await connection.rollback()
+        assert await store.load(KEY) is None
+
+
+async def test_no_connection_is_held_between_calls(url):
+    """The pool is full again after each."""
+    async with opened(url) as store:
+        await store.create(KEY, a_record())
+        assert store._engine.pool.checkedout() == 0
+        await store.find("user:42")
+        assert store._engine.pool.checkedout() == 0
+
+
+async def test_an_application_with_every_connection_taken_still_gets_sessions(url):
+    """A store from a URL has connections of its own."""
+    async with (
+        an_engine(url, pool_size=1, max_overflow=0) as engine,
+        opened(url) as store,
+        engine.connect(),
+    ):
+        assert await store.create(KEY, a_record())
+
+
+async def test_many_calls_share_one_connection(url):
+    """A call needs one connection, and no call waits for another while it holds it."""
+    async with an_engine(url, pool_size=1, max_overflow=0) as engine:
+        store = SQLStore(engine, create_table=True)
+        await store.open()
+        keys = [f"{number:064x}" for number in range(20)]
+        created = [store.create(key, a_record()) for key in keys]
+        assert all(await asyncio.gather(*created))
+        assert all(await asyncio.gather(*(store.load(key) for key in keys)))
+
+
+# purge
+
+
+async def test_purge_removes_a_thousand_rows_at_a_time(url):
+    """In transactions of their own, so that nobody waits long for one."""
+    async with opened(url) as store:
+        await fill(store, 2500, a_record(expires_at=datetime.now(UTC) - HOUR))
+        seen = watch(store._engine)
+        assert await store.purge() == 2500
+        assert [rows for _, rows in seen] == [1000, 1000, 500]
+
+
+async def test_two_purges_at_once_remove_each_row_once(url):
+    """Neither fails, neither touches a live session, and together they count what is gone."""
+    async with opened(url) as one, opened(url) as other:
+        await fill(one, 5000, a_record(expires_at=datetime.now(UTC) - HOUR))
+        await one.create(KEY, a_record())
+        assert sum(await asyncio.gather(one.purge(), other.purge())) == 5000
+        assert await count_rows(one) == 1
+
+
+async def test_a_purge_waits_for_nobody(postgres_url):
+    """A row that somebody else holds is left for the next purge."""
+    async with opened(postgres_url) as store, an_engine(postgres_url) as engine:
+        await fill(store, 3, a_record(expires_at=datetime.now(UTC) - HOUR))
+        async with engine.begin() as connection:
+            await connection.execute(select(store.table).limit(1).with_for_update())
+            assert await asyncio.wait_for(store.purge(), 5) == 2
+        assert await store.purge() == 1
+
+
+async def test_sessions_go_on_during_a_purge(url):
+    """They are loaded and saved, and none is lost."""
+    async with opened(url) as store:
+        await fill(store, 10_000, a_record(expires_at=datetime.now(UTC) - HOUR))
+        record = a_record()
+        await store.create(KEY, record)
+        purge = asyncio.create_task(store.purge())
+        rounds = 0
+        while not purge.done():
+            newer = a_record()
+            assert await store.save(KEY, newer, replaces=record.version)
+            assert await store.load(KEY) == newer
+            record = newer
+            rounds += 1
+        assert await purge == 10_000
+        assert rounds > 1
+
+
+# mistakes and failures
+
+
+@pytest.mark.parametrize("name", ["", "1s", "a b", "s;--", "sessions\n", 's"', "ä", "s" * 64])
+def test_a_table_name_is_plain(name):
+    """Nothing that would need quoting."""
+    with pytest.raises(ConfigurationError, match="table_name"):
+        SQLStore.from_url("sqlite+aiosqlite:///s.db", table_name=name)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "no url with pa55word",
+        "postgresql://me:pa55word@host/db",
+        "postgresql+psycopg2://me:pa55word@host/db",
+        "mysql+aiomysql://me:pa55word@host/db",
+        "sqlite+aiosqlite://",
+        "sqlite+aiosqlite:///:memory:",
+    ],
+)
+def test_a_url_names_one_of_two_drivers_and_a_file(url):
+    """Other URLs are refused by a message that shows none of theirs."""
+    with pytest.raises(ConfigurationError) as raised:
+        SQLStore.from_url(url)
+    assert "pa55word" not in str(raised.value)
+    assert raised.value.__context__ is None
+
+
+def test_other_databases_are_refused():
+    """The statements are those of two."""
+    with pytest.raises(ConfigurationError, match="mysql"):
+        SQLStore(SimpleNamespace(dialect=SimpleNamespace(name="mysql")))
+
+
+@pytest.mark.parametrize("url", ["sqlite+aiosqlite:///s.db", "postgresql+asyncpg://host/db"])
+def test_a_missing_driver_says_how_to_install_it(monkeypatch, url):
+    """The extra that brings it."""
+    monkeypatch.setitem(sys.modules, re.split(r"[+:]", url)[1], None)
+    with pytest.raises(ConfigurationError, match=r"fastapi_async_sessions\[sql\]"):
+        SQLStore.from_url(url)
+
+
+def test_a_missing_sqlalchemy_says_how_to_install_it(monkeypatch):
+    """At import of the module, which is the only one that needs it."""
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    monkeypatch.delitem(sys.modules, "fastapi_async_sessions.stores.sql")
+    with pytest.raises(ConfigurationError, match=r"fastapi_async_sessions\[sql\]"):
+        importlib.import_module("fastapi_async_sessions.stores.sql")
+
+
+async def test_a_missing_table_is_named_with_what_to_do(url):
+    """When the store opens, and by every verb."""
+    store = SQLStore.from_url(url, table_name="web_sessions")
+    try:
+        for call in (store.open, store.purge, store.clear):
+            with pytest.raises(StoreUnavailable) as raised:
+                await call()
+            assert "'web_sessions' is missing" in raised.value.reason
+            assert "create_table=True" in raised.value.reason
+            assert "Alembic" in raised.value.reason
+    finally:
+        await store.aclose()
+
+
+async def test_a_missing_column_is_told_when_the_store_opens(url):
+    """A migration that was forgotten."""
+    async with an_engine(url) as engine, engine.begin() as connection:
+        table = Table("sessions", MetaData(), Column("key", Integer))
+        await connection.run_sync(table.create)
+    store = SQLStore.from_url(url, create_table=False)
+    try:
+        with pytest.raises(StoreUnavailable, match="or one of its columns"):
+            await store.open()
+    finally:
+        await store.aclose()
+
+
+async def test_a_refused_connection_is_unavailable_and_shows_no_password():
+    """Neither text, arguments nor causes hold what the driver knows."""
+    store = SQLStore.from_url(f"postgresql+asyncpg://me:pa55word@127.0.0.1:{PORT_OF_NOBODY}/db")
+    with pytest.raises(StoreUnavailable) as raised:
+        await store.load(KEY)
+    assert raised.value.reason == "ConnectionRefusedError"
+    assert raised.value.__cause__ is None
+    assert raised.value.__context__ is None
+    assert "pa55word" not in f"{raised.value!r} {raised.value} {store!r}"
+    await store.aclose()
+
+
+async def test_an_error_shows_no_parameters(postgres_url):
+    """PostgreSQL takes no NUL in a text, and says so with the text."""
+    async with opened(postgres_url) as store:
+        with pytest.raises(StoreUnavailable) as raised:
+            await store.create(KEY, a_record(subject="so secret\0", body=b"so secret"))
+    assert raised.value.reason == "CharacterNotInRepertoireError 22021"
+    assert "secret" not in f"{raised.value!r} {raised.value} {raised.value.args}"
+    assert raised.value.__cause__ is None
+    assert raised.value.__context__ is None
+
+
+async def test_statements_hold_parameters_and_no_values(url, caplog):
+    """Neither do the log lines of an engine that from_url() made."""
+    caplog.set_level(logging.INFO, "sqlalchemy")
+    async with opened(url) as store:
+        seen = watch(store._engine)
+        record = a_record(subject="so'secret", body=b"so secret")
+        await store.create(KEY, record)
+        newer = replace(record, version=new_version())
+        await store.save(KEY, newer, replaces=record.version)
+        await store.load(KEY)
+        await store.find("so'secret")
+        await store.delete(KEY)
+    statements = " ".join(statement for statement, _ in seen)
+    assert len(seen) == 5
+    assert "INSERT INTO sessions" in caplog.text
+    for value in (KEY, record.version, newer.version, "secret"):
+        assert value not in statements
+        assert value not in caplog.text
+
+
+async def test_times_do_not_depend_on_the_time_zone(url, monkeypatch):
+    """Neither that of the process nor that of the server."""
+    record = a_record(expires_at=datetime.now(UTC) + timedelta(microseconds=3_000_001))
+    async with opened(url) as store:
+        await store.create(KEY, record)
+    monkeypatch.setenv("TZ", "America/St_Johns")
+    monkeypatch.setenv("PGTZ", "Asia/Kathmandu")
+    time.tzset()
+    try:
+        async with opened(url) as store:
+            loaded = await store.load(KEY)
+            await store.save(KEY, replace(record, version="2"), replaces=record.version)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert loaded == record
+    assert loaded.expires_at.utcoffset() == timedelta(0)
+    async with opened(url) as store:
+        assert await store.load(KEY) == replace(record, version="2")
+
+
+@pytest.mark.parametrize(("failures", "saved"), [(3, True), (4, False)])
+async def test_a_serialization_failure_is_tried_again_three_times(
+    postgres_server, postgres_url, failures, saved
+):
+    """Then the store is unavailable, and the fifth attempt is the caller's."""
+    record = a_record()
+    async with opened(postgres_url) as store:
+        await store.create(KEY, record)
+        postgres_server.execute(f"""
+            CREATE SEQUENCE attempts;
+            CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF nextval('attempts') <= {failures} THEN
+                    RAISE 'try again' USING ERRCODE = '40001';
+                END IF;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER fail BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION fail();
+        """)
+        save = store.save(KEY, a_record(), replaces=record.version)
+        if saved:
+            assert await save
+        else:
+            with pytest.raises(StoreUnavailable, match="SerializationError 40001"):
+                await save
+        assert postgres_server.execute("SELECT last_value FROM attempts") == "4"
+
+
+@asynccontextmanager
+async def through_a_proxy(url):
+    async with Proxy.to(url) as proxy:
+        near = re.sub(r":\d+/", f":{proxy.port}/", url)
+        async with opened(near) as store:
+            yield store, proxy
+
+
+async def test_a_connection_that_was_cut_is_replaced(postgres_url):
+    """The next call works: nobody needs to restart anything."""
+    async with through_a_proxy(postgres_url) as (store, proxy):
+        await store.create(KEY, a_record())
+        proxy.cut()
+        assert await store.load(KEY)
+
+
+async def test_a_write_whose_reply_was_lost_is_recognised(postgres_url):
+    """It is sent again, and finds itself."""
+    async with through_a_proxy(postgres_url) as (store, proxy):
+        record, newer = a_record(), a_record()
+        proxy.lose_replies = 1
+        assert await store.create(KEY, record)
+        proxy.lose_replies = 1
+        assert await store.save(KEY, newer, replaces=record.version)
+        assert await store.load(KEY) == newer
+        assert proxy.lose_replies == 0
+
+
+async def test_a_silent_server_holds_nobody_longer_than_they_wait(postgres_url):
+    """Who gives up is free at once; a little later so is the connection, and the store recovers."""
+    async with through_a_proxy(postgres_url) as (store, proxy):
+        await store.create(KEY, a_record())
+        proxy.pause()
+        loop = asyncio.get_running_loop()
+        for _ in range(20):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.02) as deadline:
+                    await store.load(KEY)
+            assert loop.time() < deadline.when() + 0.5
+        given_up = loop.time()
+        while store._engine.pool.checkedout():
+            assert loop.time() < given_up + 5
+            await asyncio.sleep(0.05)
+        proxy.resume()
+        assert await store.load(KEY)
+
+
+async def test_a_cancelled_call_leaves_no_half_used_connection(url):
+    """Wherever it is cancelled, the next answer is the right one."""
+    records = {f"{number:064x}": a_record() for number in range(10)}
+    async with opened(url) as store:
+        for key, record in records.items():
+            await store.create(key, record)
+        for turns in range(60):
+            calls = [asyncio.create_task(store.load(key)) for key in records]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for call in calls[::2]:
+                call.cancel()
+            done = await asyncio.gather(*calls, return_exceptions=True)
+            assert done[1::2] == list(records.values())[1::2]
+            for answer, record in zip(done, records.values(), strict=True):
+                assert answer == record or isinstance(answer, asyncio.CancelledError)
+
+
+def test_another_event_loop_gets_an_answer_or_a_clear_error(url):
+    """Never a hang."""
+    store = SQLStore.from_url(url, create_table=True)
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        first.run(store.open())
+        with expected_of_another_loop(url):
+            assert second.run(asyncio.wait_for(store.load(KEY), 5)) is None
+        first.run(store.aclose())
+
+
+def expected_of_another_loop(url):
+    if url.startswith("sqlite"):
+        return nullcontext()
+    return pytest.raises(StoreUnavailable, match="event loop")
