@@ -1,0 +1,108 @@
+"""Sign in, sign out, devices, password."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from fastapi_async_sessions import SessionRoute
+
+from . import users
+from .pages import own_path, page, see_other
+from .sessions import (
+    REMEMBERED,
+    AnySession,
+    Customer,
+    RecentSession,
+    UserSession,
+    get_session,
+)
+
+router = APIRouter(route_class=SessionRoute)
+
+Text = Annotated[str, Form(max_length=200)]
+
+
+@router.get("/sign-in")
+async def sign_in_page(request: Request, session: AnySession, next: str = "/") -> HTMLResponse:  # noqa: A002
+    return page(request, "sign_in.html", session, next=own_path(next), demo=users.DEMO)
+
+
+@router.post("/sign-in")
+async def sign_in(
+    request: Request,
+    session: AnySession,
+    name: Text = "",
+    password: Text = "",
+    next: Text = "/",  # noqa: A002
+    remember: Annotated[bool, Form()] = False,
+) -> Response:
+    if not await users.is_right(name, password):
+        values = {"error": "Name or password is wrong.", "name": name, "next": own_path(next)}
+        return page(request, "sign_in.html", session, 403, demo=users.DEMO, **values)
+    if session.subject not in (None, name):
+        session.data = Customer()  # somebody else's cart is none of this user's business
+    session.data.device = _device(request)
+    session.data.messages.append(f"Welcome, {name}.")
+    if remember:
+        session.renew(subject=name, lifetime=REMEMBERED, persistent=True)
+    else:
+        session.renew(subject=name)
+    return see_other(own_path(next))
+
+
+@router.post("/sign-out")
+async def sign_out(session: AnySession) -> RedirectResponse:
+    await session.destroy()  # the record is gone from here on, and the response removes the cookie
+    return see_other("/sign-in")
+
+
+@router.get("/account")
+async def account(request: Request, session: UserSession) -> HTMLResponse:
+    devices = await get_session.sessions(session.subject)
+    return page(request, "account.html", session, devices=devices)
+
+
+@router.post("/account/devices/{key}/sign-out")
+async def sign_out_device(key: str, session: UserSession) -> RedirectResponse:
+    # with the subject: a key of somebody else ends nothing
+    if await get_session.revoke(key, session.subject):
+        session.data.messages.append("That device is signed out.")
+    return see_other("/account")
+
+
+@router.post("/account/devices/sign-out-others")
+async def sign_out_others(session: UserSession) -> RedirectResponse:
+    ended = await get_session.revoke_all(session.subject, keep=session)
+    session.data.messages.append(f"Devices signed out: {ended}.")
+    return see_other("/account")
+
+
+@router.get("/account/password")
+async def password_page(request: Request, session: RecentSession) -> HTMLResponse:
+    return page(request, "password.html", session)
+
+
+@router.post("/account/password")
+async def change_password(
+    request: Request, session: RecentSession, password: Text = ""
+) -> Response:
+    if len(password) < 12:
+        return page(request, "password.html", session, 422, error="Use at least 12 characters.")
+    await users.change_password(session.subject, password)
+    await get_session.revoke_all(session.subject, keep=session)
+    session.renew()
+    session.data.messages.append("Your password is changed, other devices are signed out.")
+    return see_other("/account")
+
+
+def _device(request: Request) -> str:
+    """What the browser calls itself, shortened to what a person can tell apart."""
+    agent = request.headers.get("user-agent", "")
+    browser = _first(agent, "Firefox", "Edg", "Chrome", "Safari", "curl") or "A browser"
+    system = _first(agent, "Android", "iPhone", "Windows", "Mac", "Linux")
+    return f"{browser} on {system}" if system else browser
+
+
+def _first(agent: str, *names: str) -> str:
+    return next((name for name in names if name in agent), "")

@@ -1,0 +1,62 @@
+"""What the shop remembers of its visitors, and how."""
+
+import os
+import secrets
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import Depends
+from pydantic import BaseModel
+
+from fastapi_async_sessions import (
+    CookieConfig,
+    Lifetime,
+    MemoryStore,
+    Session,
+    SessionProvider,
+)
+
+# one for all workers, kept out of the code; a random one ends all sessions at each restart
+SECRET_KEY = os.environ.get("SESSION_SECRET") or secrets.token_urlsafe(32)
+
+store = MemoryStore()
+
+
+class Customer(BaseModel):
+    """A customer's session. The cart is a list: items added in two tabs at once both stay."""
+
+    visits: int = 0
+    cart: list[str] = []
+    device: str = ""
+    messages: list[str] = []
+
+
+class Administrator(BaseModel):
+    """An administrator's session, which has nothing in common with a customer's."""
+
+    done: list[str] = []
+    messages: list[str] = []
+
+
+get_session = SessionProvider(Customer, store=store, secret_key=SECRET_KEY, name="shop")
+
+get_admin_session = SessionProvider(
+    Administrator,
+    store=store,
+    secret_key=SECRET_KEY,
+    name="admin",
+    cookie=CookieConfig(path="/admin", samesite="strict"),
+    lifetime=Lifetime.NIST_AAL3,
+)
+
+# for whoever ticks "remember me"
+REMEMBERED = Lifetime(idle=timedelta(days=14), absolute=timedelta(days=30))
+
+AnySession = Annotated[Session[Customer], Depends(get_session)]
+UserSession = Annotated[Session[Customer], Depends(get_session.signed_in())]
+RecentSession = Annotated[
+    Session[Customer], Depends(get_session.signed_in(within=timedelta(minutes=5)))
+]
+
+AnyAdminSession = Annotated[Session[Administrator], Depends(get_admin_session)]
+AdminSession = Annotated[Session[Administrator], Depends(get_admin_session.signed_in())]

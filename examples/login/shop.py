@@ -1,0 +1,45 @@
+"""The shop itself: a counter and a cart, signed in or not."""
+
+from collections import Counter
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from fastapi_async_sessions import SessionRoute
+
+from .pages import page, see_other
+from .sessions import AnySession
+from .users import DEMO
+
+router = APIRouter(route_class=SessionRoute)
+
+GOODS = {"apple": 0.60, "bread": 3.20, "cheese": 4.50, "honey": 5.90}
+
+
+@router.get("/")
+async def home(request: Request, session: AnySession) -> HTMLResponse:
+    session.data.visits += 1
+    return page(request, "home.html", session, goods=GOODS, demo=DEMO)
+
+
+@router.get("/cart")
+async def cart(request: Request, session: AnySession) -> HTMLResponse:
+    lines = Counter(session.data.cart)
+    total = sum(GOODS[name] * count for name, count in lines.items())
+    return page(request, "cart.html", session, goods=GOODS, lines=lines, total=total)
+
+
+@router.post("/cart/{name}")
+async def add(name: str, session: AnySession) -> RedirectResponse:
+    if name not in GOODS:
+        raise HTTPException(404)
+    session.data.cart.append(name)
+    session.data.messages.append(f"One {name} is in your cart.")
+    return see_other("/")
+
+
+@router.post("/cart/{name}/remove")
+async def remove(name: str, session: AnySession) -> RedirectResponse:
+    if name in session.data.cart:
+        session.data.cart.remove(name)
+    return see_other("/cart")

@@ -1,0 +1,45 @@
+"""Three ways to test an application with sessions: ``pytest examples/test_your_app.py``."""
+
+# ruff: noqa: S101
+
+from collections.abc import Iterator
+
+import pytest
+from fastapi.testclient import TestClient
+
+from examples.login import app
+from examples.login.sessions import Customer, get_session
+from fastapi_async_sessions.testing import override_session, session_cookies
+
+
+@pytest.fixture
+def client() -> Iterator[TestClient]:
+    # https: a client drops Secure cookies on http://testserver, which is the default
+    # with: one event loop for all requests, and the application's lifespan
+    with TestClient(app, base_url="https://testserver") as client:
+        yield client
+
+
+def test_a_route_alone(client: TestClient) -> None:
+    """Give the routes a session, without a cookie and without the store, and look at it after."""
+    with override_session(app, get_session, Customer(cart=["bread"]), subject="demo") as session:
+        client.post("/cart/honey")
+
+        assert session.data.cart == ["bread", "honey"]
+        assert client.get("/account").status_code == 200  # signed_in() follows
+
+
+def test_through_the_cookie_and_the_store(client: TestClient) -> None:
+    """Store a real session and send its cookie; then everything happens as in production."""
+    cookies = client.portal.call(session_cookies, get_session, Customer(cart=["bread"]))
+    client.cookies.update(cookies)
+
+    assert "Cart (1)" in client.get("/").text
+
+
+def test_as_a_user_does(client: TestClient) -> None:
+    """Sign in through the form; the client keeps the cookie."""
+    form = {"name": "demo", "password": "correct-horse-battery"}
+    page = client.post("/sign-in", data=form)
+
+    assert "Welcome, demo." in page.text

@@ -1,0 +1,166 @@
+"""What the tests of this directory share: a model, a provider, a spying store, a browser."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from fastapi_async_sessions import (
+    MemoryStore,
+    Record,
+    SessionProvider,
+    SessionRoute,
+    Store,
+    StoreUnavailable,
+)
+
+SECRET = "a-secret-of-the-tests-0123456789-abcdefghij"
+OLDER_SECRET = "an-older-one-of-the-tests-9876543210-zyxwvu"
+COOKIE = "__Host-session"
+ORIGIN = "https://testserver"
+WRITES = {"create", "save", "delete"}
+
+
+class Line(BaseModel):
+    name: str = ""
+    tags: list[str] = []
+
+
+class Data(BaseModel):
+    count: int = 0
+    lines: list[Line] = []
+
+
+class SpyStore(Store):
+    """Hands each call on to a store of the library, writes it down, and fails when told to."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner = inner
+        self.calls: list[str] = []
+        self.keys: list[str] = []
+        self.failing: set[str] = set()
+
+    async def create(self, key: str, record: Record) -> bool:
+        self._call("create", key)
+        return await self.inner.create(key, record)
+
+    async def load(self, key: str) -> Record | None:
+        self._call("load", key)
+        return await self.inner.load(key)
+
+    async def save(self, key: str, record: Record, *, replaces: str) -> bool:
+        self._call("save", key)
+        return await self.inner.save(key, record, replaces=replaces)
+
+    async def delete(self, key: str) -> bool:
+        self._call("delete", key)
+        return await self.inner.delete(key)
+
+    async def find(self, subject: str) -> list[tuple[str, Record]]:
+        self._call("find")
+        return await self.inner.find(subject)
+
+    async def held(self) -> dict[str, Record]:
+        """The live records under all keys that were ever used."""
+        found = {key: await self.inner.load(key) for key in dict.fromkeys(self.keys)}
+        return {key: record for key, record in found.items() if record is not None}
+
+    @property
+    def writes(self) -> list[str]:
+        return [verb for verb in self.calls if verb in WRITES]
+
+    def _call(self, verb: str, *keys: str) -> None:
+        self.calls.append(verb)
+        self.keys.extend(keys)
+        if verb in self.failing:
+            raise StoreUnavailable("told to fail")
+
+
+def make_provider(store: Store | None = None, model: Any = Data, **options: Any) -> Any:
+    """A provider with what a test does not care about filled in."""
+    return SessionProvider(
+        model, **{"store": store or MemoryStore(), "secret_key": SECRET, **options}
+    )
+
+
+def make_app(**options: Any) -> FastAPI:
+    """An application whose own routes are ``SessionRoute``s."""
+    app = FastAPI(**options)
+    app.router.route_class = SessionRoute
+    return app
+
+
+def browser(app: Any, cookie: str | None = None) -> httpx.AsyncClient:
+    """A client with a cookie jar, in the event loop of the test; an unhandled error is a 500."""
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app, raise_app_exceptions=False),
+        base_url=ORIGIN,
+        cookies={} if cookie is None else {COOKIE: cookie},
+        trust_env=False,
+    )
+
+
+def session_cookies(response: httpx.Response, name: str = COOKIE) -> list[str]:
+    """The ``Set-Cookie`` headers of a name."""
+    headers = response.headers.get_list("set-cookie")
+    return [header for header in headers if header.partition("=")[0] == name]
+
+
+def cookie_value(response: httpx.Response, name: str = COOKIE) -> str:
+    """The value of the one cookie of a name that a response sets."""
+    (header,) = session_cookies(response, name)
+    return header.partition(";")[0].partition("=")[2]
+
+
+def set_cookie_kind(response: httpx.Response, name: str = COOKIE) -> str | None:
+    """``"sent"``, ``"removed"`` or None; more than one of a name fails."""
+    headers = session_cookies(response, name)
+    assert len(headers) <= 1, headers
+    if not headers:
+        return None
+    return "removed" if "; Max-Age=0;" in headers[0] else "sent"
+
+
+async def call(
+    app: Any,
+    path: str = "/",
+    *,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+    method: str = "GET",
+    **scope: Any,
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """One request with exactly these header bytes; an unhandled error comes out as it is."""
+    sent: list[Any] = []
+    messages = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+    async def receive() -> Any:
+        for message in messages:
+            return message
+        # the client stays until the task that waits here is cancelled
+        return await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    request: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "https",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"testserver"), *headers],
+        "client": ("127.0.0.1", 1),
+        "server": ("testserver", 443),
+        "state": {},
+    }
+    await app({**request, **scope}, receive, send)
+    start = next(message for message in sent if message["type"] == "http.response.start")
+    body = b"".join(message.get("body", b"") for message in sent[1:])
+    return start["status"], list(start["headers"]), body

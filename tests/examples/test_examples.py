@@ -1,0 +1,440 @@
+"""Each example does what it says, and the shop is a real application: used as its visitors do."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketDenialResponse
+from starlette.websockets import WebSocketDisconnect
+
+from examples import login, quickstart, streaming, websocket
+from examples.login import sessions, users
+from tests.servers.redis import free_port
+
+ROOT = Path(__file__).parents[2]
+HTTPS = "https://testserver"
+PASSWORD = users.DEMO["demo"]
+ADMIN_PASSWORD = users.DEMO["admin"]
+
+Browser = Callable[..., TestClient]
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    """Opens browsers on the shop, each with cookies of its own."""
+    with ExitStack() as stack:
+
+        def open_browser(agent: str = "Firefox/140.0 (Linux)") -> TestClient:
+            client = TestClient(login.app, base_url=HTTPS, headers={"user-agent": agent})
+            return stack.enter_context(client)
+
+        open_browser().portal.call(sessions.store.clear)
+        yield open_browser
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
+    """Lets time pass for the library."""
+
+    def pass_time(by: timedelta) -> None:
+        class Later(datetime):
+            @classmethod
+            def now(cls, tz: Any = None) -> datetime:
+                return datetime.now(tz) + by
+
+        monkeypatch.setattr("fastapi_async_sessions.lifetime.datetime", Later)
+
+    return pass_time
+
+
+def sign_in(client: TestClient, name: str = "demo", password: str = PASSWORD, **form: str) -> Any:
+    form |= {"name": name, "password": password}
+    return client.post("/sign-in", data=form, follow_redirects=False)
+
+
+def sign_in_admin(client: TestClient, name: str = "admin", password: str = ADMIN_PASSWORD) -> Any:
+    form = {"name": name, "password": password}
+    return client.post("/admin/sign-in", data=form, follow_redirects=False)
+
+
+def device_keys(page: str) -> list[str]:
+    return re.findall(r'action="/account/devices/([0-9a-f]{64})/sign-out"', page)
+
+
+def test_quickstart_counts_visits() -> None:
+    with TestClient(quickstart.app, base_url=HTTPS) as client:
+        assert [client.get("/").json()["count"] for _ in range(3)] == [1, 2, 3]
+
+
+class TestShop:
+    def test_counts_the_visits_of_each_browser(self, browser: Browser) -> None:
+        one, other = browser(), browser()
+
+        pages = [one.get("/").text, other.get("/").text, one.get("/").text]
+
+        counts = [re.search(r"<strong>(\d+)</strong>", page)[1] for page in pages]
+        assert counts == ["1", "1", "2"]
+
+    def test_signs_in_and_goes_to_the_page_that_was_wanted(self, browser: Browser) -> None:
+        client = browser()
+        asked = client.get("/account", follow_redirects=False)
+        form = client.get(asked.headers["location"]).text
+        wanted = re.search(r'name="next" value="([^"]*)"', form)[1]
+
+        signed_in = sign_in(client, next=wanted)
+
+        assert (asked.status_code, signed_in.status_code) == (303, 303)
+        assert signed_in.headers["location"] == "/account"
+        page = client.get("/account").text
+        assert "Welcome, demo." in page
+        assert "Firefox on Linux" in page
+        assert "Welcome" not in client.get("/account").text
+
+    def test_signing_in_changes_the_cookie(self, browser: Browser) -> None:
+        client = browser()
+        client.get("/")
+        before = client.cookies["__Host-shop"]
+
+        sign_in(client)
+
+        planted = browser()
+        planted.cookies.set("__Host-shop", before)
+        assert planted.get("/account", follow_redirects=False).status_code == 303
+        assert client.get("/account", follow_redirects=False).status_code == 200
+
+    @pytest.mark.parametrize(
+        ("name", "password"), [("demo", "wrong"), ("nobody", PASSWORD), ("", ""), ("<b>", "x")]
+    )
+    def test_answers_a_wrong_name_or_password_alike(
+        self, browser: Browser, name: str, password: str
+    ) -> None:
+        client = browser()
+
+        refused = sign_in(client, name, password)
+
+        assert refused.status_code == 403
+        assert "Name or password is wrong." in refused.text
+        assert "<b>" not in refused.text
+        assert client.get("/account", follow_redirects=False).status_code == 303
+
+    @pytest.mark.parametrize(
+        "target", ["https://example.com", "//example.com", "/\\example.com", "/a?b", "account"]
+    )
+    def test_leads_nowhere_but_to_its_own_pages(self, browser: Browser, target: str) -> None:
+        assert sign_in(browser(), next=target).headers["location"] == "/"
+
+    def test_fills_a_cart_that_goes_along_when_its_owner_signs_in(self, browser: Browser) -> None:
+        client = browser()
+        assert "One honey is in your cart." in client.post("/cart/honey").text
+        client.post("/cart/bread")
+        client.post("/cart/bread")
+
+        sign_in(client)
+        client.post("/cart/bread/remove")
+
+        page = client.get("/cart").text
+        assert "9.10 €" in page
+        assert client.post("/cart/nothing").status_code == 404
+        assert "Cart (2)" in client.post("/cart/nothing/remove").text
+
+    def test_gives_nobody_the_cart_of_another_user(self, browser: Browser) -> None:
+        client = browser()
+        sign_in(client)
+        client.post("/cart/honey")
+
+        sign_in(client, "admin", ADMIN_PASSWORD)
+
+        assert "It is empty." in client.get("/cart").text
+
+    def test_remembers_who_asks_for_it(self, browser: Browser) -> None:
+        plain, remembered = sign_in(browser()), sign_in(browser(), remember="true")
+
+        assert "Max-Age" not in plain.headers["set-cookie"]
+        assert "Max-Age=1209600" in remembered.headers["set-cookie"]
+
+    def test_signs_out(self, browser: Browser) -> None:
+        client, thief = browser(), browser()
+        sign_in(client)
+        thief.cookies.set("__Host-shop", client.cookies["__Host-shop"])
+
+        client.post("/sign-out")
+
+        assert "__Host-shop" not in client.cookies
+        assert thief.get("/account", follow_redirects=False).status_code == 303
+
+    def test_lists_devices_and_signs_out_one(self, browser: Browser) -> None:
+        laptop, phone = browser(), browser("Chrome Android")
+        sign_in(laptop)
+        sign_in(phone)
+        page = laptop.get("/account").text
+        assert "Chrome on Android" in page
+        (key,) = device_keys(page)
+
+        assert "That device is signed out." in laptop.post(f"/account/devices/{key}/sign-out").text
+
+        assert phone.get("/account", follow_redirects=False).status_code == 303
+        assert laptop.get("/account", follow_redirects=False).status_code == 200
+
+    def test_leaves_the_devices_of_others_alone(self, browser: Browser) -> None:
+        mine, theirs, theirs_too = browser(), browser(), browser()
+        sign_in(mine)
+        for client in (theirs, theirs_too):
+            sign_in(client, "admin", ADMIN_PASSWORD)
+        (key,) = device_keys(theirs.get("/account").text)
+
+        answer = mine.post(f"/account/devices/{key}/sign-out").text
+
+        assert "That device is signed out." not in answer
+        assert theirs_too.get("/account", follow_redirects=False).status_code == 200
+
+    def test_signs_out_everywhere_else(self, browser: Browser) -> None:
+        here, there, elsewhere = browser(), browser(), browser()
+        for client in (here, there, elsewhere):
+            sign_in(client)
+
+        assert "Devices signed out: 2." in here.post("/account/devices/sign-out-others").text
+
+        states = [c.get("/account", follow_redirects=False).status_code for c in (there, elsewhere)]
+        assert states == [303, 303]
+
+    def test_asks_for_the_password_again_before_it_is_changed(
+        self, browser: Browser, later: Callable[[timedelta], None]
+    ) -> None:
+        client = browser()
+        sign_in(client)
+        assert client.get("/account/password", follow_redirects=False).status_code == 200
+
+        later(timedelta(minutes=6))
+
+        asked = client.get("/account/password", follow_redirects=False)
+        assert asked.headers["location"] == "/sign-in?next=/account/password"
+        assert "please give your password again" in client.get(asked.headers["location"]).text
+        refused = client.post("/account/password", data={"password": "p" * 12})
+        assert refused.url.path == "/sign-in"
+        assert client.get("/account", follow_redirects=False).status_code == 200
+        assert sign_in(client, next="/account/password").headers["location"] == "/account/password"
+        assert client.get("/account/password", follow_redirects=False).status_code == 200
+
+    def test_a_new_password_ends_all_other_devices(
+        self, browser: Browser, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(users, "_hashes", dict(users._hashes))
+        here, there = browser(), browser()
+        sign_in(here, remember="true")
+        sign_in(there)
+        old_cookie = here.cookies["__Host-shop"]
+        assert here.post("/account/password", data={"password": "short"}).status_code == 422
+
+        changed = here.post("/account/password", data={"password": "a new long password"})
+
+        assert "Your password is changed" in changed.text
+        assert here.cookies["__Host-shop"] != old_cookie
+        assert there.get("/account", follow_redirects=False).status_code == 303
+        assert sign_in(browser()).status_code == 403
+        assert sign_in(browser(), password="a new long password").status_code == 303
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"sec-fetch-site": "cross-site", "origin": "https://evil.example"},
+            {"sec-fetch-site": "same-site", "origin": "https://other.testserver"},
+            {"origin": "https://evil.example"},
+            {"origin": "null"},
+        ],
+    )
+    def test_refuses_a_form_from_another_site(
+        self, browser: Browser, headers: dict[str, str]
+    ) -> None:
+        client = browser()
+        sign_in(client)
+
+        assert client.post("/sign-out", headers=headers).status_code == 403
+
+        assert client.get("/account", follow_redirects=False).status_code == 200
+
+    def test_takes_its_own_forms(self, browser: Browser) -> None:
+        client = browser()
+        headers = {"sec-fetch-site": "same-origin", "origin": HTTPS}
+
+        assert "Cart (1)" in client.post("/cart/honey", headers=headers).text
+
+
+class TestAdministration:
+    def test_has_a_session_of_its_own(self, browser: Browser) -> None:
+        client = browser()
+        sign_in(client, "admin", ADMIN_PASSWORD)
+        asked = client.get("/admin", follow_redirects=False)
+        assert asked.headers["location"] == "/admin/sign-in"
+
+        signed_in = sign_in_admin(client)
+
+        cookie = signed_in.headers["set-cookie"]
+        assert cookie.startswith("__Secure-admin=")
+        assert "Path=/admin" in cookie
+        assert "SameSite=Strict" in cookie
+        assert client.get("/admin", follow_redirects=False).status_code == 200
+        client.post("/admin/sign-out")
+        assert client.get("/admin", follow_redirects=False).status_code == 303
+        assert client.get("/account", follow_redirects=False).status_code == 200
+
+    @pytest.mark.parametrize(("name", "password"), [("demo", PASSWORD), ("admin", PASSWORD)])
+    def test_lets_nobody_else_in(self, browser: Browser, name: str, password: str) -> None:
+        assert sign_in_admin(browser(), name, password).status_code == 403
+
+    def test_takes_no_cookie_of_the_shop(self, browser: Browser) -> None:
+        client = browser()
+        sign_in(client, "admin", ADMIN_PASSWORD)
+        client.cookies.set("__Secure-admin", client.cookies["__Host-shop"])
+
+        assert client.get("/admin", follow_redirects=False).status_code == 303
+
+    def test_signs_a_user_out_everywhere(self, browser: Browser) -> None:
+        admin, customer = browser(), browser()
+        sign_in(customer)
+        sign_in_admin(admin)
+        assert "Firefox on Linux" in admin.get("/admin").text
+
+        done = admin.post("/admin/users/demo/sign-out").text
+
+        assert "Signed demo out of 1 devices." in done
+        assert customer.get("/account", follow_redirects=False).status_code == 303
+
+
+class TestWebsocket:
+    @pytest.fixture
+    def client(self) -> Iterator[TestClient]:
+        with TestClient(websocket.app, base_url=HTTPS) as client:
+            yield client
+
+    def test_keeps_what_was_said(self, client: TestClient) -> None:
+        client.post("/join?nickname=Ada")
+
+        with client.websocket_connect("wss://testserver/echo") as socket:
+            socket.send_text("hello")
+            assert socket.receive_text() == "Ada said: hello"
+
+        with client.websocket_connect("wss://testserver/echo") as socket:
+            socket.send_text("again")
+            assert socket.receive_text() == "Ada said: hello, again"
+
+    def test_ends_with_the_session(self, client: TestClient) -> None:
+        client.post("/join?nickname=Ada")
+
+        with client.websocket_connect("wss://testserver/echo") as socket:
+            client.post("/leave")
+            socket.send_text("hello?")
+            with pytest.raises(WebSocketDisconnect) as closed:
+                socket.receive_text()
+
+        assert closed.value.code == 1008
+
+    def test_needs_a_session(self, client: TestClient) -> None:
+        with (
+            pytest.raises(WebSocketDenialResponse) as denied,
+            client.websocket_connect("wss://testserver/echo"),
+        ):
+            pass
+
+        assert denied.value.status_code == 401
+
+    def test_refuses_another_origin(self, client: TestClient) -> None:
+        client.post("/join?nickname=Ada")
+
+        with (
+            pytest.raises(WebSocketDenialResponse) as denied,
+            client.websocket_connect(
+                "wss://testserver/echo", headers={"origin": "https://evil.example"}
+            ),
+        ):
+            pass
+
+        assert denied.value.status_code == 403
+
+
+class TestStreaming:
+    @pytest.fixture
+    def client(self) -> Iterator[TestClient]:
+        with TestClient(streaming.app, base_url=HTTPS) as client:
+            yield client
+
+    def test_a_stream_reads_the_session_and_writes_by_its_key(self, client: TestClient) -> None:
+        assert client.get("/download").text.startswith("download 1, line 1\n")
+        client.get("/download")
+
+        assert client.get("/").json() == {"downloads": 2, "finished": 2, "reports": []}
+
+    def test_a_background_task_writes_by_its_key(self, client: TestClient) -> None:
+        assert client.post("/report").status_code == 202
+
+        assert client.get("/").json()["reports"] == ["requested", "ready"]
+
+    def test_a_background_task_outlives_its_session(self, client: TestClient) -> None:
+        client.portal.call(streaming.write_report, "0" * 64)
+
+
+@contextmanager
+def uvicorn(target: str, port: int, **environment: str) -> Iterator[str]:
+    """The command that the example names, in a process of its own."""
+    command = [sys.executable, "-m", "uvicorn", target, "--port", str(port), "--log-level", "error"]
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | environment) as process:
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def until_it_answers(url: str) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            httpx.get(url)
+        except httpx.TransportError:
+            time.sleep(0.05)
+        else:
+            return
+    raise TimeoutError(url)
+
+
+def test_two_applications_share_the_sessions_of_a_service() -> None:
+    ports = [free_port() for _ in range(3)]
+    environment = {
+        "SESSION_SECRET": "an-example-secret-of-48-letters-for-this-test-01",
+        "SERVICE_TOKEN": "another-secret-of-48-letters-for-the-service-002",
+        "SERVICE_URL": f"http://127.0.0.1:{ports[0]}",
+    }
+    with ExitStack() as stack:
+        urls = [
+            stack.enter_context(uvicorn(f"examples.service:{name}", port, **environment))
+            for name, port in zip(("service", "shop", "blog"), ports, strict=True)
+        ]
+        for url in urls:
+            until_it_answers(url)
+        service, shop, blog = urls
+
+        signed_in = httpx.post(f"{shop}/sign-in?name=Ada")
+        # httpx keeps Secure cookies from http; browsers and curl don't on 127.0.0.1
+        cookie = {"cookie": signed_in.headers["set-cookie"].partition(";")[0]}
+
+        assert httpx.get(f"{blog}/").status_code == 401
+        assert httpx.get(f"{blog}/", headers=cookie).json() == {"welcome": "Ada"}
+        assert httpx.post(f"{blog}/sign-out", headers=cookie).status_code == 204
+        assert httpx.get(f"{blog}/", headers=cookie).status_code == 401
+        assert httpx.get(f"{service}/sessions/{'0' * 64}").status_code == 401
+
+
+def test_the_tests_of_your_app_pass() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    run = subprocess.run(
+        [*command, "examples/test_your_app.py"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout

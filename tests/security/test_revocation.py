@@ -1,0 +1,293 @@
+"""Ending sessions: what was ended stays ended, for everybody who holds its cookie, at once."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Depends, HTTPException
+
+from fastapi_async_sessions import MemoryStore, Session
+from fastapi_async_sessions.stores.redis import RedisStore
+from fastapi_async_sessions.testing import FrozenClock
+
+from ..apps import (
+    Data,
+    SpyStore,
+    browser,
+    cookie_value,
+    make_app,
+    make_provider,
+    set_cookie_kind,
+)
+
+TICK = timedelta(seconds=1)
+
+
+@pytest.fixture
+def clock() -> FrozenClock:
+    return FrozenClock()
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store(request, clock) -> AsyncIterator[SpyStore]:
+    if request.param == "memory":
+        yield SpyStore(MemoryStore(clock=clock))
+    else:
+        redis = RedisStore.from_url(request.getfixturevalue("redis_url"), clock=clock)
+        yield SpyStore(redis)
+        await redis.aclose()
+
+
+@pytest.fixture
+def get_session(store, clock) -> Any:
+    return make_provider(store, clock=clock)
+
+
+UserSession = Session[Data]
+
+
+@pytest.fixture
+def app(get_session, clock) -> Any:
+    """Signs in and out, lists devices, ends one of them or all others, changes the password."""
+    app = make_app()
+    site_session = Annotated[UserSession, Depends(get_session)]
+    signed_in = Annotated[UserSession, Depends(get_session.signed_in())]
+
+    @app.get("/")
+    async def read(session: site_session) -> dict[str, Any]:
+        return {"new": session.is_new, "subject": session.subject, "count": session.data.count}
+
+    @app.post("/change")
+    async def change(session: site_session) -> None:
+        session.data.count += 1
+
+    @app.post("/sign-in/{name}")
+    async def sign_in(session: site_session, name: str) -> None:
+        session.renew(subject=name)
+
+    @app.post("/sign-out")
+    async def sign_out(session: site_session) -> None:
+        await session.destroy()
+
+    @app.post("/sign-out-and-fail")
+    async def sign_out_and_fail(session: site_session) -> None:
+        await session.destroy()
+        raise HTTPException(418)
+
+    @app.get("/devices")
+    async def devices(session: signed_in) -> list[str]:
+        return [each.key for each in await get_session.sessions(session.subject)]
+
+    @app.post("/devices/{key}/end")
+    async def end(session: signed_in, key: str) -> bool:
+        return await get_session.revoke(key, subject=session.subject)
+
+    @app.post("/password")
+    async def password(session: signed_in) -> int:
+        return await get_session.revoke_all(session.subject, keep=session)
+
+    @app.post("/password-and-renew")
+    async def password_and_renew(session: signed_in) -> int:
+        session.renew()
+        count = await get_session.revoke_all(session.subject, keep=session)
+        session.data.count = 99
+        return count
+
+    @app.post("/password-and-sign-in")
+    async def password_and_sign_in(session: signed_in) -> int:
+        subject = session.subject
+        count = await get_session.revoke_all(subject, keep=session)
+        session.renew(subject=subject)
+        return count
+
+    @app.post("/reset/{name}")
+    async def reset(session: site_session, name: str) -> int:
+        count = await get_session.revoke_all(name, keep=session)
+        session.renew(subject=name)
+        return count
+
+    return app
+
+
+async def signed_in(app: Any, name: str = "ada") -> Any:
+    client = browser(app)
+    assert (await client.post(f"/sign-in/{name}")).status_code == 200
+    return client
+
+
+async def is_alive(client: Any) -> bool:
+    return not (await client.get("/")).json()["new"]
+
+
+async def test_signing_out_ends_the_session_for_whoever_has_the_cookie(app, store):
+    """The record is gone, the browser forgets the cookie, and a copy of it opens nothing."""
+    client = browser(app)
+    copy = cookie_value(await client.post("/sign-in/ada"))
+    assert set_cookie_kind(await client.post("/sign-out")) == "removed"
+    assert await store.held() == {}
+    assert not await is_alive(browser(app, copy))
+
+
+async def test_signing_out_holds_when_the_route_raises_after_it(app):
+    """What was destroyed stays so."""
+    client = browser(app)
+    copy = cookie_value(await client.post("/sign-in/ada"))
+    assert (await client.post("/sign-out-and-fail")).status_code == 418
+    assert not await is_alive(browser(app, copy))
+
+
+async def test_signing_out_without_a_session_stores_nothing(app, store):
+    """Nor does it set or remove a cookie."""
+    response = await browser(app).post("/sign-out")
+    assert (set_cookie_kind(response), store.calls) == (None, [])
+
+
+async def test_a_slow_request_of_a_session_that_was_ended_revives_nothing(app, get_session, store):
+    """It loaded before and committed after: no record, no cookie, and no error for its user."""
+    client = browser(app)
+    copy = cookie_value(await client.post("/sign-in/ada"))
+
+    @app.post("/slow")
+    async def slow(session: Annotated[UserSession, Depends(get_session)]) -> None:
+        await browser(app, copy).post("/sign-out")
+        session.data.count = 1
+
+    response = await browser(app, copy).post("/slow")
+    assert (response.status_code, set_cookie_kind(response)) == (200, None)
+    assert await store.held() == {}
+    assert not await is_alive(browser(app, copy))
+
+
+async def test_a_device_that_was_ended_is_out_at_its_next_request(app):
+    """From the list of devices, by key; the one that ended it stays."""
+    here = await signed_in(app)
+    (own,) = (await here.get("/devices")).json()
+    there = await signed_in(app)
+    (key,) = set((await here.get("/devices")).json()) - {own}
+    assert (await here.post(f"/devices/{key}/end")).json() is True
+    assert (await here.post(f"/devices/{key}/end")).json() is False
+    assert not await is_alive(there)
+    assert await is_alive(here)
+
+
+async def test_nobody_ends_the_devices_of_somebody_else(app):
+    """A key of another user's in the form: False, and that user stays signed in."""
+    ada, bob = await signed_in(app, "ada"), await signed_in(app, "bob")
+    (key,) = (await bob.get("/devices")).json()
+    assert (await ada.post(f"/devices/{key}/end")).json() is False
+    assert await is_alive(bob)
+
+
+async def test_a_listed_key_opens_nothing(app):
+    """Keys in a page, a log or a proxy's history are no cookies."""
+    client = await signed_in(app)
+    for key in (await client.get("/devices")).json():
+        assert not await is_alive(browser(app, key))
+        assert not await is_alive(browser(app, f"{key}.{'A' * 43}"))
+
+
+async def test_a_new_password_signs_the_other_devices_out(app):
+    """``revoke_all(subject, keep=session)``: this one stays, and the count is the others'."""
+    here, others = await signed_in(app), [await signed_in(app) for _ in range(3)]
+    bob = await signed_in(app, "bob")
+    assert (await here.post("/password")).json() == 3
+    assert await is_alive(here)
+    assert [await is_alive(client) for client in others] == [False] * 3
+    assert await is_alive(bob)
+
+
+async def test_the_kept_session_may_renew_in_the_same_request(app):
+    """As it should when the password changes: data and sign-in survive under a new token."""
+    here, other = await signed_in(app), await signed_in(app)
+    old = here.cookies.get("__Host-session")
+    response = await here.post("/password-and-renew")
+    assert (response.status_code, response.json()) == (200, 1)
+    assert cookie_value(response) != old
+    assert (await here.get("/")).json() == {"new": False, "subject": "ada", "count": 99}
+    assert not await is_alive(other)
+    assert not await is_alive(browser(app, old))
+
+
+async def test_the_kept_session_may_sign_in_in_the_same_request(app):
+    """The mark that ends sign-ins under way does not count for the request that wrote it."""
+    here, other = await signed_in(app), await signed_in(app)
+    response = await here.post("/password-and-sign-in")
+    assert (response.status_code, response.json()) == (200, 1)
+    assert (await here.get("/")).json()["subject"] == "ada"
+    assert not await is_alive(other)
+
+
+async def test_a_password_reset_signs_in_and_ends_all_that_was_before(app):
+    """The session that is kept may be a new one that has no key yet."""
+    thieves = [await signed_in(app) for _ in range(2)]
+    owner = browser(app)
+    response = await owner.post("/reset/ada")
+    assert (response.status_code, response.json()) == (200, 2)
+    assert (await owner.get("/")).json()["subject"] == "ada"
+    assert [await is_alive(client) for client in thieves] == [False, False]
+
+
+async def test_a_sign_in_that_began_before_a_revocation_ends_with_it(app, get_session, clock):
+    """Its password was checked, and changed before the answer: 409, no cookie, no record."""
+
+    @app.post("/slow-sign-in")
+    async def slow_sign_in(session: Annotated[UserSession, Depends(get_session)]) -> None:
+        clock.advance(TICK)
+        assert await get_session.revoke_all("ada") == 0
+        clock.advance(TICK)
+        session.renew(subject="ada")
+
+    response = await browser(app).post("/slow-sign-in")
+    assert (response.status_code, set_cookie_kind(response)) == (409, None)
+    assert await get_session.sessions("ada") == []
+
+
+async def test_a_sign_in_after_a_revocation_is_welcome(app, get_session, clock):
+    """Another sign-in under the new password, a moment later."""
+    await signed_in(app)
+    await get_session.revoke_all("ada")
+    clock.advance(TICK)
+    client = await signed_in(app)
+    assert await is_alive(client)
+    assert len(await get_session.sessions("ada")) == 1
+
+
+async def test_the_mark_of_a_revocation_is_that_user_s_alone(app, get_session, clock):
+    """Others sign in undisturbed while it is written."""
+
+    @app.post("/slow-sign-in")
+    async def slow_sign_in(session: Annotated[UserSession, Depends(get_session)]) -> None:
+        clock.advance(TICK)
+        await get_session.revoke_all("bob")
+        session.renew(subject="ada")
+
+    client = browser(app)
+    assert (await client.post("/slow-sign-in")).status_code == 200
+    assert (await client.get("/")).json()["subject"] == "ada"
+
+
+async def test_a_user_who_was_disabled_is_out_at_the_next_request(app, get_session, clock):
+    """No cache stands between the store and the request."""
+    clients = [await signed_in(app) for _ in range(2)]
+    for client in clients:
+        assert await is_alive(client)
+    await get_session.revoke_all("ada")
+    for client in clients:
+        response = await client.get("/devices")
+        assert response.status_code == 401
+        # no deletion: it could erase the cookie of a sign-in in another tab
+        assert set_cookie_kind(response) is None
+
+
+async def test_a_revocation_that_fails_half_way_says_so_and_can_be_repeated(
+    app, get_session, store
+):
+    """An error, never a count; the second call ends the rest."""
+    clients = [await signed_in(app) for _ in range(2)]
+    store.failing = {"delete"}
+    response = await clients[0].post("/password")
+    assert response.status_code == 503
+    store.failing = set()
+    assert (await clients[0].post("/password")).json() == 1
+    assert not await is_alive(clients[1])

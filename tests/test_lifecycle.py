@@ -1,0 +1,1054 @@
+"""What a session does over its life, over HTTP: one table says it for every kind of response.
+
+``TABLE`` is the specification: what a route did with its session, what then left with the
+response, and what the store holds. It holds for each kind of response that a route can give and
+for each way in which a route can end, on a store in memory and on a real Redis.
+"""
+
+import asyncio
+import copy
+import importlib.util
+import json
+import logging
+import pickle
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import pytest
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
+from fastapi.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    RedirectResponse,
+    StreamingResponse,
+)
+
+from fastapi_async_sessions import (
+    MemoryStore,
+    Session,
+    SessionClosed,
+    SessionEvent,
+    StoreUnavailable,
+)
+from fastapi_async_sessions.stores.redis import RedisStore
+from fastapi_async_sessions.testing import FrozenClock
+
+from .apps import (
+    Data,
+    Line,
+    SpyStore,
+    browser,
+    call,
+    cookie_value,
+    make_app,
+    make_provider,
+    session_cookies,
+    set_cookie_kind,
+)
+
+HAS_GENERATOR_ROUTES = importlib.util.find_spec("fastapi.sse") is not None
+
+# what a route does with its session
+
+
+async def unchanged(session: Session[Data]) -> None:
+    assert session.data.count in (0, 1)
+
+
+async def changed(session: Session[Data]) -> None:
+    session.data.count += 1
+
+
+async def changed_deep(session: Session[Data]) -> None:
+    session.data.lines[0].tags.append("blue")
+
+
+async def assigned(session: Session[Data]) -> None:
+    session.data = Data(count=7)
+
+
+async def assigned_equal(session: Session[Data]) -> None:
+    session.data = session.data.model_copy(deep=True)
+
+
+async def default_again(session: Session[Data]) -> None:
+    session.data.count += 1
+    session.data = Data()
+
+
+async def renewed(session: Session[Data]) -> None:
+    session.renew()
+
+
+async def renewed_twice_and_changed(session: Session[Data]) -> None:
+    session.renew()
+    session.data.count += 1
+    session.renew()
+
+
+async def signed_in(session: Session[Data]) -> None:
+    session.renew(subject="ada")
+
+
+async def signed_in_and_changed(session: Session[Data]) -> None:
+    session.data.count += 1
+    session.renew(subject="ada")
+
+
+async def destroyed(session: Session[Data]) -> None:
+    await session.destroy()
+
+
+async def destroyed_not_awaited(session: Session[Data]) -> None:
+    session.destroy()
+
+
+async def destroyed_then_changed(session: Session[Data]) -> None:
+    await session.destroy()
+    session.data.count = 5
+
+
+async def destroyed_not_awaited_then_changed(session: Session[Data]) -> None:
+    session.destroy()
+    session.data.count = 5
+
+
+async def renewed_then_destroyed(session: Session[Data]) -> None:
+    session.renew(subject="ada")
+    session.data.count = 5
+    await session.destroy()
+
+
+async def destroyed_then_signed_in(session: Session[Data]) -> None:
+    await session.destroy()
+    session.renew(subject="ada")
+
+
+async def committed_then_changed(session: Session[Data]) -> None:
+    session.data.count += 1
+    await session.commit()
+    session.data.count += 10
+
+
+async def renewed_and_committed(session: Session[Data]) -> None:
+    session.renew()
+    await session.commit()
+
+
+async def committed_twice(session: Session[Data]) -> None:
+    session.data.count += 1
+    await session.commit()
+    await session.commit()
+
+
+# what is left of it
+
+
+class Left(NamedTuple):
+    """After the request: what ``Set-Cookie`` did, what the store holds, which calls it had."""
+
+    cookie: str | None
+    held: str | None
+    calls: str
+
+
+class Row(NamedTuple):
+    """What an action leaves when the route returned, and when it raised."""
+
+    returned: Left
+    raised: Left
+
+
+Action = Callable[[Session[Data]], Awaitable[None]]
+
+# An anonymous visitor without a cookie: nothing is loaded.
+NOTHING = Left(None, None, "")
+NEW: dict[Action, Row] = {
+    unchanged: Row(NOTHING, NOTHING),
+    changed: Row(Left("sent", "1", "create"), NOTHING),
+    assigned: Row(Left("sent", "7", "create"), NOTHING),
+    default_again: Row(NOTHING, NOTHING),
+    renewed: Row(NOTHING, NOTHING),
+    signed_in: Row(Left("sent", "0 ada", "create load"), NOTHING),
+    destroyed: Row(NOTHING, NOTHING),
+    destroyed_then_changed: Row(Left("sent", "5", "create"), NOTHING),
+    committed_then_changed: Row(
+        Left("sent", "11", "create save"),
+        Left("sent", "1", "create"),
+    ),
+    committed_twice: Row(Left("sent", "1", "create"), Left("sent", "1", "create")),
+}
+
+# A visitor with a stored session: count 1, and one line with the tag "red".
+AS_IT_WAS = Left(None, "1 red", "load")
+ENDED = Left("removed", None, "load delete")
+STORED: dict[Action, Row] = {
+    unchanged: Row(AS_IT_WAS, AS_IT_WAS),
+    changed: Row(Left(None, "2 red", "load save"), AS_IT_WAS),
+    changed_deep: Row(Left(None, "1 red,blue", "load save"), AS_IT_WAS),
+    assigned: Row(Left(None, "7", "load save"), AS_IT_WAS),
+    assigned_equal: Row(AS_IT_WAS, AS_IT_WAS),
+    default_again: Row(Left(None, "0", "load save"), AS_IT_WAS),
+    renewed: Row(Left("sent", "1 red", "load save"), AS_IT_WAS),
+    renewed_twice_and_changed: Row(Left("sent", "2 red", "load save"), AS_IT_WAS),
+    signed_in: Row(Left("sent", "1 red ada", "load save load"), AS_IT_WAS),
+    signed_in_and_changed: Row(Left("sent", "2 red ada", "load save load"), AS_IT_WAS),
+    destroyed: Row(ENDED, ENDED),
+    destroyed_not_awaited: Row(ENDED, ENDED),
+    destroyed_then_changed: Row(Left("sent", "5", "load delete create"), ENDED),
+    destroyed_not_awaited_then_changed: Row(Left("sent", "5", "load delete create"), ENDED),
+    renewed_then_destroyed: Row(ENDED, ENDED),
+    destroyed_then_signed_in: Row(Left("sent", "0 ada", "load delete create load"), ENDED),
+    committed_then_changed: Row(
+        Left(None, "12 red", "load save save"),
+        Left(None, "2 red", "load save"),
+    ),
+    renewed_and_committed: Row(
+        Left("sent", "1 red", "load save"),
+        Left("sent", "1 red", "load save"),
+    ),
+}
+
+# the kinds of response
+
+
+def as_text(session: Session[Data]) -> str:
+    tags = ",".join(tag for line in session.data.lines for tag in line.tags)
+    return " ".join(filter(None, [str(session.data.count), tags, session.subject]))
+
+
+async def chunks(session: Session[Data]) -> AsyncIterator[str]:
+    for part in ("still ", "readable: ", str(session.data.count)):
+        yield part
+
+
+KINDS: dict[str, tuple[int, Callable[[Session[Data]], Any]]] = {
+    "dict": (200, lambda session: {"count": session.data.count}),
+    "model": (200, lambda session: session.data),
+    "None with 204": (204, lambda session: None),
+    "JSONResponse": (200, lambda session: JSONResponse({"count": session.data.count})),
+    "RedirectResponse": (303, lambda session: RedirectResponse("/me", 303)),
+    "HTMLResponse": (200, lambda session: HTMLResponse("<p>")),
+    "FileResponse": (200, lambda session: FileResponse(Path(__file__))),
+    "StreamingResponse": (200, lambda session: StreamingResponse(chunks(session))),
+}
+GENERATOR_KINDS = ("SSE generator", "JSONL generator")
+INVALID = "422"
+ENDINGS = {
+    "returned": 0,
+    "raised HTTPException": 418,
+    "raised an unhandled error": 500,
+    "raised an error with a handler": 409,
+}
+
+
+class HandledError(Exception):
+    """An error that the application has a handler for."""
+
+
+def end(how: str) -> None:
+    if how == "raised HTTPException":
+        raise HTTPException(418)
+    if how == "raised an unhandled error":
+        raise RuntimeError("unhandled")
+    if how == "raised an error with a handler":
+        raise HandledError
+
+
+def add_route(app: FastAPI, get_session: Any, kind: str, action: Action, ending: str) -> int:
+    """Add the route ``/act`` and return the status that it answers with when it returns."""
+    UserSession = Annotated[Session[Data], Depends(get_session)]
+
+    async def acting(session: UserSession) -> Session[Data]:
+        await action(session)
+        end(ending)
+        return session
+
+    # what a generator does comes after the commit, and a 422 before the route
+    Acted = Annotated[Session[Data], Depends(acting)]
+
+    if kind == INVALID:
+
+        @app.get("/act")
+        async def invalid(session: Acted, missing: int) -> None:
+            raise AssertionError("the route ran")
+
+        return 422
+    if kind in GENERATOR_KINDS:
+        options: dict[str, Any] = {}
+        if kind == "SSE generator":
+            from fastapi.sse import EventSourceResponse
+
+            options["response_class"] = EventSourceResponse
+
+        @app.get("/act", **options)
+        async def generate(session: Acted) -> AsyncIterator[dict[str, int]]:
+            yield {"count": session.data.count}
+
+        return 200
+    status, response = KINDS[kind]
+
+    @app.get("/act", status_code=status, response_model=None)
+    async def act(session: UserSession) -> Any:
+        await action(session)
+        end(ending)
+        return response(session)
+
+    return status
+
+
+def add_me(app: FastAPI, get_session: Any) -> None:
+    """Add ``/me``, which tells what a session is, and ``/begin``, which begins one."""
+
+    @app.get("/me")
+    async def me(session: Annotated[Session[Data], Depends(get_session)]) -> str:
+        return "new" if session.is_new else as_text(session)
+
+    @app.get("/begin")
+    async def begin(session: Annotated[Session[Data], Depends(get_session)]) -> None:
+        session.data = Data(count=1, lines=[Line(name="x", tags=["red"])])
+
+
+def make_lifecycle_app(get_session: Any) -> FastAPI:
+    app = make_app()
+    add_me(app, get_session)
+
+    @app.exception_handler(HandledError)
+    async def handle(request: Any, error: HandledError) -> JSONResponse:
+        return JSONResponse({"handled": True}, 409)
+
+    return app
+
+
+async def what_is_seen(app: FastAPI, cookie: str | None) -> str:
+    async with browser(app, cookie) as client:
+        return str((await client.get("/me")).json())
+
+
+@pytest.fixture
+def clock() -> FrozenClock:
+    return FrozenClock()
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store(request: pytest.FixtureRequest, clock: FrozenClock) -> AsyncIterator[SpyStore]:
+    if request.param == "memory":
+        yield SpyStore(MemoryStore(clock=clock))
+        return
+    inner = RedisStore.from_url(request.getfixturevalue("redis_url"), clock=clock)
+    yield SpyStore(inner)
+    await inner.aclose()
+
+
+def rows() -> list[Any]:
+    """Every action, with a stored session and without."""
+    tables = {"new": NEW, "stored": STORED}
+    return [
+        pytest.param(name == "stored", action, row, id=f"{name}-{action.__name__}")
+        for name, table in tables.items()
+        for action, row in table.items()
+    ]
+
+
+def ways() -> list[Any]:
+    """Every kind of response with every ending; on Redis each once, for it knows neither."""
+    without_generators = pytest.mark.skipif(
+        not HAS_GENERATOR_ROUTES, reason="this FastAPI has no generator routes"
+    )
+    return [
+        pytest.param(
+            store, kind, ending, marks=without_generators if kind in GENERATOR_KINDS else ()
+        )
+        for store in ("memory", "redis")
+        for kind in (*KINDS, *GENERATOR_KINDS, INVALID)
+        for ending in ENDINGS
+        if store == "memory" or kind == "model" or ending == "returned"
+    ]
+
+
+@pytest.mark.parametrize(("begins_stored", "action", "row"), rows())
+@pytest.mark.parametrize(("store", "kind", "ending"), ways(), indirect=["store"])
+async def test_the_table(
+    store: SpyStore,
+    clock: FrozenClock,
+    kind: str,
+    ending: str,
+    begins_stored: bool,
+    action: Action,
+    row: Row,
+) -> None:
+    """The store, the cookie, the cache headers and the next request are as the table says."""
+    get_session = make_provider(store, clock=clock)
+    app = make_lifecycle_app(get_session)
+    status = add_route(app, get_session, kind, action, ending)
+    returned = ending == "returned" and kind != INVALID
+    left = row.returned if returned else row.raised
+    async with browser(app) as client:
+        before = None
+        if begins_stored:
+            before = cookie_value(await client.get("/begin"))
+        store.calls.clear()
+
+        response = await client.get("/act")
+
+        assert response.status_code == (ENDINGS[ending] or status)
+        assert " ".join(store.calls) == left.calls
+        assert [await held(get_session, key) for key in await store.held()] == [
+            text for text in [left.held] if text is not None
+        ]
+        # an unhandled error is answered outside of the application's routes, without headers
+        is_bare = ending == "raised an unhandled error"
+        cookie = None if is_bare else left.cookie
+        assert set_cookie_kind(response) == cookie
+        assert ("vary" in response.headers) is not is_bare
+        assert is_bare or response.headers["vary"] == "Cookie"
+        assert (response.headers.get("cache-control") == "no-store") is (cookie is not None)
+        if not is_bare or left.cookie != "sent":
+            assert (await client.get("/me")).json() == (left.held or "new")
+    if before is not None:
+        lives = left.cookie is None
+        assert await what_is_seen(app, before) == (left.held if lives else "new")
+
+
+async def held(get_session: Any, key: str) -> str:
+    async with get_session.open(key) as session:
+        return as_text(session)
+
+
+# a store that nobody fills, and one that fails
+
+
+async def test_anonymous_readers_leave_nothing(
+    store: SpyStore, request: pytest.FixtureRequest
+) -> None:
+    """A hundred reads without a cookie: no record, no cookie, no call of the store."""
+    get_session = make_provider(store)
+    app = make_lifecycle_app(get_session)
+    async with browser(app) as client:
+        for _ in range(100):
+            response = await client.get("/me")
+            assert (response.json(), set_cookie_kind(response)) == ("new", None)
+    assert (store.calls, await store.held()) == ([], {})
+    if isinstance(store.inner, RedisStore):
+        assert request.getfixturevalue("redis_server").command("DBSIZE") == 0
+
+
+FAILING_COMMITS: dict[Action, str] = {
+    changed: "save",
+    renewed: "save",
+    signed_in: "save",
+    destroyed: "delete",
+    destroyed_not_awaited: "delete",
+    destroyed_then_changed: "delete",
+}
+
+
+@pytest.mark.parametrize("kind", ["model", "RedirectResponse", "StreamingResponse"])
+@pytest.mark.parametrize("action", FAILING_COMMITS)
+async def test_a_failed_commit_is_a_503_and_leaves_all_as_it_was(
+    store: SpyStore, clock: FrozenClock, action: Action, kind: str
+) -> None:
+    """The client is told to come back, gets no cookie, and the one it has works on."""
+    get_session = make_provider(store, clock=clock)
+    app = make_lifecycle_app(get_session)
+    add_route(app, get_session, kind, action, "returned")
+    async with browser(app) as client:
+        before = cookie_value(await client.get("/begin"))
+        store.failing = {FAILING_COMMITS[action]}
+        response = await client.get("/act")
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert (set_cookie_kind(response), response.headers["vary"]) == (None, "Cookie")
+        store.failing = set()
+        assert (await client.get("/me")).json() == "1 red"
+    assert await what_is_seen(app, before) == "1 red"
+    assert len(await store.held()) == 1
+
+
+@pytest.mark.parametrize("action", [changed, signed_in])
+async def test_a_session_that_could_not_be_created_sets_no_cookie(
+    store: SpyStore, action: Action
+) -> None:
+    """A cookie never leaves for a session that is not stored."""
+    get_session = make_provider(store)
+    app = make_lifecycle_app(get_session)
+    add_route(app, get_session, "model", action, "returned")
+    store.failing = {"create"}
+    async with browser(app) as client:
+        response = await client.get("/act")
+    assert (response.status_code, set_cookie_kind(response)) == (503, None)
+    assert await store.held() == {}
+
+
+async def test_a_destroy_that_fails_is_told_although_the_route_raised(
+    store: SpyStore, clock: FrozenClock
+) -> None:
+    """Who signed out and still has a session must know: the 503 goes before the route's error."""
+    get_session = make_provider(store, clock=clock)
+    app = make_lifecycle_app(get_session)
+    add_route(app, get_session, "model", destroyed_not_awaited, "raised HTTPException")
+    async with browser(app) as client:
+        await client.get("/begin")
+        store.failing = {"delete"}
+        response = await client.get("/act")
+        store.failing = set()
+        assert (response.status_code, set_cookie_kind(response)) == (503, None)
+        assert (await client.get("/me")).json() == "1 red"
+
+
+async def test_a_store_that_cannot_read_is_a_503_and_never_a_new_session(
+    store: SpyStore, clock: FrozenClock
+) -> None:
+    """Nobody is signed out by an outage: no cookie goes out, and afterwards the old one works."""
+    get_session = make_provider(store, clock=clock)
+    app = make_lifecycle_app(get_session)
+    async with browser(app) as client:
+        await client.get("/begin")
+        store.failing = {"load"}
+        for path in ("/me", "/begin"):
+            response = await client.get(path)
+            assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+            assert set_cookie_kind(response) is None
+        store.failing = set()
+        assert (await client.get("/me")).json() == "1 red"
+    assert store.writes == ["create"]
+
+
+async def test_routes_without_a_session_never_ask_the_store() -> None:
+    """They work while it is down, with a session's cookie too; so do docs, 404 and 405."""
+    store = SpyStore(MemoryStore())
+    get_session = make_provider(store)
+    app = make_lifecycle_app(get_session)
+
+    @app.get("/plain")
+    async def plain() -> str:
+        return "plain"
+
+    async with browser(app) as client:
+        await client.get("/begin")
+        store.calls.clear()
+        store.failing = {"create", "load", "save", "delete"}
+        statuses = [(await client.get(path)).status_code for path in ("/plain", "/docs", "/no")]
+        statuses.append((await client.post("/plain")).status_code)
+        assert statuses == [200, 200, 404, 405]
+        plain_response = await client.get("/plain")
+    assert {"vary", "cache-control", "set-cookie"}.isdisjoint(plain_response.headers)
+    assert store.calls == []
+
+
+async def test_a_redis_that_was_killed_comes_back(
+    start_redis: Callable[..., Any], clock: FrozenClock
+) -> None:
+    """503 while it is gone; afterwards the same process and the same cookie go on."""
+    server = start_redis("--appendonly", "yes", "--appendfsync", "always")
+    store = RedisStore.from_url(server.url, clock=clock)
+    get_session = make_provider(store, clock=clock)
+    app = make_lifecycle_app(get_session)
+    add_route(app, get_session, "model", changed, "returned")
+
+    @app.get("/plain")
+    async def plain() -> str:
+        return "plain"
+
+    async with browser(app) as client:
+        await client.get("/begin")
+        server.kill()
+        for path in ("/me", "/act"):
+            response = await client.get(path)
+            assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+            assert set_cookie_kind(response) is None
+        assert (await client.get("/plain")).json() == "plain"
+        server.restart()
+        assert (await client.get("/me")).json() == "1 red"
+        assert (await client.get("/act")).status_code == 200
+        assert (await client.get("/me")).json() == "2 red"
+    await store.aclose()
+
+
+async def test_a_redis_that_dies_while_the_route_runs_is_a_503(
+    start_redis: Callable[..., Any], clock: FrozenClock
+) -> None:
+    """The load was fine, the commit is not: an error, no cookie, and the old cookie works on."""
+    server = start_redis("--appendonly", "yes", "--appendfsync", "always")
+    store = RedisStore.from_url(server.url, clock=clock)
+    get_session = make_provider(store, clock=clock)
+    app = make_lifecycle_app(get_session)
+
+    @app.get("/act")
+    async def act(session: Annotated[Session[Data], Depends(get_session)]) -> None:
+        session.renew(subject="ada")
+        server.kill()
+
+    async with browser(app) as client:
+        await client.get("/begin")
+        response = await client.get("/act")
+        assert (response.status_code, set_cookie_kind(response)) == (503, None)
+        server.restart()
+        assert (await client.get("/me")).json() == "1 red"
+    await store.aclose()
+
+
+async def test_a_redis_that_hangs_is_a_503_in_time(
+    start_redis: Callable[..., Any], clock: FrozenClock
+) -> None:
+    """A store that takes calls and never answers holds no request beyond ``store_timeout``."""
+    server = start_redis()
+    store = RedisStore.from_url(server.url, clock=clock)
+    get_session = make_provider(store, clock=clock, store_timeout=timedelta(milliseconds=50))
+    app = make_lifecycle_app(get_session)
+    async with browser(app) as client:
+        await client.get("/begin")
+        server.pause()
+        response = await client.get("/me")
+        server.resume()
+        assert (response.status_code, set_cookie_kind(response)) == (503, None)
+        assert (await client.get("/me")).json() == "1 red"
+    await store.aclose()
+
+
+async def test_an_application_starts_while_its_store_is_down(
+    start_redis: Callable[..., Any],
+) -> None:
+    """Nothing connects at import or start; the readiness check tells, and requests answer 503."""
+    server = start_redis()
+    store = RedisStore.from_url(server.url)
+    get_session = make_provider(store)
+    app = make_lifecycle_app(get_session)
+    async with browser(app) as client:
+        cookie = cookie_value(await client.get("/begin"))
+    server.kill()
+    async with get_session.lifespan(app), browser(app, cookie) as client:
+        with pytest.raises(StoreUnavailable):
+            await get_session.check()
+        assert (await client.get("/me")).status_code == 503
+        server.restart()
+        await get_session.check()
+        assert (await client.get("/me")).json() == "new"
+
+
+async def test_an_error_of_a_users_own_store_is_a_503_without_its_text(
+    clock: FrozenClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a driver says may hold a password: neither the client nor the log sees it."""
+
+    class Broken(SpyStore):
+        async def save(self, key: str, record: Any, *, replaces: str) -> bool:
+            raise ValueError(f"password=hunter2 {record.body!r}")
+
+    get_session = make_provider(Broken(MemoryStore(clock=clock)), clock=clock)
+    app = make_lifecycle_app(get_session)
+    add_route(app, get_session, "model", changed, "returned")
+    caplog.set_level(logging.DEBUG)
+    async with browser(app) as client:
+        await client.get("/begin")
+        response = await client.get("/act")
+        assert (response.status_code, set_cookie_kind(response)) == (503, None)
+        assert "hunter2" not in response.text + caplog.text
+        assert "the store raised ValueError" in caplog.text
+        assert (await client.get("/me")).json() == "1 red"
+
+
+async def test_a_commit_that_takes_too_long_is_a_503(clock: FrozenClock) -> None:
+    """A write without an end is given up after ``commit_timeout``, and an event tells."""
+
+    class Endless(SpyStore):
+        async def save(self, key: str, record: Any, *, replaces: str) -> bool:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    events: list[SessionEvent] = []
+    get_session = make_provider(
+        Endless(MemoryStore(clock=clock)),
+        clock=clock,
+        commit_timeout=timedelta(milliseconds=20),
+        on_event=events.append,
+    )
+    app = make_lifecycle_app(get_session)
+    add_route(app, get_session, "model", renewed, "returned")
+    async with browser(app) as client:
+        await client.get("/begin")
+        response = await client.get("/act")
+        assert (response.status_code, set_cookie_kind(response)) == (503, None)
+        assert (await client.get("/me")).json() == "1 red"
+    assert [event.kind for event in events] == ["created", "store_error"]
+
+
+async def test_a_hook_that_fails_changes_nothing(
+    clock: FrozenClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``on_event`` is told and its errors are logged; sign-in and sign-out go on."""
+
+    def hook(event: SessionEvent) -> None:
+        raise RuntimeError("a broken hook")
+
+    get_session = make_provider(clock=clock, on_event=hook)
+    app = make_lifecycle_app(get_session)
+    add_route(app, get_session, "model", signed_in, "returned")
+    async with browser(app) as client:
+        await client.get("/begin")
+        assert (await client.get("/act")).status_code == 200
+        assert (await client.get("/me")).json() == "1 red ada"
+    assert "a broken hook" in caplog.text
+
+
+async def test_a_response_that_its_model_refuses_rolls_back() -> None:
+    """The route returned, FastAPI could not make a response of it: nothing is stored."""
+    store = SpyStore(MemoryStore())
+    get_session = make_provider(store)
+    app = make_app()
+
+    @app.get("/act")
+    async def act(session: Annotated[Session[Data], Depends(get_session)]) -> Data:
+        session.data.count = 5
+        return {"count": "not a number"}  # type: ignore[return-value]
+
+    async with browser(app) as client:
+        response = await client.get("/act")
+    assert (response.status_code, set_cookie_kind(response)) == (500, None)
+    assert store.calls == []
+
+
+# when it happens
+
+
+@pytest.mark.parametrize("kind", ["model", "RedirectResponse", "FileResponse", "StreamingResponse"])
+async def test_the_write_is_done_when_the_first_byte_leaves(kind: str) -> None:
+    """Who follows a redirect finds what the request before it wrote."""
+    store = SpyStore(MemoryStore())
+    get_session = make_provider(store)
+    app = make_lifecycle_app(get_session)
+    add_route(app, get_session, kind, changed, "returned")
+    writes_at_start: list[list[str]] = []
+
+    async def watched(scope: Any, receive: Any, send: Any) -> None:
+        async def watching_send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                writes_at_start.append(store.writes)
+            await send(message)
+
+        await app(scope, receive, watching_send)
+
+    await call(watched, "/act")
+    assert writes_at_start == [["create"]]
+
+
+class GateStore(SpyStore):
+    """Holds each save until the gate opens."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner)
+        self.reached = asyncio.Event()
+        self.gate = asyncio.Event()
+
+    async def save(self, key: str, record: Any, *, replaces: str) -> bool:
+        self.reached.set()
+        await self.gate.wait()
+        return await super().save(key, record, replaces=replaces)
+
+
+async def test_a_request_that_is_cancelled_before_its_commit_commits_nothing(
+    clock: FrozenClock,
+) -> None:
+    """The state is as before, but for a ``destroy()`` that was awaited."""
+    store = SpyStore(MemoryStore(clock=clock))
+    get_session = make_provider(store, clock=clock)
+    app = make_lifecycle_app(get_session)
+    reached = asyncio.Event()
+
+    @app.get("/slow")
+    async def slow(
+        session: Annotated[Session[Data], Depends(get_session)], destroy: bool = False
+    ) -> None:
+        if destroy:
+            await session.destroy()
+        session.data.count = 99
+        reached.set()
+        await asyncio.Event().wait()
+
+    async with browser(app) as client:
+        await client.get("/begin")
+        for query, then in (("", "1 red"), ("?destroy=1", "new")):
+            reached.clear()
+            task = asyncio.create_task(client.get("/slow" + query))
+            await reached.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (await client.get("/me")).json() == then
+    assert store.writes == ["create", "delete"]
+
+
+async def test_a_request_that_is_cancelled_in_its_commit_finishes_it(clock: FrozenClock) -> None:
+    """The write is done whole, however often the task is cancelled; then the cancel goes on."""
+    store = GateStore(MemoryStore(clock=clock))
+    get_session = make_provider(store, clock=clock)
+    app = make_lifecycle_app(get_session)
+    add_route(app, get_session, "model", changed, "returned")
+    async with browser(app) as client:
+        await client.get("/begin")
+        task = asyncio.create_task(client.get("/act"))
+        await store.reached.wait()
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0)
+        assert not task.done()
+        store.gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (await client.get("/me")).json() == "2 red"
+
+
+async def test_a_stream_that_breaks_keeps_what_was_committed() -> None:
+    """The commit was before the first byte: what fails afterwards takes nothing back."""
+    get_session = make_provider()
+    app = make_lifecycle_app(get_session)
+
+    async def breaking() -> AsyncIterator[str]:
+        yield "first"
+        raise RuntimeError("the stream broke")
+
+    @app.get("/act")
+    async def act(session: Annotated[Session[Data], Depends(get_session)]) -> StreamingResponse:
+        session.data.count = 3
+        return StreamingResponse(breaking())
+
+    async with browser(app) as client:
+        assert set_cookie_kind(await client.get("/act")) == "sent"
+        assert (await client.get("/me")).json() == "3"
+
+
+# after the commit
+
+AFTER: dict[str, Callable[[Session[Data]], Any]] = {
+    "renew": lambda session: session.renew(),
+    "destroy": lambda session: session.destroy(),
+    "commit": lambda session: session.commit(),
+    "reload": lambda session: session.reload(),
+    "assign": lambda session: setattr(session, "data", Data()),
+}
+
+
+async def try_all(session: Session[Data]) -> list[str]:
+    """What of ``AFTER`` a session refuses, and that its data can be read."""
+    refused = [str(session.data.count)]
+    for name, wish in AFTER.items():
+        try:
+            result = wish(session)
+            if result is not None:
+                await result
+        except SessionClosed:
+            refused.append(name)
+    return refused
+
+
+async def test_a_background_task_can_read_and_nothing_more() -> None:
+    """What would come too late raises, and is not lost without a word."""
+    store = SpyStore(MemoryStore())
+    get_session = make_provider(store)
+    app = make_app()
+    found: list[list[str]] = []
+
+    async def task(session: Session[Data]) -> None:
+        found.append(await try_all(session))
+
+    @app.get("/act")
+    async def act(
+        session: Annotated[Session[Data], Depends(get_session)], tasks: BackgroundTasks
+    ) -> None:
+        session.data.count = 4
+        tasks.add_task(task, session)
+
+    async with browser(app) as client:
+        assert set_cookie_kind(await client.get("/act")) == "sent"
+    assert found == [["4", *AFTER]]
+    assert store.calls == ["create"]
+
+
+async def test_a_stream_can_read_and_nothing_more() -> None:
+    """A ``StreamingResponse`` runs after the commit as well."""
+    get_session = make_provider()
+    app = make_app()
+
+    async def stream(session: Session[Data]) -> AsyncIterator[str]:
+        yield " ".join(await try_all(session))
+
+    @app.get("/act")
+    async def act(session: Annotated[Session[Data], Depends(get_session)]) -> StreamingResponse:
+        session.data.count = 4
+        return StreamingResponse(stream(session))
+
+    async with browser(app) as client:
+        assert (await client.get("/act")).text == " ".join(["4", *AFTER])
+
+
+@pytest.mark.skipif(not HAS_GENERATOR_ROUTES, reason="this FastAPI has no generator routes")
+@pytest.mark.parametrize("kind", GENERATOR_KINDS)
+async def test_a_generator_route_can_read_and_nothing_more(kind: str) -> None:
+    """FastAPI runs its body after the route has returned: it never races the commit."""
+    store = SpyStore(MemoryStore())
+    get_session = make_provider(store)
+    app = make_app()
+    UserSession = Annotated[Session[Data], Depends(get_session)]
+
+    async def begin(session: UserSession) -> None:
+        session.data.count = 4
+
+    options: dict[str, Any] = {}
+    if kind == "SSE generator":
+        from fastapi.sse import EventSourceResponse
+
+        options["response_class"] = EventSourceResponse
+
+    @app.get("/act", dependencies=[Depends(begin)], **options)
+    async def act(session: UserSession) -> AsyncIterator[list[str]]:
+        yield await try_all(session)
+
+    async with browser(app) as client:
+        response = await client.get("/act")
+    assert json.loads(response.text.removeprefix("data: ")) == ["4", *AFTER]
+    assert set_cookie_kind(response) == "sent"
+    assert store.calls == ["create"]
+
+
+@pytest.mark.parametrize("is_changed", [True, False])
+async def test_a_change_after_the_commit_is_logged_as_an_error(
+    is_changed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It can't be stored any more, and nobody would notice; reading alone logs nothing."""
+    store = SpyStore(MemoryStore())
+    get_session = make_provider(store)
+    app = make_app()
+
+    async def stream(session: Session[Data]) -> AsyncIterator[str]:
+        if is_changed:
+            session.data.lines.append(Line(name="too late"))
+        yield str(session.data.count)
+
+    @app.get("/act")
+    async def act(session: Annotated[Session[Data], Depends(get_session)]) -> StreamingResponse:
+        session.data.count = 4
+        return StreamingResponse(stream(session))
+
+    async with browser(app) as client:
+        assert (await client.get("/act")).text == "4"
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == is_changed
+    assert all("that change is lost" in record.getMessage() for record in errors)
+    assert "too late" not in caplog.text
+    assert store.calls == ["create"]
+
+
+# what a session shows
+
+
+async def test_a_session_shows_no_secret_and_cannot_be_copied(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """``repr``, pickle, ``deepcopy``, ``vars`` and a response made of it give nothing away."""
+    get_session = make_provider()
+    app = make_lifecycle_app(get_session)
+    shown: list[str] = []
+
+    @app.get("/act", response_model=None)
+    async def act(session: Annotated[Session[Data], Depends(get_session)]) -> Any:
+        shown.extend([repr(session), str(session), f"{session}", repr(get_session)])
+        for copier in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError):
+                copier(session)
+        with pytest.raises(TypeError):
+            vars(session)
+        return session
+
+    async with browser(app) as client:
+        cookie = cookie_value(await client.get("/begin"))
+        response = await client.get("/act")
+        (listed,) = session_cookies(response) or ["none"]
+    assert (response.status_code, listed) == (500, "none")
+    token, _, signature = cookie.partition(".")
+    text = " ".join(shown) + response.text + caplog.text
+    assert token not in text
+    assert signature not in text
+
+
+async def test_the_key_is_no_cookie(clock: FrozenClock) -> None:
+    """``session.key`` may be shown in a list of devices: sent as a cookie it opens nothing."""
+    get_session = make_provider(clock=clock)
+    app = make_lifecycle_app(get_session)
+    keys: list[str | None] = []
+
+    @app.get("/key")
+    async def key(session: Annotated[Session[Data], Depends(get_session)]) -> str | None:
+        keys.append(session.key)
+        session.data.count += 1
+        await session.commit()
+        return session.key
+
+    async with browser(app) as client:
+        first = (await client.get("/key")).json()
+        assert (await client.get("/key")).json() == first
+    assert keys == [None, first]
+    assert await what_is_seen(app, first) == "new"
+
+
+async def test_commit_keeps_data_the_same_object() -> None:
+    """What a route took out of ``data`` before a commit is still part of it afterwards."""
+    get_session = make_provider()
+    app = make_lifecycle_app(get_session)
+
+    @app.get("/act")
+    async def act(session: Annotated[Session[Data], Depends(get_session)]) -> bool:
+        data, lines = session.data, session.data.lines
+        lines.append(Line(name="first"))
+        await session.commit()
+        lines.append(Line(name="second", tags=["x"]))
+        return data is session.data and lines is session.data.lines
+
+    async with browser(app) as client:
+        assert (await client.get("/act")).json() is True
+        assert (await client.get("/me")).json() == "0 x"
+
+
+async def test_reload_drops_what_was_not_committed(clock: FrozenClock) -> None:
+    """It takes the stored data again; False says that the session has ended."""
+    store = SpyStore(MemoryStore(clock=clock))
+    get_session = make_provider(store, clock=clock)
+    app = make_lifecycle_app(get_session)
+
+    @app.get("/act")
+    async def act(session: Annotated[Session[Data], Depends(get_session)]) -> list[Any]:
+        session.data.count = 50
+        found: list[Any] = [await session.reload(), session.data.count]
+        assert session.key is not None
+        await get_session.revoke(session.key)
+        return [*found, await session.reload()]
+
+    async with browser(app) as client:
+        await client.get("/begin")
+        assert (await client.get("/act")).json() == [True, 1, False]
+        assert (await client.get("/me")).json() == "new"
+    assert store.writes == ["create", "delete"]
+
+
+@pytest.mark.parametrize(
+    ("action", "left"), [(changed, None), (renewed, None), (signed_in, "1 red ada")]
+)
+async def test_a_session_that_was_ended_elsewhere_is_not_brought_back(
+    store: SpyStore, action: Action, left: str | None
+) -> None:
+    """A plain change is dropped with it, without a cookie; a sign-in gets a session of its own."""
+    get_session = make_provider(store)
+    app = make_lifecycle_app(get_session)
+
+    @app.get("/act")
+    async def act(session: Annotated[Session[Data], Depends(get_session)]) -> None:
+        assert session.key is not None
+        await get_session.revoke(session.key)
+        await action(session)
+
+    async with browser(app) as client:
+        await client.get("/begin")
+        response = await client.get("/act")
+        assert (response.status_code, set_cookie_kind(response)) == (200, left and "sent")
+        assert (await client.get("/me")).json() == (left or "new")
