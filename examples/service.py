@@ -1,5 +1,6 @@
 """A session service, and two applications that share the sessions it keeps.
 
+    pip install -e ".[examples,http]"
     export SESSION_SECRET=... SERVICE_TOKEN=...      two different secrets
     uvicorn examples.service:service --port 8100
     uvicorn examples.service:shop --port 8101

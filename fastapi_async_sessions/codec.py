@@ -301,13 +301,16 @@ def _unserializable(data: BaseModel) -> Iterator[str]:
             yield name
 
 
+_NO_FIELDS = ("properties", "$defs", "items", "additionalProperties")
+
+
 def _write_only(schema: Any, name: str = "") -> Iterator[str]:
     kind = _kind(schema)
     if issubclass(kind, dict):
         if schema.get("writeOnly") is True:
             yield name
         for key, value in schema.items():
-            is_field = type(value) is dict and key not in ("properties", "$defs", "items")
+            is_field = type(value) is dict and key not in _NO_FIELDS
             yield from _write_only(value, key if is_field else name)
     elif issubclass(kind, list):
         for item in schema:

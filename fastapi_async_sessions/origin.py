@@ -10,7 +10,11 @@ from collections.abc import Iterable
 from .errors import ConfigurationError
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,]+")
+# as a browser writes one: lower case, no path, no port where it is the scheme's own
+_ORIGIN = re.compile(
+    r"(?!https://.*:443$|http://.*:80$)"
+    r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
+)
 
 
 class OriginCheck:
@@ -41,7 +45,8 @@ class OriginCheck:
             return len(sites) == 1 and sites[0] in (b"same-origin", b"none")
         if not origins:
             return True
-        return len(origins) == len(hosts) == 1 and origins[0].partition(b"://")[2] == hosts[0]
+        host = origins[0].partition(b"://")[2] if len(origins) == 1 else b""
+        return host != b"" and hosts == [host]
 
 
 def _values(headers: Iterable[tuple[bytes, bytes]], *names: bytes) -> list[list[bytes]]:
@@ -53,9 +58,9 @@ def _values(headers: Iterable[tuple[bytes, bytes]], *names: bytes) -> list[list[
 
 
 def _checked(origin: str) -> str:
-    if not _ORIGIN.fullmatch(origin):
+    if not (isinstance(origin, str) and _ORIGIN.fullmatch(origin)):
         raise ConfigurationError(
             f'trusted_origins: {origin!r} is not an origin such as "https://app.example.com" '
-            'or "https://app.example.com:8443": lower case, without a path'
+            'or "https://app.example.com:8443": lower case, without a path or a wildcard'
         )
     return origin

@@ -5,8 +5,9 @@
 import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
+from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Literal, get_args
 from weakref import WeakValueDictionary
@@ -86,14 +87,26 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         clock: Clock = utc_now,
     ) -> None:
         _require(isinstance(store, Store), "store=... takes a Store, such as MemoryStore()")
+        for option, value, kind in (
+            ("name", name, str),
+            ("cookie", cookie, CookieConfig),
+            ("lifetime", lifetime, Lifetime),
+            ("max_bytes", max_bytes, int),
+            ("store_timeout", store_timeout, timedelta),
+            ("commit_timeout", commit_timeout, timedelta),
+        ):
+            _require(isinstance(value, kind), f"{option}=... takes a {kind.__name__}")
         _require(
             _NAME.fullmatch(name) is not None,
             "name=... has 1 to 64 of the characters A-Z a-z 0-9 _ - and does not begin with __",
         )
         _require(on_conflict in get_args(OnConflict), 'on_conflict=... is "overwrite" or "raise"')
         _require(
-            on_invalid in ("discard", "raise") or callable(on_invalid),
-            'on_invalid=... is "discard", "raise" or a function of the stored dict and the error',
+            on_invalid in ("discard", "raise") or _is_plain(on_invalid),
+            'on_invalid=... is "discard", "raise" or a plain function of the dict and the error',
+        )
+        _require(
+            on_event is None or _is_plain(on_event), "on_event=... is a plain function, not async"
         )
         _require(0 < max_bytes <= LARGEST_BODY, f"max_bytes=... is 1 to {LARGEST_BODY}")
         for timeout in (store_timeout, commit_timeout):
@@ -102,7 +115,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
             not (cookie.persistent and (lifetime.absolute or timedelta(0)) > LONGEST_MAX_AGE),
             "a persistent cookie lives 400 days at most: choose a shorter Lifetime(absolute=...)",
         )
-        _require(clock().tzinfo is not None, "clock=... gives aware datetimes, such as UTC ones")
+        _require(_is_aware(clock), "clock=... gives aware datetimes, such as UTC ones")
         self.cookie = Cookie(name, cookie)
         self.verifier = CookieVerifier(secret_key, audience=(name, self.cookie.name))
         self._origin = OriginCheck(trusted_origins) if check_origin else None
@@ -238,7 +251,8 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         return any(sub.call is self or self._is_asked_for(sub) for sub in dependant.dependencies)
 
     def __repr__(self) -> str:
-        return f"<SessionProvider {self.vault.name!r}>"
+        # a traceback with locals may show one that could not be built
+        return f"<SessionProvider {getattr(self, 'scheme_name', None)!r}>"
 
 
 async def _close_websocket(
@@ -280,6 +294,16 @@ def _no_session_route(route: Any) -> str:
         "is no SessionRoute: write APIRouter(route_class=SessionRoute), or for routes of the "
         "application itself app.router.route_class = SessionRoute before they are added"
     )
+
+
+def _is_plain(function: object) -> bool:
+    # nobody would await a coroutine
+    return callable(function) and not iscoroutinefunction(function)
+
+
+def _is_aware(clock: Clock) -> bool:
+    now = clock() if callable(clock) else None
+    return isinstance(now, datetime) and now.tzinfo is not None
 
 
 def _require(condition: bool, rule: str) -> None:

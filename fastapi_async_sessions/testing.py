@@ -1,4 +1,4 @@
-"""For your tests: a clock that you move, and the contract of a store as tests to inherit."""
+"""For your tests: stand-ins for sessions, a clock that you move, and the contract of a store."""
 
 import asyncio
 import secrets
@@ -10,7 +10,10 @@ from typing import Any
 
 from .errors import ConfigurationError
 from .records import Record, new_version
+from .standins import override_session, session_cookies
 from .stores.base import Store
+
+__all__ = ["FrozenClock", "StoreContract", "override_session", "session_cookies"]
 
 _LIFE = timedelta(hours=1)
 _TICK = timedelta(milliseconds=1)

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
-from .errors import StoreUnavailable
+from .errors import ConfigurationError, StoreUnavailable
 from .events import logger
 from .stores.base import Store
 
@@ -16,9 +16,15 @@ from .stores.base import Store
 class Upkeep:
     """One store's opening, purging and closing, shared by the providers that use it."""
 
-    def __init__(self, store: Store, every: timedelta = timedelta(minutes=5)) -> None:
+    def __init__(
+        self,
+        store: Store,
+        every: timedelta = timedelta(minutes=5),
+        patience: timedelta = timedelta(seconds=10),
+    ) -> None:
         self._store = store
         self._every = every
+        self._patience = patience
         self._users = 0
         self._is_open = False
         self._task: asyncio.Task[None] | None = None
@@ -54,26 +60,33 @@ class Upkeep:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         self._is_open = False
-        await self._store.aclose()
+        await self._try("closed", self._store.aclose(), self._patience)
 
     async def _open(self) -> None:
-        try:
-            await self._store.open()
-            self._is_open = True
-        except StoreUnavailable as error:
-            # the application starts all the same: its routes without sessions work, and check()
-            # tells the readiness probe
-            logger.error("the session store could not be opened, trying again: %s", error.reason)
+        self._is_open = await self._try("opened", self._store.open(), self._patience)
 
     async def _keep(self) -> None:
         while True:
-            # jitter, so that the workers of one service do not purge in step
-            await asyncio.sleep(self._every.total_seconds() * random.uniform(0.5, 1.5))  # noqa: S311
-            try:
-                if not self._is_open:
-                    await self._open()
-                purged = await self._store.purge()
-                logger.debug("purged %d expired sessions", purged)
-            except Exception:
-                # one failed purge is no reason to end them all
-                logger.exception("purging expired sessions failed, trying again")
+            # a store that was away at the start is asked sooner; jitter, so that the workers of
+            # one service do not purge in step
+            pause = self._every if self._is_open else self._every / 60
+            await asyncio.sleep(pause.total_seconds() * random.uniform(0.5, 1.5))  # noqa: S311
+            if not self._is_open:
+                await self._open()
+            if self._is_open:
+                await self._try("purged", self._store.purge(), self._every)
+
+    async def _try(self, deed: str, work: Coroutine[Any, Any, object], within: timedelta) -> bool:
+        """Whether it worked. An application starts, runs and stops without its store all the same:
+        its routes without sessions work, and ``check()`` tells the readiness probe."""
+        try:
+            async with asyncio.timeout(within.total_seconds()):
+                await work
+        except Exception as error:
+            if isinstance(error, ConfigurationError) and self._task is None:
+                raise  # a mistake in the program shows at its start
+            # no traceback: what a driver says may hold a password
+            reason = error.reason if isinstance(error, StoreUnavailable) else type(error).__name__
+            logger.error("the session store could not be %s: %s", deed, reason)
+            return False
+        return True

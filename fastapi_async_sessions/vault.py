@@ -216,6 +216,11 @@ class Vault(Generic[Model]):
                 return await call
         except TimeoutError:
             reason = f"no answer within {self.store_timeout.total_seconds():g} seconds"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            reason = "the store cancelled the call"  # some task of its own: nobody cancelled ours
         except StoreUnavailable as error:
             self.events.tell("store_error", key, reason=error.reason)
             raise

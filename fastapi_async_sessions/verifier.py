@@ -95,7 +95,9 @@ def _signer(secret: bytes, salt: bytes) -> Signer:
 
 
 def _checked(secret_key: Secret | Sequence[Secret]) -> list[bytes]:
-    given = [secret_key] if isinstance(secret_key, str | bytes | SecretStr) else list(secret_key)
+    given: list[object] = [secret_key]
+    if isinstance(secret_key, Sequence) and not isinstance(secret_key, str | bytes):
+        given = list(secret_key)
     if not 1 <= len(given) <= _MAX_KEYS:
         raise ConfigurationError(f"secret_key takes one secret, or 2 to {_MAX_KEYS}, newest first")
     secrets = [_checked_one(secret) for secret in given]

@@ -221,7 +221,9 @@ class Visit(Generic[Model]):
         elif is_changed or self._renewal is not None:
             await self._finish(self._save(self.stored, ours))
         elif self.stored.facts.is_extension_due(self.vault.lifetime, self.vault.clock()):
-            await self._finish(self._extend(self.stored))
+            # it may fail: then the session ends a little sooner, and the request goes on
+            with contextlib.suppress(SessionConflict, SessionTooLarge, StoreUnavailable):
+                await self._finish(self._extend(self.stored))
         if self._is_stale and self.carry is Carry.KEEP:
             self.carry = Carry.SEND
 
@@ -346,14 +348,10 @@ class Visit(Generic[Model]):
         return ours if is_lost else laid
 
     async def _extend(self, stored: Stored[Model]) -> None:
-        """Stamp the session. It may fail: then it ends a little sooner, and the request goes on."""
-        try:
-            # the data as it was stored: a stamp must not write a migration
-            attempt = self._attempt(stored, None, stored.base, stored.record.body[Facts.SIZE :])
-            is_written = await self._is_written(attempt, stored)
-        except (StoreUnavailable, SessionTooLarge):
-            return
-        if not is_written:
+        """Stamp the session."""
+        # the data as it was stored: a stamp must not write a migration
+        attempt = self._attempt(stored, None, stored.base, stored.record.body[Facts.SIZE :])
+        if not await self._is_written(attempt, stored):
             self._is_stale = False  # it may have ended: its cookie is not sent again
             return
         self.stored = replace(attempt, raw=stored.raw)

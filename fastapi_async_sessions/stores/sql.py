@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -163,16 +164,19 @@ class SQLStore(Store):
     async def purge(self) -> int:
         """Remove what has expired, a thousand rows at a time, and say how many.
 
-        Each batch is a transaction of its own and locks only its rows. Two at once are safe: on
-        PostgreSQL each skips what the other is removing.
+        Each batch is a transaction of its own, and a pause as long as it took follows: SQLite has
+        one lock for all who write, and who waits for it looks only now and then. Two purges at
+        once are safe: on PostgreSQL each skips the rows that the other is removing.
         """
         now = self._now()
         purged = 0
         while True:
+            started = time.monotonic()
             batch = await self._count(self._purge, now=now)
             purged += batch
             if batch < _BATCH:
                 return purged
+            await asyncio.sleep(time.monotonic() - started)
 
     async def clear(self) -> None:
         await self._count(delete(self.table))
