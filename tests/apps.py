@@ -95,12 +95,15 @@ def make_app(**options: Any) -> FastAPI:
 
 def browser(app: Any, cookie: str | None = None) -> httpx.AsyncClient:
     """A client with a cookie jar, in the event loop of the test; an unhandled error is a 500."""
-    return httpx.AsyncClient(
+    client = httpx.AsyncClient(
         transport=httpx.ASGITransport(app, raise_app_exceptions=False),
         base_url=ORIGIN,
-        cookies={} if cookie is None else {COOKIE: cookie},
         trust_env=False,
     )
+    if cookie is not None:
+        # the domain that the jar itself gives this host: the application's cookie replaces it
+        client.cookies.set(COOKIE, cookie, domain="testserver.local", path="/")
+    return client
 
 
 def session_cookies(response: httpx.Response, name: str = COOKIE) -> list[str]:

@@ -155,11 +155,11 @@ class RedisStore(Store):
         must be made within one second and an answer be there within two, and a command that meets
         a lost connection is sent once more.
         """
-        defaults = {
-            "socket_connect_timeout": 1.0,
-            "socket_timeout": 2.0,
-            "retry": Retry(NoBackoff(), 1, (RedisConnectionError,)),
-        }
+        defaults: dict[str, Any] = {"socket_connect_timeout": 1.0, "socket_timeout": 2.0}
+        if not {"retry", "retry_on_error"} & options.keys():
+            # redis-py 5 wants the errors named a second time to retry a command
+            errors = (RedisConnectionError,)
+            defaults |= {"retry": Retry(NoBackoff(), 1, errors), "retry_on_error": [*errors]}
         untyped: Any = Redis
         try:
             client = untyped.from_url(url, **(defaults | options))
@@ -414,7 +414,7 @@ _HINTS = (
         "as in `with TestClient(app) as client:`",
     ),
     (
-        "MovedError|AskError|CrossSlot",
+        "MovedError|AskError|CrossSlot|MOVED|CROSSSLOT",
         "the server belongs to a cluster: give the store a redis.asyncio.RedisCluster",
     ),
     ("AuthenticationError|AuthenticationWrong", "the server refuses the user or the password"),
@@ -427,7 +427,7 @@ _HINTS = (
     ("NOREPLICAS", "the server has too few replicas to take writes"),
     ("MISCONF", "the server can't save to disk and takes no writes"),
     ("WRONGTYPE", "the key holds something else"),
-    ("MaxConnectionsError|Too many connections", "all connections of the pool are in use"),
+    ("MaxConnectionsError|Too many connections", "all connections are in use: raise max_connections"),
     ("BusyLoadingError", "the server is loading its data"),
     ("ClusterDownError|SlotNotCovered", "the cluster is down, or a part of it"),
     ("MasterNotFoundError", "no sentinel knows a master"),

@@ -73,21 +73,22 @@ Values = Mapping[str, object]
 
 
 class SQLStore(Store):
-    """One table in SQLite or PostgreSQL: sessions that outlive restarts and are safe on disk.
+    """One table in SQLite or PostgreSQL: sessions outlive restarts and processes share them.
 
-    Each call is one statement in a transaction of its own, on a connection that it takes from the
-    engine's pool and gives back at once. So a rollback of the application undoes nothing here, and
-    an engine that both share never waits in a circle: whoever finds the pool empty waits for the
-    time of one statement, or until the application gives back what it holds.
+    Each call is one statement in a transaction of its own, on one connection that goes back to
+    the pool at once: a rollback of the application undoes nothing here. ``from_url`` gives the
+    store a pool of its own. On an engine that the application shares, a request that holds a
+    connection while its session commits waits for a second one: where the pool is small, such
+    requests wait for each other until the store's timeout. On SQLite keep sessions in a file of
+    their own for the same reason: one open transaction that writes keeps all others from writing.
 
     ``table`` is the ``sqlalchemy.Table``, for Alembic: ``target_metadata = [Base.metadata,
-    store.table.metadata]``. Its ``expires_at`` counts microseconds since 1970, UTC.
-
-    An engine of yours is used as it is and stays open. For SQLite give it WAL and a busy timeout,
-    as ``from_url`` does: without them writers fail while others write. Expired rows are left until
-    ``purge`` runs, which the provider's ``lifespan`` does now and then.
+    store.table.metadata]``. Its ``expires_at`` counts microseconds since 1970, UTC. Expired rows
+    stay until ``purge`` runs, which the provider's ``lifespan`` does now and then.
 
     Args:
+        engine: Used as it is, and left open. For SQLite it should set WAL and a busy timeout, as
+            that of ``from_url`` does.
         create_table: Let ``open`` create the table where there is none.
 
     Raises:

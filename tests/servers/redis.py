@@ -105,14 +105,16 @@ class RedisServer:
 
 
 class RedisSentinels:
-    """A master with a replica, and three sentinels that watch over them."""
+    """A master with its replicas, and three sentinels that watch over them."""
 
     name = "main"
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, replicas: int = 1) -> None:
         self.master = RedisServer(directory / "master", *options)
         replica_of = ("--replicaof", "127.0.0.1", str(self.master.port))
-        self.replica = RedisServer(directory / "replica", *options, *replica_of)
+        self.replicas = [
+            RedisServer(directory / f"replica-{n}", *options, *replica_of) for n in range(replicas)
+        ]
         self.sentinels = [_Sentinel(directory / f"sentinel-{n}") for n in range(3)]
 
     @property
@@ -120,10 +122,11 @@ class RedisSentinels:
         return [("127.0.0.1", sentinel.port) for sentinel in self.sentinels]
 
     def start(self) -> "RedisSentinels":
-        # the replica asks its master once a second, the master waits for more replicas to sync
+        # a master waits for more replicas to sync along unless it is told not to
         self.master.start().command("CONFIG", "SET", "repl-diskless-sync-delay", 0)
-        self.replica.start()
-        wait_until(self._in_sync, "the replica")
+        for replica in self.replicas:
+            replica.start()
+        wait_until(self._in_sync, "the replicas")
         for sentinel in self.sentinels:
             sentinel.watch(self)
             sentinel.start()
@@ -131,18 +134,20 @@ class RedisSentinels:
         return self
 
     def stop(self) -> None:
-        for server in (*self.sentinels, self.replica, self.master):
+        for server in (*self.sentinels, *self.replicas, self.master):
             server.stop()
 
     def _in_sync(self) -> bool:
-        return self.replica.command("INFO", "replication")["master_link_status"] == "up"
+        replications = [replica.command("INFO", "replication") for replica in self.replicas]
+        return all(replication["master_link_status"] == "up" for replication in replications)
 
     def _agreed(self) -> bool:
         try:
             for sentinel in self.sentinels:
                 sentinel.command("SENTINEL", "CKQUORUM", self.name)
                 master = sentinel.command("SENTINEL MASTER", self.name)
-                if int(master["num-other-sentinels"]) < 2 or int(master["num-slaves"]) < 1:
+                met = int(master["num-other-sentinels"]), int(master["num-slaves"])
+                if met != (2, len(self.replicas)):
                     return False
         except redis.RedisError:
             return False
@@ -164,8 +169,8 @@ class _Sentinel(RedisServer):
             f"sentinel monitor {name} 127.0.0.1 {group.master.port} 2",
             f"sentinel down-after-milliseconds {name} 500",
             f"sentinel failover-timeout {name} 2000",
-            f"sentinel known-replica {name} 127.0.0.1 {group.replica.port}",
         ]
+        lines += [f"sentinel known-replica {name} 127.0.0.1 {r.port}" for r in group.replicas]
         for other in group.sentinels:
             if other is not self:
                 known = f"127.0.0.1 {other.port} {other.id}"

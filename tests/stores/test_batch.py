@@ -170,3 +170,13 @@ async def test_settling_waits_for_what_is_on_its_way(road):
     await road.arrive(1)
     assert settling.done()
     await road.together.settle()
+
+
+async def test_nobody_is_left_waiting_when_the_loop_ends(road):
+    """As asyncio.run() does, which cancels what still runs."""
+    tasks = await road.start("a", "b", "c")
+    await road.arrive(0)
+    for task in asyncio.all_tasks() - {asyncio.current_task(), *tasks}:
+        task.cancel()
+    await settle()
+    assert [task.cancelled() for task in tasks] == [False, True, True]

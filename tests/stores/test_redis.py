@@ -112,8 +112,8 @@ class TestSentinel(StoreContract):
         store = RedisStore(client, clock=clock)
 
         async def aclose():
-            await client.aclose()
-            await sentinel.aclose()
+            for each in (client, *sentinel.sentinels):
+                await each.aclose()
 
         store.aclose = aclose
         return store
@@ -184,6 +184,20 @@ async def test_a_list_drops_what_ended_long_ago(redis_url, redis_client):
         clock.advance(timedelta(days=1, hours=1, milliseconds=1))
         await store.create(OTHER, record(clock, subject="ada"))
     assert await redis_client.zrange(index_of("ada"), 0, -1) == [OTHER.encode()]
+
+
+async def test_a_list_keeps_an_entry_a_day_longer_than_it_says(redis_url, redis_client):
+    """The session may have been extended by a process that died before it wrote the list."""
+    clock = FrozenClock()
+    async with opened(redis_url, clock=clock) as store:
+        first, longer = record(clock, subject="ada"), record(clock, subject="ada", life=HOUR * 10)
+        await store.create(KEY, first)
+        before = await redis_client.zscore(index_of("ada"), KEY)
+        await store.save(KEY, longer, replaces=first.version)
+        await redis_client.zadd(index_of("ada"), {KEY: before})
+        clock.advance(HOUR * 2)
+        await store.create(OTHER, record(clock, subject="ada"))
+        assert await store.find("ada") == [(KEY, longer), (OTHER, await store.load(OTHER))]
 
 
 async def test_finding_heals_a_list(store, redis_client):
@@ -557,15 +571,14 @@ async def test_a_wrong_password_is_told_from_a_dead_server_and_not_shown(start_r
             assert "hunter2" not in str(caught)
 
 
-async def test_a_user_who_may_not_run_scripts_shows_at_the_start(start_redis):
-    """The reason says what the user must be allowed."""
+async def test_a_user_who_may_not_do_enough_shows_at_the_start(start_redis):
+    """open() reads and runs a script; the reason says what the user must be allowed."""
     server = start_redis()
-    for rules in ("+mget", "+mget +evalsha +eval -get", "+evalsha"):
+    for rules in ("+mget", "+mget +evalsha +eval", "+evalsha +eval +get"):
         server.command("ACL", "SETUSER", "bob", "reset", "on", ">pw", "~sessions:*", *rules.split())
         url = f"redis://bob:pw@127.0.0.1:{server.port}"
         async with opened(url) as store, unavailable("the user may not run"):
             await store.open()
-            await store.create(KEY, record())
 
 
 async def test_a_full_server_reads_and_refuses_writes(start_redis):
@@ -592,6 +605,19 @@ async def test_a_replica_reads_and_refuses_writes(start_redis):
         async with unavailable("the server is a read-only replica"):
             await store.save(KEY, record(), replaces=kept.version)
         assert await store.load(KEY) == kept
+
+
+async def test_a_master_that_is_one_no_more_is_left(start_redis):
+    """The next connection may lead to the new one: by Sentinel, or by its name."""
+    server = start_redis()
+    async with Proxy.to(server.url) as proxy, opened(f"redis://127.0.0.1:{proxy.port}") as store:
+        assert await store.create(KEY, record())
+        server.command("REPLICAOF", "127.0.0.1", 1)
+        async with unavailable("the server is a read-only replica"):
+            await store.create(OTHER, record())
+        server.command("REPLICAOF", "NO", "ONE")
+        assert await store.create(OTHER, record())
+        assert proxy.connections == 2
 
 
 async def test_a_server_without_replicas_may_refuse_writes(start_redis):

@@ -1,0 +1,92 @@
+"""Calls an application in this process, without a server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from time import perf_counter
+from typing import Any
+
+from .work import Answer, Request, Run, Send
+
+
+@asynccontextmanager
+async def in_process(app: Any) -> AsyncIterator[Send]:
+    """Run an application's lifespan, and give what sends it requests meanwhile."""
+
+    async def send(requests: Sequence[Request], width: int) -> Run:
+        return await _run(app, requests, width)
+
+    async with _lifespan(app):
+        yield send
+
+
+async def _run(app: Any, requests: Sequence[Request], width: int) -> Run:
+    scopes = [_scope(request) for request in requests]
+    latencies: list[float] = []
+    answers: list[Answer] = []
+
+    async def work(number: int) -> None:
+        for scope in scopes[number::width]:
+            began = perf_counter()
+            answers.append(await _call(app, scope))
+            latencies.append(perf_counter() - began)
+
+    began = perf_counter()
+    await asyncio.gather(*(work(number) for number in range(width)))
+    return Run(perf_counter() - began, latencies, answers)
+
+
+async def _call(app: Any, scope: dict[str, Any]) -> Answer:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, _receive, send)
+    return Answer(sent[0]["status"], sent[0]["headers"], sent[1]["body"])
+
+
+async def _receive() -> Any:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+def _scope(request: Request) -> dict[str, Any]:
+    headers = [
+        (b"host", b"127.0.0.1"),
+        (b"user-agent", b"benchmarks"),
+        (b"accept", b"*/*"),
+        (b"sec-fetch-site", b"same-origin"),
+    ]
+    if request.cookie:
+        headers.append((b"cookie", request.cookie.encode()))
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": request.method,
+        "scheme": "https",
+        "path": request.path,
+        "raw_path": request.path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": headers,
+        "client": ("127.0.0.1", 50000),
+        "server": ("127.0.0.1", 443),
+        "state": {},
+    }
+
+
+@asynccontextmanager
+async def _lifespan(app: Any) -> AsyncIterator[None]:
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    said: asyncio.Queue[Any] = asyncio.Queue()
+    scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+    task = asyncio.create_task(app(scope, told.get, said.put))
+    for phase in ("startup", "shutdown"):
+        await told.put({"type": f"lifespan.{phase}"})
+        answer = await said.get()
+        if answer["type"] != f"lifespan.{phase}.complete":
+            raise RuntimeError(answer)
+        if phase == "startup":
+            yield
+    await task

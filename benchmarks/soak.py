@@ -1,0 +1,438 @@
+"""Load with faults, and somebody who remembers what was promised.
+
+    python -m benchmarks.soak --store redis --seconds 60 --clients 100 --workers 2
+
+Several workers in processes of their own share a real Redis or PostgreSQL. Each client is a user
+who keeps a record of every change and every sign-out that was acknowledged. Meanwhile workers and
+the server are killed (SIGKILL) and started again. In the end nothing may be lost, done twice,
+revived or shown to somebody else: the exit code is 1 if anything was. Loopback only.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import uvicorn
+from fastapi import Depends, FastAPI
+from pydantic import BaseModel
+
+from fastapi_async_sessions import CookieConfig, Session, SessionProvider, SessionRoute, Store
+from tests.servers.postgres import run_postgres
+from tests.servers.redis import RedisServer, free_port
+
+SECRET = "a-secret-of-the-soak-test-0123456789-abcdefg"
+ROUNDS_OF_A_SESSION = 40
+
+
+# a worker
+
+
+class Data(BaseModel):
+    owner: str = ""
+    fields: dict[str, int] = {}
+    items: list[str] = []
+
+
+def open_store(url: str) -> Store:
+    if url.startswith("redis"):
+        from fastapi_async_sessions.stores.redis import RedisStore
+
+        return RedisStore.from_url(url)
+    from fastapi_async_sessions.stores.sql import SQLStore
+
+    return SQLStore.from_url(url, create_table=True)
+
+
+def make_app(url: str) -> FastAPI:
+    provider = SessionProvider(
+        Data, store=open_store(url), secret_key=SECRET, cookie=CookieConfig(secure=False)
+    )
+    app = FastAPI(lifespan=provider.lifespan)
+    app.router.route_class = SessionRoute
+    some_session = Annotated[Session[Data], Depends(provider)]
+    live_session = Annotated[Session[Data], Depends(provider.required)]
+
+    @app.post("/login/{user}")
+    async def login(user: str, session: some_session) -> str:  # type: ignore[valid-type]
+        session.data.owner = user
+        session.renew(subject=user)
+        return user
+
+    @app.post("/set/{name}/{value}")
+    async def change(name: str, value: int, session: live_session) -> str:  # type: ignore[valid-type]
+        session.data.fields[name] = value
+        session.data.items.append(f"{name}{value}")
+        return session.data.owner
+
+    @app.post("/renew")
+    async def renew(session: live_session) -> str:  # type: ignore[valid-type]
+        session.renew()
+        return session.data.owner
+
+    @app.post("/logout")
+    async def logout(session: some_session) -> None:  # type: ignore[valid-type]
+        await session.destroy()
+
+    @app.post("/revoke_all/{user}")
+    async def revoke_all(user: str) -> int:
+        return await provider.revoke_all(user)
+
+    @app.get("/me")
+    async def me(session: some_session) -> dict[str, Any]:  # type: ignore[valid-type]
+        seen = session.data.model_dump()
+        return {**seen, "subject": session.subject, "is_new": session.is_new}
+
+    return app
+
+
+# what is killed
+
+
+class Worker:
+    """A uvicorn process on a port that it keeps."""
+
+    def __init__(self, url: str, log: Path) -> None:
+        self.port = free_port()
+        self._log = log
+        self._command = [sys.executable, "-m", "benchmarks.soak", "--serve", str(self.port), url]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(timeout=10)
+
+
+class Postgres:
+    """A PostgreSQL that is killed by its process id, and started again on its data."""
+
+    def __init__(self, server: Any) -> None:
+        self.url: str = server.url
+        self._server = server
+        self._data = Path(server.execute("SHOW data_directory"))
+        self._command = (self._data / "postmaster.opts").read_text()
+        self._log = self._data.parent / "log"
+        self._user = self._data.owner()
+
+    def kill(self) -> None:
+        pid = int((self._data / "postmaster.pid").read_text().split()[0])
+        os.kill(pid, signal.SIGKILL)
+
+    def start(self) -> None:
+        arguments = [word.strip('"') for word in self._command.split()]
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            # its children need a moment until they see that it is gone
+            with self._log.open("ab") as log:
+                process = subprocess.Popen(
+                    arguments, stdout=log, stderr=log, user=self._user, cwd=self._data
+                )
+            while process.poll() is None:
+                with contextlib.suppress(RuntimeError):
+                    self._server.execute("SELECT 1")
+                    self._process = process
+                    return
+                time.sleep(0.1)
+        raise TimeoutError("PostgreSQL did not come back")
+
+    def stop(self) -> None:
+        process = getattr(self, "_process", None)
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=20)
+
+
+@contextlib.contextmanager
+def running(store: str, directory: Path) -> Iterator[Any]:
+    """A server that has on disk what it has acknowledged."""
+    if store == "redis":
+        options = ("--appendonly", "yes", "--appendfsync", "always")
+        redis = RedisServer(directory / "redis", *options).start()
+        try:
+            yield redis
+        finally:
+            redis.stop()
+        return
+    with run_postgres(fsync=True) as server:
+        postgres = Postgres(server)
+        try:
+            yield postgres
+        finally:
+            postgres.stop()
+
+
+# who remembers
+
+
+@dataclass
+class Tally:
+    counts: Counter[str] = field(default_factory=Counter)
+    stories: list[str] = field(default_factory=list)
+
+    def wrong(self, what: str, story: str) -> None:
+        self.counts[what] += 1
+        self.stories.append(f"{what}: {story}")
+
+
+class Visitor:
+    """A user with one session in two tabs, and the record of what was promised to them."""
+
+    def __init__(self, name: str, bases: list[str], http: httpx.AsyncClient, tally: Tally) -> None:
+        self.name = name
+        self.tally = tally
+        self._bases = bases
+        self._http = http
+        self._cookie = ""
+        self._dead: list[str] = []
+        self._uncertain: list[str] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._number = 0
+        self._fields: dict[str, int] = {}
+        self._items: set[str] = set()
+        self._sent: set[str] = set()
+
+    async def live(self, until: float) -> None:
+        """Come and go until the time is over."""
+        while time.monotonic() < until:
+            if not self._cookie:
+                await self._login()
+                continue
+            await asyncio.gather(*(self._write(tab) for tab in "ab" for _ in range(2)))
+            await random.choice(self._visits())()
+            if self._number > ROUNDS_OF_A_SESSION:
+                await self._logout()
+
+    def _visits(self) -> list[Any]:
+        often = [self._check, self._check, self._look_at_the_dead, self._renew]
+        return [*often, *often, self._logout, self._revoke_all]
+
+    async def settle(self) -> None:
+        """The last look, when everything is up again."""
+        if self._cookie:
+            await self._check()
+        for cookie in self._dead[-20:]:
+            await self._look_at(cookie)
+
+    async def _call(self, method: str, path: str, cookie: str = "") -> httpx.Response | None:
+        """One request to any of the workers; None: nobody knows what became of it."""
+        self.tally.counts["requests"] += 1
+        headers = {"cookie": f"session={cookie}"} if cookie else {}
+        try:
+            response = await self._http.request(
+                method, random.choice(self._bases) + path, headers=headers
+            )
+        except httpx.TransportError:
+            self.tally.counts["no answer"] += 1
+            return None
+        if response.status_code >= 500:
+            self.tally.counts[f"answered {response.status_code}"] += 1
+            return None
+        return response
+
+    async def _login(self) -> None:
+        response = await self._call("POST", f"/login/{self.name}")
+        if response is None:
+            await asyncio.sleep(0.1)
+        elif response.status_code == 200:
+            self._begin()
+            self._cookie = _cookie(response)
+
+    async def _write(self, tab: str) -> None:
+        self._number += 1
+        number, cookie = self._number, self._cookie
+        item = f"{tab}{number}"
+        self._sent.add(item)
+        # two writes of one field at once: the later commit wins, so each has a field of its own
+        name = f"{tab}{number % 2}"
+        response = await self._call("POST", f"/set/{name}/{number}", cookie)
+        if response is None or response.status_code == 409:
+            return
+        if response.status_code == 401:
+            if cookie == self._cookie:
+                self.tally.wrong("lost changes", f"the session of {self.name} is gone")
+                self._forget()
+            return
+        self._is_mine(response.json())
+        if cookie == self._cookie:
+            self._fields[name] = max(number, self._fields.get(name, 0))
+            self._items.add(f"{name}{number}")
+
+    async def _check(self) -> None:
+        response = await self._call("GET", "/me", self._cookie)
+        if response is None:
+            return
+        seen = response.json()
+        if seen["is_new"]:
+            self.tally.wrong("lost changes", f"the session of {self.name} is gone")
+            self._forget()
+            return
+        self._is_mine(seen["owner"])
+        self._is_mine(seen["subject"])
+        for name, number in self._fields.items():
+            if seen["fields"].get(name, 0) < number:
+                self.tally.wrong("lost changes", f"{self.name}: {name} {number} {seen['fields']}")
+        lost = self._items - set(seen["items"])
+        if lost:
+            self.tally.wrong("lost changes", f"{self.name}: {lost} of {seen['items']}")
+        if len(seen["items"]) > len(set(seen["items"])):
+            self.tally.wrong("done twice", f"{self.name}: {seen['items']}")
+
+    async def _renew(self) -> None:
+        old = self._cookie
+        response = await self._call("POST", "/renew", old)
+        if response is None or response.status_code != 200:
+            self._forget()
+            return
+        self._is_mine(response.json())
+        self._cookie = _cookie(response)
+        self._dead.append(old)
+        await self._look_at(old)
+
+    async def _logout(self) -> None:
+        """While the other tab writes."""
+        old, self._cookie = self._cookie, ""
+        if not old:
+            return
+        answers = await asyncio.gather(
+            self._call("POST", "/logout", old), self._call("POST", "/set/late/1", old)
+        )
+        if answers[0] is None:
+            self._uncertain.append(old)
+        else:
+            self._dead.append(old)
+            await self._look_at(old)
+
+    async def _revoke_all(self) -> None:
+        """While a sign-in is under way, which must not outlive it."""
+        old, self._cookie = self._cookie, ""
+        self._uncertain.append(old)
+        response = await self._call("POST", f"/revoke_all/{self.name}")
+        if response is not None:
+            self._dead += self._uncertain
+            self._uncertain.clear()
+            await self._look_at(old)
+
+    async def _look_at_the_dead(self) -> None:
+        if self._dead:
+            await self._look_at(random.choice(self._dead))
+
+    async def _look_at(self, cookie: str) -> None:
+        response = await self._call("GET", "/me", cookie)
+        if response is not None and not response.json()["is_new"]:
+            self.tally.wrong("revived sessions", self.name)
+
+    def _is_mine(self, owner: Any) -> None:
+        if owner != self.name:
+            self.tally.wrong("wrong-user reads", f"{self.name} saw {owner!r}")
+
+    def _forget(self) -> None:
+        if self._cookie:
+            self._uncertain.append(self._cookie)
+        self._cookie = ""
+
+
+def _cookie(response: httpx.Response) -> str:
+    return response.headers["set-cookie"].partition(";")[0].partition("=")[2]
+
+
+async def inject_faults(server: Any, workers: list[Worker], tally: Tally, until: float) -> None:
+    """Kill a worker or the server every few seconds; all are up in the end."""
+    while time.monotonic() < until - 4:
+        await asyncio.sleep(random.uniform(1, 3))
+        victim = random.choice([*workers, server])
+        is_worker = isinstance(victim, Worker)
+        tally.counts["workers killed" if is_worker else "servers killed"] += 1
+        await asyncio.to_thread(victim.kill)
+        await asyncio.sleep(random.uniform(0, 0.5))
+        await asyncio.to_thread(victim.start)
+
+
+async def until_ready(workers: list[Worker], http: httpx.AsyncClient) -> None:
+    deadline = time.monotonic() + 30
+    for worker in workers:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx.TransportError):
+                if (await http.get(f"http://127.0.0.1:{worker.port}/me")).status_code == 200:
+                    break
+            await asyncio.sleep(0.1)  # noqa: ASYNC110  # another process
+        else:
+            raise TimeoutError("a worker did not start")
+
+
+async def soak(server: Any, workers: list[Worker], seconds: float, clients: int) -> Tally:
+    tally = Tally()
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
+    async with httpx.AsyncClient(limits=limits, timeout=15, trust_env=False) as http:
+        await until_ready(workers, http)
+        bases = [f"http://127.0.0.1:{worker.port}" for worker in workers]
+        visitors = [Visitor(f"user-{n}", bases, http, tally) for n in range(clients)]
+        until = time.monotonic() + seconds
+        await asyncio.gather(
+            inject_faults(server, workers, tally, until),
+            *(visitor.live(until) for visitor in visitors),
+        )
+        await until_ready(workers, http)
+        await asyncio.gather(*(visitor.settle() for visitor in visitors))
+    return tally
+
+
+WRONG = ("lost changes", "done twice", "revived sessions", "wrong-user reads")
+
+
+def report(tally: Tally) -> bool:
+    """Print what happened; True: nothing that must not."""
+    for story in tally.stories[:20]:
+        print("!", story)
+    known = ["requests", "no answer", "workers killed", "servers killed", *WRONG]
+    others = sorted(set(tally.counts) - set(known))
+    for name in [*known[:2], *others, *known[2:]]:
+        print(f"{name:<18}{tally.counts[name]:>8}")
+    return not any(tally.counts[name] for name in WRONG)
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["--serve"]:
+        port, url = sys.argv[2:]
+        uvicorn.run(make_app(url), port=int(port), log_level="error", access_log=False)
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", choices=["redis", "postgres"], default="redis")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--clients", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory(prefix="soak-") as directory,
+        running(options.store, Path(directory)) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        log = Path(directory) / "workers.log"
+        workers = [Worker(server.url, log) for _ in range(options.workers)]
+        for worker in workers:
+            stack.callback(worker.kill)
+            worker.start()
+        tally = asyncio.run(soak(server, workers, options.seconds, options.clients))
+    return 0 if report(tally) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

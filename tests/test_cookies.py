@@ -1,0 +1,458 @@
+"""The session cookie: its configuration, the header that is written, the headers that are read."""
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Depends, FastAPI
+
+from fastapi_async_sessions import (
+    ConfigurationError,
+    CookieConfig,
+    Lifetime,
+    MemoryStore,
+    Session,
+)
+from fastapi_async_sessions.cookies import Cookie
+from fastapi_async_sessions.testing import FrozenClock
+
+from .apps import (
+    COOKIE,
+    OLDER_SECRET,
+    SECRET,
+    Data,
+    SpyStore,
+    browser,
+    call,
+    cookie_value,
+    make_app,
+    make_provider,
+    session_cookies,
+    set_cookie_kind,
+)
+
+WHOLE = {"samesite": "strict", "domain": "example.com", "path": "/a", "partitioned": True}
+
+CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"samesite": "none", "secure": False}, 'samesite="none"'),
+    ({"samesite": "laxx"}, "samesite"),
+    ({"samesite": "Lax"}, "samesite"),
+    ({"samesite": None}, "samesite"),
+    ({"partitioned": True, "secure": False}, "partitioned"),
+    *(
+        ({"path": path}, "path")
+        for path in (
+            "",
+            "a",
+            "/; Domain=x",
+            "/\r\nX: y",
+            "/a\n",
+            "/\x00",
+            "/a b",
+            "/ä",
+            "/" + "a" * 1024,
+        )
+    ),
+    *(
+        ({"domain": domain}, "domain")
+        for domain in (
+            "",
+            "a; Path=/",
+            ".example.com",
+            "example.com.",
+            "exämple.com",
+            "a b",
+            "a\r\nb",
+            "-a.com",
+            "x" * 64 + ".com",
+            "a." * 513,
+            "https://example.com",
+            "example.com:443",
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "named"), CONTRADICTIONS)
+def test_a_contradiction_is_an_error_where_it_is_written(
+    options: dict[str, Any], named: str
+) -> None:
+    """What browsers would refuse or read otherwise raises, and names the argument."""
+    with pytest.raises(ConfigurationError, match=named):
+        CookieConfig(**options)
+
+
+HEADERS: list[tuple[dict[str, Any], str]] = [
+    ({}, "__Host-session={}; Path=/; HttpOnly; Secure; SameSite=Lax"),
+    ({"samesite": "strict"}, "__Host-session={}; Path=/; HttpOnly; Secure; SameSite=Strict"),
+    ({"samesite": "none"}, "__Host-session={}; Path=/; HttpOnly; Secure; SameSite=None"),
+    ({"secure": False}, "session={}; Path=/; HttpOnly; SameSite=Lax"),
+    ({"path": "/a"}, "__Secure-session={}; Path=/a; HttpOnly; Secure; SameSite=Lax"),
+    (
+        {"domain": "example.com"},
+        "__Secure-session={}; Path=/; Domain=example.com; HttpOnly; Secure; SameSite=Lax",
+    ),
+    (
+        {"samesite": "none", "partitioned": True},
+        "__Host-session={}; Path=/; HttpOnly; Secure; SameSite=None; Partitioned",
+    ),
+    (
+        WHOLE,
+        "__Secure-session={}; Path=/a; Domain=example.com; HttpOnly; Secure; SameSite=Strict; "
+        "Partitioned",
+    ),
+    (
+        {"persistent": True},
+        "__Host-session={}; Max-Age=3600; Path=/; HttpOnly; Secure; SameSite=Lax",
+    ),
+]
+EXPIRED = "Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+def make_cookie_app(get_session: Any) -> FastAPI:
+    app = make_app()
+    UserSession = Annotated[Session[Data], Depends(get_session)]
+
+    @app.get("/a/count")
+    async def count(session: UserSession) -> int:
+        session.data.count += 1
+        return session.data.count
+
+    @app.get("/a/read")
+    async def read(session: UserSession) -> int:
+        return session.data.count
+
+    @app.get("/a/end")
+    async def end(session: UserSession) -> None:
+        await session.destroy()
+
+    return app
+
+
+def raw_set_cookies(headers: list[tuple[bytes, bytes]]) -> list[str]:
+    return [value.decode() for name, value in headers if name == b"set-cookie"]
+
+
+def sent(cookie: str) -> list[tuple[bytes, bytes]]:
+    return [(b"cookie", cookie.encode())]
+
+
+@pytest.mark.parametrize(("options", "header"), HEADERS)
+async def test_the_header_is_exactly_this_and_deletion_is_the_same(
+    options: dict[str, Any], header: str
+) -> None:
+    """Creation and deletion differ in value and age alone, so that a browser drops the cookie."""
+    app = make_cookie_app(make_provider(clock=FrozenClock(), cookie=CookieConfig(**options)))
+    _, headers, _ = await call(app, "/a/count")
+    (created,) = raw_set_cookies(headers)
+    pair = created.partition(";")[0]
+    name, _, value = pair.partition("=")
+    assert created == header.format(value)
+    assert len(value) == 64 + 1 + 43
+    _, headers, body = await call(app, "/a/read", headers=sent(pair))
+    assert (raw_set_cookies(headers), body) == ([], b"1")
+    _, headers, _ = await call(app, "/a/end", headers=sent(pair))
+    (removed,) = raw_set_cookies(headers)
+    aged = header.format("").replace("; Max-Age=3600", "")
+    assert removed == aged.replace(f"{name}=;", f"{name}=; {EXPIRED};")
+
+
+@pytest.mark.parametrize("options", [options for options, _ in HEADERS])
+async def test_a_browser_forgets_what_was_destroyed(options: dict[str, Any]) -> None:
+    """A cookie jar is empty after the sign-out, whatever the attributes."""
+    app = make_cookie_app(make_provider(cookie=CookieConfig(**options)))
+    async with browser(app) as client:
+        client.base_url = f"https://{options.get('domain') or 'testserver'}"  # type: ignore[assignment]
+        await client.get("/a/count")
+        assert len(client.cookies) == 1
+        assert (await client.get("/a/read")).json() == 1
+        await client.get("/a/end")
+        assert len(client.cookies) == 0
+
+
+async def test_a_persistent_cookie_lives_as_long_as_its_session() -> None:
+    """``Max-Age`` is what the session has left, and goes out again when it is extended."""
+    clock = FrozenClock()
+    lifetime = Lifetime(idle=timedelta(minutes=10), absolute=timedelta(minutes=15))
+    cookie = CookieConfig(persistent=True)
+    app = make_cookie_app(
+        make_provider(MemoryStore(clock=clock), clock=clock, lifetime=lifetime, cookie=cookie)
+    )
+
+    async with browser(app) as client:
+        ages: list[str | None] = []
+        for minutes in (0, 0.5, 5, 5):
+            clock.advance(timedelta(minutes=minutes))
+            headers = session_cookies(await client.get("/a/read" if minutes else "/a/count"))
+            ages.append(headers[0].split("; ")[1] if headers else None)
+    assert ages == ["Max-Age=600", None, "Max-Age=570", "Max-Age=270"]
+
+
+@pytest.mark.parametrize(
+    ("age", "seconds"),
+    [
+        (timedelta(seconds=1.5), 2),
+        (timedelta(microseconds=1), 1),
+        (timedelta(0), 1),
+        (timedelta(seconds=-990), 1),
+        (timedelta(days=1, seconds=1), 86401),
+        (timedelta(days=400), 34560000),
+        (timedelta(days=4000), 34560000),
+    ],
+)
+def test_max_age_is_whole_positive_and_400_days_at_most(age: timedelta, seconds: int) -> None:
+    """RFC 6265bis caps it, and a negative or zero age would delete what is being set."""
+    header = Cookie("session", CookieConfig(persistent=True)).set("x", age)
+    assert f"; Max-Age={seconds};".encode() in header
+
+
+async def test_the_default_cookie_does_not_outlive_the_browser() -> None:
+    """Neither ``Max-Age`` nor ``Expires`` (NIST SP 800-63B-4, 5.1)."""
+    async with browser(make_cookie_app(make_provider())) as client:
+        (header,) = session_cookies(await client.get("/a/count"))
+    assert "max-age" not in header.lower()
+    assert "expires" not in header.lower()
+
+
+async def test_a_cookie_shows_nothing_of_its_framework_or_its_session() -> None:
+    """The name is generic and the value is random: no data, no subject, no key."""
+    get_session = make_provider()
+    app = make_app()
+
+    @app.get("/")
+    async def home(session: Annotated[Session[Data], Depends(get_session)]) -> str | None:
+        session.data.count = 123456
+        session.renew(subject="ada@example.com")
+        await session.commit()
+        return session.key
+
+    async with browser(app) as client:
+        response = await client.get("/")
+        (header,) = session_cookies(response)
+    assert "fastapi" not in header.lower()
+    for hidden in ("123456", "ada", response.json()):
+        assert hidden not in header
+
+
+# reading
+
+
+@pytest.fixture
+def store() -> SpyStore:
+    return SpyStore(MemoryStore())
+
+
+@pytest.fixture
+def app(store: SpyStore) -> FastAPI:
+    return make_cookie_app(make_provider(store))
+
+
+async def valid_cookie(app: FastAPI) -> str:
+    async with browser(app) as client:
+        return cookie_value(await client.get("/a/count"))
+
+
+async def count_seen(app: FastAPI, *headers: bytes) -> int:
+    """What ``/a/read`` says to these ``Cookie`` headers: 1 with the session, 0 without."""
+    status, sent_headers, body = await call(
+        app, "/a/read", headers=[(b"cookie", header) for header in headers]
+    )
+    assert (status, raw_set_cookies(sent_headers)) == (200, [])
+    return int(body)
+
+
+ACCEPTED = [
+    [b"__Host-session=%s"],
+    [b"a=1; __Host-session=%s; b=2"],
+    [b"a=1;__Host-session=%s;b=2"],
+    [b" __Host-session = %s "],
+    [b"\t__Host-session\t=\t%s\t;"],
+    [b"a=1", b"__Host-session=%s"],
+    [b"a=1", b"b=2; __Host-session=%s", b"c=3"],
+    [b"__Host-session=%s; __Host-session=%s"],
+    [b"__Host-session=%s", b"__Host-session=%s"],
+    [b"__Host-session=forged; __Host-session=%s"],
+    [b"__Host-session=%s; __Host-session=forged"],
+    [b"__Host-session=; __Host-session=%s"],
+    [b"x\xff\xfe=\xa0; __Host-session=%s"],
+    [b"__Host-session=" + b"x" * 4097 + b"; __Host-session=%s"],
+    [b"__Host-session=x;" * 7 + b"__Host-session=%s"],
+    [b"y" * (65536 - 200) + b"; __Host-session=%s"],
+    [b"z" * 100_000, b"__Host-session=%s"],
+]
+
+IGNORED = [
+    [b""],
+    [b"%s"],
+    [b"__Host-session"],
+    [b"__Host-session; %s"],
+    [b"=%s"],
+    [b"=__Host-session=%s"],
+    [b"session=%s"],
+    [b"__Secure-session=%s"],
+    [b"__HOST-session=%s"],
+    [b"__host-session=%s"],
+    [b"__Host-Session=%s"],
+    [b"%%5F%%5FHost-session=%s"],
+    [b"x__Host-session=%s"],
+    [b"__Host-sessionx=%s"],
+    [b"__Host-__Host-session=%s"],
+    [b"\xa0__Host-session=%s"],
+    [b"\x85__Host-session=%s"],
+    [b"\xe2\x80\x80__Host-session=%s"],
+    [b"\x0b__Host-session=%s"],
+    [b"\x0c__Host-session=%s"],
+    *([bytes([control]) + b"__Host-session=%s"] for control in range(0x1C, 0x20)),
+    *([b"__Host-session" + bytes([control]) + b"=%s"] for control in (0xA0, 0x85, 0x1C, 0)),
+    [b'__Host-session="%s"'],
+    [b'$Version=1; __Host-session="%s"; $Path=/'],
+    [b"__Host-session=\\%s"],
+    [b"__Host-session=%%2e%s"],
+    [b"__Host-session=%s\xa0"],
+    [b"__Host-session=\xa0%s"],
+    [b"__Host-session=%s, a=b"],
+    [b"a=1, __Host-session=%s"],
+    [b"__Host-session=%s x"],
+    [b"__Host-session=" + b" " * 4000 + b"%s"],
+    [b"__Host-session=x;" * 8 + b"__Host-session=%s"],
+    [b"__Host-session=%s;" + b"__Host-session=x;" * 200],
+    [b"y" * 65536 + b"; __Host-session=%s"],
+    [b"__Host-session=%s", b"; __Host-session=x" + b"y" * 65536],
+    [b"__Host-session=" + b"\\a" * 32768 + b"; __Host-session=%s"],
+    [b";" * 1_000_000 + b"__Host-session=%s"],
+]
+
+
+def _filled(headers: list[bytes], value: str) -> list[bytes]:
+    return [header.replace(b"%s", value.encode()).replace(b"%%", b"%") for header in headers]
+
+
+@pytest.mark.parametrize("headers", ACCEPTED, ids=lambda headers: repr(headers)[:60])
+async def test_a_session_is_found_in_these_headers(
+    app: FastAPI, store: SpyStore, headers: list[bytes]
+) -> None:
+    """Whatever stands beside it, and forgeries of its own name in any order."""
+    filled = _filled(headers, await valid_cookie(app))
+    store.calls.clear()
+    assert await count_seen(app, *filled) == 1
+    assert store.calls == ["load"]
+
+
+@pytest.mark.parametrize("headers", IGNORED, ids=lambda headers: repr(headers)[:60])
+async def test_these_headers_have_no_session(
+    app: FastAPI, store: SpyStore, headers: list[bytes]
+) -> None:
+    """Other names, quoted or damaged values, too many, too much: a new session, and no call."""
+    filled = _filled(headers, await valid_cookie(app))
+    store.calls.clear()
+    assert await count_seen(app, *filled) == 0
+    assert store.calls == []
+
+
+async def test_two_different_good_cookies_are_no_session(store: SpyStore) -> None:
+    """One of them was planted, and nothing tells which: an event does (cookie tossing)."""
+    events: list[Any] = []
+    app = make_cookie_app(make_provider(store, on_event=events.append))
+    one, two = [await valid_cookie(app) for _ in range(2)]
+    store.calls.clear()
+    events.clear()
+    for first, second in ((one, two), (two, one)):
+        assert await count_seen(app, f"{COOKIE}={first}; {COOKIE}={second}".encode()) == 0
+    assert store.calls == []
+    assert [event.kind for event in events] == ["ambiguous_cookie"] * 2
+
+
+@pytest.mark.parametrize(
+    ("header", "kind"),
+    [
+        (b"__Host-session=forged", "bad_signature"),
+        (b"__Host-session=\xff\n\x00", "bad_signature"),
+        (b"__Host-session=x;" * 9, "ambiguous_cookie"),
+        (b"__Host-session=" + b"x" * 65536, "ambiguous_cookie"),
+        (b"other=1", None),
+    ],
+)
+async def test_a_bad_cookie_is_told_once_and_never_shown(
+    store: SpyStore, caplog: pytest.LogCaptureFixture, header: bytes, kind: str | None
+) -> None:
+    """The event says why, without the value; a cookie that is not ours is no event."""
+    events: list[Any] = []
+    app = make_cookie_app(make_provider(store, on_event=events.append))
+    assert await count_seen(app, header) == 0
+    assert [event.kind for event in events] == ([kind] if kind else [])
+    assert "forged" not in repr(events) + caplog.text
+    assert "\n" not in "".join(record.getMessage() for record in caplog.records)
+
+
+async def test_a_token_counts_in_the_cookie_only(app: FastAPI, store: SpyStore) -> None:
+    """Not in the query, not in another header (ASVS 14.2.1)."""
+    value = await valid_cookie(app)
+    store.calls.clear()
+    _, _, body = await call(
+        app,
+        "/a/read",
+        query_string=f"{COOKIE}={value}".encode(),
+        headers=[(b"x-session", value.encode()), (b"authorization", f"Bearer {value}".encode())],
+    )
+    assert (body, store.calls) == (b"0", [])
+
+
+# keys
+
+
+def rotated(store: SpyStore, secrets: Any) -> FastAPI:
+    """Another process with the same store and other secrets."""
+    store.__dict__.pop("_claimed", None)
+    return make_cookie_app(make_provider(store, secret_key=secrets))
+
+
+async def test_a_cookie_under_an_older_key_is_accepted_and_signed_again_once(
+    store: SpyStore,
+) -> None:
+    """The same session, without a write; the new cookie verifies under the newest key alone."""
+    old = await valid_cookie(rotated(store, OLDER_SECRET))
+    both = rotated(store, [SECRET, OLDER_SECRET])
+    store.calls.clear()
+    async with browser(both, old) as client:
+        response = await client.get("/a/read")
+        assert (response.json(), response.headers["cache-control"]) == (1, "no-store")
+        new = cookie_value(response)
+    assert store.calls == ["load"]
+    assert new != old
+    assert new.partition(".")[0] == old.partition(".")[0]
+    async with browser(both, new) as client:
+        response = await client.get("/a/read")
+        assert (response.json(), set_cookie_kind(response)) == (1, None)
+    assert await count_seen(rotated(store, SECRET), f"{COOKIE}={new}".encode()) == 1
+
+
+async def test_the_newest_key_signs(store: SpyStore) -> None:
+    """A new cookie of a provider with two secrets opens nothing under the older one."""
+    new = await valid_cookie(rotated(store, [SECRET, OLDER_SECRET]))
+    header = f"{COOKIE}={new}".encode()
+    assert await count_seen(rotated(store, SECRET), header) == 1
+    assert await count_seen(rotated(store, OLDER_SECRET), header) == 0
+
+
+async def test_a_cookie_under_a_removed_key_is_no_session(store: SpyStore) -> None:
+    """Never an error, never a deletion, and the store is not asked."""
+    old = await valid_cookie(rotated(store, OLDER_SECRET))
+    app = rotated(store, [SECRET, "a-third-secret-for-the-tests-0123456789-abc"])
+    store.calls.clear()
+    assert await count_seen(app, f"{COOKIE}={old}".encode()) == 0
+    assert store.calls == []
+
+
+async def test_a_stale_cookie_of_a_destroyed_session_is_removed(store: SpyStore) -> None:
+    """Signing again never brings back what the same request ended."""
+    old = await valid_cookie(rotated(store, OLDER_SECRET))
+    async with browser(rotated(store, [SECRET, OLDER_SECRET]), old) as client:
+        assert set_cookie_kind(await client.get("/a/end")) == "removed"
+
+
+async def test_every_new_session_has_a_token_of_its_own(app: FastAPI) -> None:
+    """64 characters of base64url, 48 random bytes, no two alike."""
+    tokens = [(await valid_cookie(app)).partition(".")[0] for _ in range(50)]
+    assert len(set(tokens)) == 50
+    assert len({token[:21] for token in tokens}) == len({token[22:] for token in tokens}) == 50
+    assert all(len(token) == 64 for token in tokens)

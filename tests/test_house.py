@@ -1,0 +1,244 @@
+"""How the package is built: imports run one way, and each library stays where it is needed."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fastapi_async_sessions
+
+ROOT = Path(fastapi_async_sessions.__file__).parent
+NAME = "fastapi_async_sessions"
+
+# read in this order the package is a book: a file imports only what stands before it
+ORDER = [
+    "errors",
+    "lifetime",
+    "tokens",
+    "records",
+    "events",
+    "cookies",
+    "verifier",
+    "merge",
+    "codec",
+    "stores.base",
+    "stores.batch",
+    "stores.memory",
+    "stores.redis",
+    "stores.sql",
+    "stores.http",
+    "vault",
+    "visit",
+    "session",
+    "origin",
+    "jar",
+    "upkeep",
+    "admin",
+    "provider",
+    "route",
+    "standins",
+    "testing",
+]
+ROOMS = {"", "stores"}  # the packages' own __init__ files
+
+FASTAPI = {"provider", "route", "standins", "testing", "stores.http"}
+STARLETTE = FASTAPI | {"errors"}
+A_STORE_MAY_IMPORT = {"errors", "lifetime", "records", "stores.base", "stores.batch"}
+OPTIONAL = {
+    "redis": {"stores.redis"},
+    "sqlalchemy": {"stores.sql"},
+    "aiosqlite": {"stores.sql"},
+    "asyncpg": {"stores.sql"},
+    "httpx": {"stores.http"},
+    "pytest": {"testing"},
+}
+# what FastAPI itself brings, and the one dependency beside it
+HARD = {"fastapi", "starlette", "pydantic", "pydantic_core", "anyio", "itsdangerous"}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+FILES = {module_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imports(module: str) -> Iterator[str]:
+    """The full names of what a file imports, those inside functions too."""
+    path = FILES[module]
+    package = [NAME, *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            yield ".".join([*above, *filter(None, [node.module])])
+
+
+def own_imports(module: str) -> set[str]:
+    found = {name for name in imports(module) if name.split(".")[0] == NAME}
+    return {name.removeprefix(NAME).removeprefix(".") for name in found}
+
+
+def library_imports(module: str) -> set[str]:
+    tops = {name.split(".")[0] for name in imports(module)}
+    return tops - {NAME} - set(sys.stdlib_module_names)
+
+
+MODULES = sorted(set(FILES) - ROOMS)
+
+
+def test_every_file_has_its_place() -> None:
+    """A new file is put into the order, and the rules below hold for it."""
+    assert sorted(ORDER) == MODULES
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_one_way(module: str) -> None:
+    """A file imports those before it; nobody imports the package root."""
+    assert own_imports(module) <= set(ORDER[: ORDER.index(module)])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_border_knows_the_framework(module: str) -> None:
+    """FastAPI and Starlette stay at the border: sessions and stores know no HTTP."""
+    libraries = library_imports(module)
+    assert "fastapi" not in libraries or module in FASTAPI
+    assert "starlette" not in libraries or module in STARLETTE
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("stores.")])
+def test_a_store_stands_alone(module: str) -> None:
+    """It imports the contract, the record, the errors, and its one client library."""
+    assert own_imports(module) <= A_STORE_MAY_IMPORT
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_an_optional_library_stays_in_its_file(module: str) -> None:
+    """All else is FastAPI's own or itsdangerous."""
+    for library in library_imports(module) - HARD:
+        assert module in OPTIONAL[library], library
+
+
+def test_no_file_pickles_or_evaluates() -> None:
+    """What a store gives back is data and never becomes code (CVE-2013-7489)."""
+    for module, path in FILES.items():
+        assert not {"pickle", "marshal", "shelve", "yaml", "dill"} & set(imports(module)), module
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if type(node) is ast.Call]
+        names = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
+        assert not {"eval", "exec", "__import__"} & names, module
+
+
+def test_randomness_that_matters_is_from_secrets() -> None:
+    """``random`` only spreads waiting times; tokens and versions come from ``secrets``."""
+    users = {module for module in MODULES if "random" in set(imports(module))}
+    assert users <= {"visit", "upkeep", "stores.redis", "stores.sql", "stores.http"}
+
+
+def test_the_shelf_is_sorted_and_complete() -> None:
+    """``__all__`` lists every public name of the root, and each can be imported."""
+    shelf = fastapi_async_sessions.__all__
+    assert shelf == sorted(set(shelf))
+    tree = ast.parse(FILES[""].read_text())
+    imported = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert set(shelf) == imported
+    for name in shelf:
+        assert getattr(fastapi_async_sessions, name).__doc__
+
+
+def test_the_shelf_of_testing_is_what_the_readme_promises() -> None:
+    """Users' tests import these names."""
+    testing = importlib.import_module(f"{NAME}.testing")
+    assert {"FrozenClock", "StoreContract", "override_session", "session_cookies"} <= set(
+        vars(testing)
+    )
+
+
+def test_every_public_name_is_explained() -> None:
+    """Each module, class and public function has a docstring that begins with a sentence."""
+    for module, path in FILES.items():
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree) or module == "", module
+        kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        for node in tree.body:
+            if isinstance(node, kinds) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{module}.{node.name}"
+
+
+def test_the_version_is_the_one_in_the_changelog() -> None:
+    """The newest entry that is a release, below what is unreleased."""
+    text = (ROOT.parent / "CHANGELOG.md").read_text()
+    entries = re.findall(r"^## \[([^\]]+)\](?: - (\d{4}-\d{2}-\d{2}))?$", text, re.MULTILINE)
+    headings = re.findall(r"^## .*$", text, re.MULTILINE)
+    assert len(entries) == len(headings) > 0
+    released = [(version, date) for version, date in entries if version != "Unreleased"]
+    assert entries[0][0] in ("Unreleased", fastapi_async_sessions.__version__)
+    if released:
+        version, date = released[0]
+        assert (version, bool(date)) == (fastapi_async_sessions.__version__, True)
+
+
+_BLOCKED = """
+import importlib.abc, sys
+sys.path.insert(0, sys.argv[1])
+
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ImportError(name + " is blocked")
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def run_without(program: str) -> str:
+    """The output of a program in a fresh interpreter without the optional libraries."""
+    blocked = {*OPTIONAL, "hiredis", "jinja2", "argon2", "uvicorn"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", _BLOCKED.format(blocked=blocked) + program, str(ROOT.parent)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_package_works_without_extras() -> None:
+    """Import, all names of the shelf, a provider on the embedded store, the test helpers."""
+    program = f"""
+from {NAME} import *
+import {NAME}.testing
+from pydantic import BaseModel
+class Visits(BaseModel):
+    count: int = 0
+print(SessionProvider(Visits, store=MemoryStore(), secret_key="0123456789abcdefghijklmnopqrstuvwx"))
+"""
+    assert run_without(program) == "<SessionProvider 'session'>\n"
+
+
+@pytest.mark.parametrize(("store", "extra"), [("redis", "redis"), ("sql", "sql"), ("http", "http")])
+def test_a_missing_library_is_an_error_that_says_what_to_install(store: str, extra: str) -> None:
+    """At the import of the store that needs it, or when it is made."""
+    program = f"""
+from {NAME} import ConfigurationError
+try:
+    from {NAME}.stores import {store} as module
+    if {store!r} == "http":
+        module.HTTPStore("https://127.0.0.1", token="x" * 32)
+except ConfigurationError as error:
+    print(error)
+"""
+    assert f'pip install "{NAME}[{extra}]"' in run_without(program)

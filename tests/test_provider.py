@@ -1,0 +1,352 @@
+"""What is wrong in a program is told when the provider is built, by the rule and not the secret."""
+
+import base64
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+import pytest
+from fastapi import Depends
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretBytes,
+    SecretStr,
+)
+
+from fastapi_async_sessions import (
+    ConfigurationError,
+    CookieConfig,
+    Lifetime,
+    MemoryStore,
+    Session,
+    SessionProvider,
+)
+
+from .apps import (
+    OLDER_SECRET,
+    SECRET,
+    Data,
+    browser,
+    make_app,
+    make_provider,
+    set_cookie_kind,
+)
+
+# secrets
+
+WEAK: list[tuple[Any, str]] = [
+    ("", "shorter than 32 bytes"),
+    ("hunter2-" * 3 + "hunter2", "shorter than 32 bytes"),
+    (b"hunter2-hunter2-hunter2-hunter2", "shorter than 32 bytes"),
+    (SecretStr("hunter2"), "shorter than 32 bytes"),
+    (" " * 64, "shorter than 32 bytes"),
+    ("hunter2" + " " * 32, "shorter than 32 bytes"),
+    ("a" * 64, "repeats a few characters"),
+    ("abcdefg" * 16, "repeats a few characters"),
+    ("changeme-hunter2-0123456789-abcdefghijk", "sample from documentation"),
+    ("YOUR-SECRET-hunter2-0123456789-abcdefghijk", "sample from documentation"),
+    ([], "takes one secret"),
+    ([SECRET + str(number) for number in range(6)], "takes one secret"),
+    ([SECRET, SECRET], "the same secret twice"),
+    ([SECRET, SECRET.encode()], "the same secret twice"),
+    ([SECRET, "hunter2"], "shorter than 32 bytes"),
+    (None, "secret_key takes"),
+    (42, "secret_key takes"),
+    ([None], "secret_key takes"),
+    ([SECRET, 42], "secret_key takes"),
+]
+
+
+@pytest.mark.parametrize(("secret", "rule"), WEAK)
+def test_a_weak_secret_is_an_error(secret: Any, rule: str) -> None:
+    """It names the rule, shows nothing of the secret, and chains nothing that does."""
+    with pytest.raises(ConfigurationError, match=rule) as raised:
+        make_provider(secret_key=secret)
+    assert "hunter2" not in f"{raised.value!r} {raised.value.__context__!r}"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        SECRET,
+        SECRET.encode(),
+        SecretStr(SECRET),
+        [SECRET],
+        (SECRET, OLDER_SECRET.encode(), SecretStr("x" + SECRET)),
+        [SECRET + str(number) for number in range(5)],
+        base64.b64encode(bytes(range(32))).decode(),
+        bytes(range(32)),
+    ],
+)
+def test_a_good_secret_comes_in_any_form(secret: Any) -> None:
+    """Text, bytes, ``SecretStr``, or up to five of them."""
+    assert SECRET not in repr(make_provider(secret_key=secret))
+
+
+# the model
+
+
+class Required(BaseModel):
+    name: str
+    age: int
+    nick: str = ""
+
+
+class Nested(BaseModel):
+    inner: Required
+
+
+class WithSecret(BaseModel):
+    token: SecretStr = SecretStr("hunter2")
+
+
+class WithEmptySecret(BaseModel):
+    token: SecretStr = SecretStr("")
+
+
+class WithOptionalSecret(BaseModel):
+    token: SecretBytes | None = None
+
+
+class WithNestedSecret(BaseModel):
+    accounts: list[WithEmptySecret] = []
+
+
+class WithNestedDictOfSecrets(BaseModel):
+    accounts: dict[str, dict[str, SecretStr | int]] = {}
+
+
+class Unserializable(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    fine: int = 0
+    handle: Any = object()
+
+
+class Lossy(BaseModel):
+    number: Annotated[int, PlainSerializer(lambda value: str(value + 1))] = 1
+
+
+class InvalidDefault(BaseModel):
+    number: Annotated[int, Field(ge=10)] = 1
+
+
+class Infinite(BaseModel):
+    number: float = float("nan")
+
+
+def _grown(value: str) -> str:
+    return value + "!"
+
+
+class Growing(BaseModel):
+    text: Annotated[str, AfterValidator(_grown)] = "x"
+
+
+REFUSED_MODELS: list[tuple[Any, str]] = [
+    (dict, "BaseModel"),
+    (None, "BaseModel"),
+    (Data(), "BaseModel"),
+    (int | None, "BaseModel"),
+    (Required, r"Required.*name, age"),
+    (Nested, r"Nested.*inner"),
+    (WithSecret, r"WithSecret.*token"),
+    (WithEmptySecret, r"WithEmptySecret.*token"),
+    (WithOptionalSecret, r"WithOptionalSecret.*token"),
+    (WithNestedSecret, r"WithNestedSecret.*token"),
+    (WithNestedDictOfSecrets, r"WithNestedDictOfSecrets.*accounts"),
+    (Unserializable, r"Unserializable.*handle"),
+    (Lossy, r"Lossy.*number"),
+    (InvalidDefault, r"InvalidDefault.*number"),
+    (Infinite, r"Infinite.*number"),
+    (Growing, r"Growing.*text"),
+]
+
+
+@pytest.mark.parametrize(("model", "named"), REFUSED_MODELS)
+def test_a_model_that_cannot_be_a_sessions_is_an_error(model: Any, named: str) -> None:
+    """It needs a default for each field, and JSON must give back what it was given."""
+    with pytest.raises(ConfigurationError, match=named) as raised:
+        make_provider(model=model)
+    assert "hunter2" not in str(raised.value)
+
+
+class Rich(BaseModel):
+    """What a session's model may well have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=False)
+
+    made_at: datetime = Field(default_factory=datetime.now)
+    id: UUID = Field(default_factory=uuid4)
+    tags: set[str] = {"a", "b"}
+    ratio: float = 0.1
+    blob: bytes = b"abc"
+    pair: tuple[int, str] = (1, "x")
+    lasts: timedelta = timedelta(minutes=1)
+    named: str = Field(default="", validation_alias="Named", serialization_alias="NAMED")
+    inner: Data = Data()
+
+
+def test_a_model_may_have_what_json_can_carry() -> None:
+    """Times, sets, factories, aliases, nested models."""
+    make_provider(model=Rich)
+
+
+# everything else
+
+
+def naive() -> datetime:
+    return datetime(2026, 1, 1)  # noqa: DTZ001  # the mistake that is tested
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    *(({"name": name}, "name=") for name in ("", "a b", "a=b", "a;b", "ä", "a.b", "a\n", "x" * 65)),
+    *(({"name": name}, "name=") for name in ("__Host-x", "__host-x", "__Secure-x", None, 5)),
+    ({"store": "memory"}, "store="),
+    ({"store": None}, "store="),
+    ({"store": MemoryStore}, "store="),
+    ({"on_conflict": "merge"}, "on_conflict="),
+    ({"on_invalid": "ignore"}, "on_invalid="),
+    ({"on_event": "log"}, "on_event="),
+    *(({"max_bytes": size}, "max_bytes=") for size in (0, -1, 2**20 + 1, "big", None)),
+    *(
+        ({option: value}, option)
+        for option in ("store_timeout", "commit_timeout")
+        for value in (timedelta(0), timedelta(seconds=-1), 2, 2.5, None)
+    ),
+    ({"clock": naive}, "clock="),
+    ({"clock": None}, "clock="),
+    ({"clock": lambda: 0}, "clock="),
+    ({"lifetime": timedelta(hours=1)}, "lifetime="),
+    ({"lifetime": None}, "lifetime="),
+    ({"cookie": None}, "cookie="),
+    ({"cookie": {"secure": False}}, "cookie="),
+    (
+        {
+            "cookie": CookieConfig(persistent=True),
+            "lifetime": Lifetime(absolute=timedelta(days=401)),
+        },
+        "400 days",
+    ),
+    *(
+        ({"trusted_origins": origins}, "trusted_origins")
+        for origins in (
+            "https://a.example",
+            ("a.example",),
+            ("https://a.example/",),
+            ("https://A.example",),
+            ("https://a.example/path",),
+            ("https://user@a.example",),
+            ("*",),
+            ("null",),
+            ("https://a.example\n",),
+            ("",),
+            (5,),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "named"), WRONG, ids=repr)
+def test_a_wrong_option_is_an_error_that_names_it(options: dict[str, Any], named: str) -> None:
+    """At construction, and never at the first request."""
+    store = options.get("store", MemoryStore())
+    with pytest.raises(ConfigurationError, match=named):
+        SessionProvider(Data, **{"secret_key": SECRET, **options, "store": store})
+
+
+def test_a_provider_that_was_refused_leaves_its_name_free() -> None:
+    """The mistake is mended and the provider built again, on the same store."""
+    store = MemoryStore()
+    with pytest.raises(ConfigurationError):
+        make_provider(store, secret_key="short")
+    make_provider(store)
+
+
+def test_two_providers_of_one_name_on_one_store_are_an_error() -> None:
+    """They would take each other's cookie; another name or another store will do."""
+    store = MemoryStore()
+    make_provider(store, name="session")
+    with pytest.raises(ConfigurationError, match=r"'session'.*name="):
+        make_provider(store, name="session")
+    make_provider(store, name="admin")
+    make_provider(MemoryStore(), name="session")
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"idle": None, "absolute": None},
+        {"idle": timedelta(0)},
+        {"absolute": timedelta(seconds=-1)},
+        {"idle": timedelta(hours=2), "absolute": timedelta(hours=1)},
+        {"idle": 3600},
+        {"absolute": timedelta(days=365 * 101)},
+    ],
+)
+def test_a_lifetime_that_means_nothing_is_an_error(limits: dict[str, Any]) -> None:
+    """Both switched off, not positive, idle beyond absolute, no timedelta."""
+    with pytest.raises(ConfigurationError, match="Lifetime"):
+        Lifetime(**limits)
+
+
+def test_a_memory_store_has_room_for_one() -> None:
+    """A store that could hold nothing would sign everybody out."""
+    with pytest.raises(ConfigurationError, match="max_sessions"):
+        MemoryStore(max_sessions=0)
+
+
+BOUNDS: list[Callable[[], Any]] = [
+    lambda: make_provider(name="x" * 64),
+    lambda: make_provider(name="_"),
+    lambda: make_provider(max_bytes=2**20),
+    lambda: make_provider(max_bytes=1),
+    lambda: make_provider(on_invalid=lambda values, error: Data()),
+    lambda: make_provider(trusted_origins=["https://a.example", "http://localhost:8000"]),
+    lambda: make_provider(
+        cookie=CookieConfig(persistent=True), lifetime=Lifetime(absolute=timedelta(days=400))
+    ),
+    lambda: make_provider(lifetime=Lifetime(idle=timedelta(days=1), absolute=None)),
+    lambda: make_provider(lifetime=Lifetime.OWASP_HIGH),
+]
+
+
+@pytest.mark.parametrize("build", BOUNDS)
+def test_what_is_just_allowed_is_allowed(build: Callable[[], Any]) -> None:
+    """The limits themselves belong to what may be asked for."""
+    build()
+
+
+def test_nothing_about_a_provider_shows_its_secret() -> None:
+    """``repr`` names it, and nothing that it holds prints the secret."""
+    get_session = make_provider(name="shop")
+    assert repr(get_session) == "<SessionProvider 'shop'>"
+    seen: set[int] = set()
+
+    def texts(value: Any) -> list[str]:
+        if id(value) in seen:
+            return []
+        seen.add(id(value))
+        inner = list(getattr(value, "__dict__", {}).values())
+        return [repr(value), *(text for each in inner for text in texts(each))]
+
+    # itsdangerous keeps the derived key, and no repr of ours reaches it
+    assert SECRET not in " ".join(texts(get_session))
+
+
+async def test_the_name_is_the_cookies_and_the_schemes() -> None:
+    """One word names the cookie, with its prefix, and the scheme in OpenAPI."""
+    get_session = make_provider(name="shop")
+    app = make_app()
+
+    @app.get("/")
+    async def home(session: Annotated[Session[Data], Depends(get_session)]) -> None:
+        session.data.count += 1
+
+    async with browser(app) as client:
+        assert set_cookie_kind(await client.get("/"), "__Host-shop") == "sent"
+    assert list(app.openapi()["components"]["securitySchemes"]) == ["shop"]

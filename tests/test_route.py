@@ -1,0 +1,864 @@
+"""Where a session may be asked for, and what of the rest of FastAPI it leaves alone."""
+
+import importlib.util
+from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import timedelta
+from typing import Annotated, Any
+
+import pytest
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.routing import Mount
+
+from fastapi_async_sessions import (
+    ConfigurationError,
+    MemoryStore,
+    Session,
+    SessionConflict,
+    SessionRoute,
+    StoreUnavailable,
+)
+from fastapi_async_sessions.testing import FrozenClock
+
+from .apps import (
+    COOKIE,
+    Data,
+    SpyStore,
+    browser,
+    call,
+    cookie_value,
+    make_app,
+    make_provider,
+    session_cookies,
+    set_cookie_kind,
+)
+
+HAS_GENERATOR_ROUTES = importlib.util.find_spec("fastapi.sse") is not None
+
+
+@pytest.fixture
+def store() -> SpyStore:
+    return SpyStore(MemoryStore())
+
+
+@pytest.fixture
+def get_session(store: SpyStore) -> Any:
+    return make_provider(store)
+
+
+async def visits(app: Any, path: str, count: int = 2) -> list[Any]:
+    """What a browser gets that comes again and again."""
+    async with browser(app) as client:
+        return [(await client.get(path)).json() for _ in range(count)]
+
+
+# the places
+
+
+def plain_default(app: FastAPI, get_session: Any) -> None:
+    @app.get("/count")
+    async def count(session: Session[Data] = Depends(get_session)) -> int:
+        session.data.count += 1
+        return session.data.count
+
+
+def annotated_alias(app: FastAPI, get_session: Any) -> None:
+    UserSession = Annotated[Session[Data], Depends(get_session)]
+
+    @app.get("/count")
+    async def count(session: UserSession) -> int:
+        session.data.count += 1
+        return session.data.count
+
+
+def sync_route(app: FastAPI, get_session: Any) -> None:
+    @app.get("/count")
+    def count(session: Session[Data] = Depends(get_session)) -> int:
+        session.data.count += 1
+        return session.data.count
+
+
+def sub_dependency(app: FastAPI, get_session: Any) -> None:
+    async def counted(session: Session[Data] = Depends(get_session)) -> int:
+        session.data.count += 1
+        return session.data.count
+
+    @app.get("/count")
+    async def count(counted: int = Depends(counted)) -> int:
+        return counted
+
+
+def generator_dependency(app: FastAPI, get_session: Any) -> None:
+    async def counted(session: Session[Data] = Depends(get_session)) -> AsyncIterator[int]:
+        session.data.count += 1
+        yield session.data.count
+
+    @app.get("/count")
+    async def count(counted: int = Depends(counted)) -> int:
+        return counted
+
+
+def router_level(app: FastAPI, get_session: Any) -> None:
+    async def counts(request: Request, session: Session[Data] = Depends(get_session)) -> None:
+        session.data.count += 1
+        request.state.count = session.data.count
+
+    router = APIRouter(route_class=SessionRoute, dependencies=[Depends(counts)])
+
+    @router.get("/count")
+    async def count(request: Request) -> int:
+        return request.state.count
+
+    app.include_router(router)
+
+
+def included_router(app: FastAPI, get_session: Any) -> None:
+    router = APIRouter(route_class=SessionRoute)
+    annotated_alias(router, get_session)
+    app.include_router(router)
+
+
+def dependency_of_an_inclusion(app: FastAPI, get_session: Any) -> None:
+    async def counts(request: Request, session: Session[Data] = Depends(get_session)) -> None:
+        session.data.count += 1
+        request.state.count = session.data.count
+
+    router = APIRouter(route_class=SessionRoute)
+
+    @router.get("/count")
+    async def count(request: Request) -> int:
+        return request.state.count
+
+    app.include_router(router, dependencies=[Depends(counts)])
+
+
+def nested_routers(app: FastAPI, get_session: Any) -> None:
+    inner = APIRouter(route_class=SessionRoute, prefix="/inner")
+    annotated_alias(inner, get_session)
+    outer = APIRouter(prefix="/outer")
+    outer.include_router(inner)
+    app.include_router(outer, prefix="/api")
+
+
+def mounted_application(app: FastAPI, get_session: Any) -> None:
+    inner = make_app()
+    annotated_alias(inner, get_session)
+    app.mount("/mounted", inner)
+
+
+def not_cached(app: FastAPI, get_session: Any) -> None:
+    async def counts(session: Session[Data] = Depends(get_session, use_cache=False)) -> None:
+        session.data.count += 1
+
+    @app.get("/count", dependencies=[Depends(counts)])
+    async def count(session: Session[Data] = Depends(get_session, use_cache=False)) -> int:
+        return session.data.count
+
+
+def mixed_scopes(app: FastAPI, get_session: Any) -> None:
+    async def counts(session: Session[Data] = Depends(get_session, scope="function")) -> None:
+        session.data.count += 1
+
+    @app.get("/count", dependencies=[Depends(counts, scope="function")])
+    async def count(
+        session: Session[Data] = Depends(get_session),
+        again: Session[Data] = Depends(get_session, scope="request"),
+    ) -> int:
+        assert session is again
+        return session.data.count
+
+
+def everywhere_at_once(app: FastAPI, get_session: Any) -> None:
+    async def counts(session: Session[Data] = Depends(get_session)) -> Session[Data]:
+        session.data.count += 1
+        return session
+
+    router = APIRouter(route_class=SessionRoute, dependencies=[Depends(get_session)])
+
+    @router.get("/count")
+    def count(
+        session: Session[Data] = Depends(get_session),
+        counted: Session[Data] = Depends(counts),
+        again: Session[Data] = Depends(get_session, use_cache=False),
+    ) -> int:
+        assert session is counted is again
+        return session.data.count
+
+    app.include_router(router)
+
+
+PLACES: list[tuple[Callable[[FastAPI, Any], None], str]] = [
+    (plain_default, "/count"),
+    (annotated_alias, "/count"),
+    (sync_route, "/count"),
+    (sub_dependency, "/count"),
+    (generator_dependency, "/count"),
+    (router_level, "/count"),
+    (included_router, "/count"),
+    (dependency_of_an_inclusion, "/count"),
+    (nested_routers, "/api/outer/inner/count"),
+    (mounted_application, "/mounted/count"),
+    (not_cached, "/count"),
+    (mixed_scopes, "/count"),
+    (everywhere_at_once, "/count"),
+]
+
+
+@pytest.mark.parametrize(("place", "path"), PLACES, ids=[place.__name__ for place, _ in PLACES])
+async def test_a_session_works_wherever_a_dependency_does(
+    store: SpyStore, get_session: Any, place: Callable[[FastAPI, Any], None], path: str
+) -> None:
+    """One session for each request: one load, one write, one cookie, and no startup error."""
+    app = make_app()
+    place(app, get_session)
+    async with get_session.lifespan(app), browser(app) as client:
+        first = await client.get(path)
+        assert (first.json(), len(session_cookies(first))) == (1, 1)
+        store.calls.clear()
+        second = await client.get(path)
+        assert (second.json(), session_cookies(second)) == (2, [])
+        assert second.headers["vary"] == "Cookie"
+    assert store.calls == ["load", "save"]
+
+
+async def test_a_dependency_of_the_application_reaches_its_routes(
+    store: SpyStore, get_session: Any
+) -> None:
+    """``FastAPI(dependencies=[...])`` asks for the session on every route."""
+
+    async def counts(request: Request, session: Session[Data] = Depends(get_session)) -> None:
+        session.data.count += 1
+        request.state.count = session.data.count
+
+    app = make_app(dependencies=[Depends(counts)])
+
+    @app.get("/count")
+    async def count(request: Request) -> int:
+        return request.state.count
+
+    assert await visits(app, "/count") == [1, 2]
+    assert store.calls == ["create", "load", "save"]
+
+
+@pytest.mark.skipif(not HAS_GENERATOR_ROUTES, reason="this FastAPI has no generator routes")
+async def test_a_generator_route_has_its_session(store: SpyStore, get_session: Any) -> None:
+    """Its dependencies change the session before the first item leaves; plain ``def`` too."""
+    app = make_app()
+
+    async def counts(session: Session[Data] = Depends(get_session)) -> None:
+        session.data.count += 1
+
+    @app.get("/count", dependencies=[Depends(counts)])
+    def count(session: Session[Data] = Depends(get_session)) -> Any:
+        yield session.data.count
+
+    # without an annotation of an iterator FastAPI calls it a stream all the same
+    count.__annotations__["return"] = AsyncIterator[int]
+    async with browser(app) as client:
+        texts = [(await client.get("/count")).text.strip() for _ in range(2)]
+    assert texts == ["1", "2"]
+    assert store.calls == ["create", "load", "save"]
+
+
+async def test_a_users_own_route_class_mixes_in(store: SpyStore, get_session: Any) -> None:
+    """``get_route_handler`` of a subclass and of a sibling both run around the session."""
+
+    class Stamped(SessionRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handler = super().get_route_handler()
+
+            async def stamped(request: Request) -> Response:
+                response = await handler(request)
+                response.headers["x-writes-before-me"] = str(len(store.writes))
+                return response
+
+            return stamped
+
+    app = FastAPI()
+    app.router.route_class = Stamped
+    annotated_alias(app, get_session)
+    async with browser(app) as client:
+        response = await client.get("/count")
+        assert (response.headers["x-writes-before-me"], set_cookie_kind(response)) == ("1", "sent")
+        assert (await client.get("/count")).json() == 2
+
+
+async def test_a_route_without_a_session_is_left_alone(store: SpyStore, get_session: Any) -> None:
+    """A ``SessionRoute`` that asks for none adds no header and calls no store."""
+    app = make_app()
+    annotated_alias(app, get_session)
+
+    @app.get("/plain")
+    async def plain() -> str:
+        return "plain"
+
+    async with browser(app) as client:
+        await client.get("/count")
+        store.calls.clear()
+        response = await client.get("/plain")
+    assert {"vary", "set-cookie", "cache-control"}.isdisjoint(response.headers)
+    assert store.calls == []
+
+
+# two providers
+
+
+class Preferences(BaseModel):
+    theme: str = "light"
+
+
+def two_providers(store: SpyStore) -> tuple[FastAPI, Any, Any]:
+    get_session = make_provider(store)
+    get_preferences = make_provider(store, Preferences, name="prefs")
+    app = make_app()
+
+    @app.get("/both")
+    async def both(
+        session: Annotated[Session[Data], Depends(get_session)],
+        preferences: Annotated[Session[Preferences], Depends(get_preferences)],
+    ) -> list[Any]:
+        session.data.count += 1
+        preferences.data.theme += "!"
+        return [session.data.count, preferences.data.theme]
+
+    @app.get("/end")
+    async def end(session: Annotated[Session[Data], Depends(get_session)]) -> None:
+        await session.destroy()
+
+    return app, get_session, get_preferences
+
+
+async def test_two_providers_have_two_cookies(store: SpyStore) -> None:
+    """Each has its own model, cookie and record; ending one leaves the other."""
+    app, *_ = two_providers(store)
+    async with browser(app) as client:
+        response = await client.get("/both")
+        assert set_cookie_kind(response) == set_cookie_kind(response, "__Host-prefs") == "sent"
+        assert response.headers["vary"] == "Cookie"
+        assert response.headers.get_list("cache-control") == ["no-store"]
+        assert (await client.get("/both")).json() == [2, "light!!"]
+        response = await client.get("/end")
+        assert set_cookie_kind(response) == "removed"
+        assert set_cookie_kind(response, "__Host-prefs") is None
+        assert (await client.get("/both")).json() == [1, "light!!!"]
+
+
+async def test_a_second_commit_that_fails_keeps_the_first_ones_cookie(store: SpyStore) -> None:
+    """What was stored has its cookie, and what was not has none: both on the error."""
+    app, *_ = two_providers(store)
+    creates: list[str] = []
+    original = store.create
+
+    async def create_one(key: str, record: Any) -> bool:
+        creates.append(key)
+        if len(creates) == 2:
+            raise StoreUnavailable("told to fail")
+        return await original(key, record)
+
+    store.create = create_one  # type: ignore[method-assign]
+    async with browser(app) as client:
+        response = await client.get("/both")
+        assert response.status_code == 503
+        assert set_cookie_kind(response) == "sent"
+        assert set_cookie_kind(response, "__Host-prefs") is None
+        assert (await client.get("/both")).json() == [2, "light!"]
+
+
+async def test_a_cookie_opens_only_its_own_providers_session(store: SpyStore) -> None:
+    """Under the other's name it is a forgery: no load of the store."""
+    app, *_ = two_providers(store)
+    async with browser(app) as client:
+        response = await client.get("/both")
+        swapped = (
+            f"__Host-session={cookie_value(response, '__Host-prefs')}; "
+            f"__Host-prefs={cookie_value(response)}"
+        )
+    store.calls.clear()
+    _, _, body = await call(app, "/both", headers=[(b"cookie", swapped.encode())])
+    assert body == b'[1,"light!"]'
+    assert store.calls == ["create", "create"]
+
+
+# the headers of a response
+
+
+async def test_a_routes_own_cookies_stay(get_session: Any) -> None:
+    """On the injected response, on a returned one, and beside a session cookie it copied."""
+    app = make_app()
+    UserSession = Annotated[Session[Data], Depends(get_session)]
+
+    @app.get("/injected")
+    async def injected(session: UserSession, response: Response) -> None:
+        session.data.count += 1
+        response.set_cookie("theme", "dark")
+        response.set_cookie("lang", "de")
+
+    @app.get("/returned")
+    async def returned(session: UserSession) -> Response:
+        session.renew()
+        response = JSONResponse({})
+        response.set_cookie("theme", "light")
+        response.headers.append("set-cookie", f"{COOKIE}=stale; Path=/; Secure")
+        return response
+
+    async with browser(app) as client:
+        response = await client.get("/injected")
+        names = [header.partition("=")[0] for header in response.headers.get_list("set-cookie")]
+        assert names == ["theme", "lang", COOKIE]
+        response = await client.get("/returned")
+        names = [header.partition("=")[0] for header in response.headers.get_list("set-cookie")]
+        assert names == ["theme", COOKIE]
+        assert cookie_value(response) != "stale"
+
+
+async def test_a_shared_response_object_carries_no_cookie_to_another(get_session: Any) -> None:
+    """A response that a module keeps and returns again and again stays as it was made."""
+    app = make_app()
+    shared = HTMLResponse("<p>")
+    before = list(shared.raw_headers)
+
+    @app.get("/")
+    async def home(
+        session: Annotated[Session[Data], Depends(get_session)], change: bool = False
+    ) -> Response:
+        session.data.count += change
+        return shared
+
+    async with browser(app) as first, browser(app) as second:
+        assert set_cookie_kind(await first.get("/?change=1")) == "sent"
+        assert set_cookie_kind(await second.get("/")) is None
+    assert shared.raw_headers == before
+
+
+@pytest.mark.parametrize(
+    ("given", "merged"),
+    [
+        ([], "Cookie"),
+        (["Accept"], "Accept, Cookie"),
+        (["Accept, Origin"], "Accept, Origin, Cookie"),
+        (["Accept", "Origin"], "Accept, Origin, Cookie"),
+        (["cookie"], "cookie"),
+        (["Accept, COOKIE"], "Accept, COOKIE"),
+        (["*"], "*"),
+        (["Accept, *"], "Accept, *"),
+        ([""], "Cookie"),
+    ],
+)
+async def test_vary_is_merged(get_session: Any, given: list[str], merged: str) -> None:
+    """One ``Vary`` that has what the route said, and ``Cookie`` where that does not say it."""
+    app = make_app()
+
+    @app.get("/")
+    async def home(
+        response: Response, session: Annotated[Session[Data], Depends(get_session)]
+    ) -> None:
+        for value in given:
+            response.headers.append("vary", value)
+
+    async with browser(app) as client:
+        response = await client.get("/")
+    assert response.headers.get_list("vary") == [merged]
+
+
+async def test_no_store_is_forced_where_a_cookie_leaves(get_session: Any) -> None:
+    """A shared cache must not hand out a cookie; without one the header is the route's."""
+    app = make_app()
+
+    @app.get("/")
+    async def home(
+        response: Response,
+        session: Annotated[Session[Data], Depends(get_session)],
+        end: bool = False,
+    ) -> None:
+        response.headers.append("cache-control", "public")
+        response.headers.append("Cache-Control", "max-age=60")
+        session.data.count = 1
+        if end:
+            await session.destroy()
+
+    async with browser(app) as client:
+        created, read, ended = [await client.get(path) for path in ("/", "/", "/?end=1")]
+    assert created.headers.get_list("cache-control") == ["no-store"]
+    assert read.headers.get_list("cache-control") == ["public", "max-age=60"]
+    assert ended.headers.get_list("cache-control") == ["no-store"]
+
+
+async def test_an_exception_handlers_response_carries_what_was_committed(
+    store: SpyStore, get_session: Any
+) -> None:
+    """A committed sign-in or sign-out reaches the browser although the route raised."""
+    app = make_app()
+
+    class TeapotError(Exception):
+        pass
+
+    @app.exception_handler(TeapotError)
+    async def handle(request: Request, error: TeapotError) -> Response:
+        return HTMLResponse("<p>", 418)
+
+    @app.get("/in")
+    async def sign_in(session: Annotated[Session[Data], Depends(get_session)]) -> None:
+        session.renew(subject="ada")
+        await session.commit()
+        raise TeapotError
+
+    @app.get("/out")
+    async def sign_out(session: Annotated[Session[Data], Depends(get_session)]) -> None:
+        await session.destroy()
+        raise HTTPException(409)
+
+    async with browser(app) as client:
+        response = await client.get("/in")
+        assert (response.status_code, set_cookie_kind(response)) == (418, "sent")
+        response = await client.get("/out")
+        assert (response.status_code, set_cookie_kind(response)) == (409, "removed")
+        assert response.headers["cache-control"] == "no-store"
+    assert await store.held() == {}
+
+
+@pytest.mark.parametrize("error", [SessionConflict, StoreUnavailable])
+async def test_the_librarys_errors_can_have_handlers(get_session: Any, error: Any) -> None:
+    """They are Starlette's ``HTTPException`` and also what an application registers."""
+    app = make_app()
+
+    @app.exception_handler(error)
+    async def handle(request: Request, error: Exception) -> Response:
+        return HTMLResponse(f"<p>{type(error).__name__}", 299)
+
+    @app.get("/")
+    async def home(session: Annotated[Session[Data], Depends(get_session)]) -> None:
+        raise error("a reason")
+
+    async with browser(app) as client:
+        response = await client.get("/")
+    assert (response.status_code, response.text) == (299, f"<p>{error.__name__}")
+
+
+# around and beside
+
+
+@pytest.mark.parametrize("kind", ["base", "gzip", "both"])
+async def test_middleware_around_the_application_works(
+    store: SpyStore, get_session: Any, kind: str
+) -> None:
+    """``BaseHTTPMiddleware`` runs the application in a task of its own; gzip rewrites headers."""
+    app = make_app()
+    annotated_alias(app, get_session)
+
+    async def passing(request: Request, call_next: Any) -> Response:
+        return await call_next(request)
+
+    if kind in ("base", "both"):
+        app.add_middleware(BaseHTTPMiddleware, dispatch=passing)
+    if kind in ("gzip", "both"):
+        app.add_middleware(GZipMiddleware, minimum_size=1)
+    async with browser(app) as client:
+        response = await client.get("/count")
+        assert set_cookie_kind(response) == "sent"
+        assert "Cookie" in response.headers["vary"]
+        assert response.headers.get_list("cache-control") == ["no-store"]
+        assert (await client.get("/count")).json() == 2
+    assert store.calls == ["create", "load", "save"]
+
+
+async def test_what_is_no_route_of_ours_is_untouched(store: SpyStore, get_session: Any) -> None:
+    """404, 405, OPTIONS and the documentation neither load a session nor vary by cookie."""
+    app = make_app()
+    annotated_alias(app, get_session)
+    async with browser(app) as client:
+        await client.get("/count")
+        store.calls.clear()
+        responses = [
+            await client.get("/nothing"),
+            await client.post("/count"),
+            await client.options("/count"),
+            await client.get("/docs"),
+            await client.get("/openapi.json"),
+        ]
+    assert [response.status_code for response in responses] == [404, 405, 405, 200, 200]
+    for response in responses:
+        assert {"vary", "set-cookie", "cache-control"}.isdisjoint(response.headers)
+    assert store.calls == []
+
+
+async def test_head_has_the_headers_of_get(store: SpyStore, get_session: Any) -> None:
+    """A route that serves HEAD too commits and sets its cookie."""
+    app = make_app()
+
+    @app.api_route("/", methods=["GET", "HEAD"])
+    async def home(session: Annotated[Session[Data], Depends(get_session)]) -> int:
+        session.data.count += 1
+        return session.data.count
+
+    async with browser(app) as client:
+        response = await client.head("/")
+        assert (set_cookie_kind(response), response.content) == ("sent", b"")
+        assert (await client.get("/")).json() == 2
+
+
+@pytest.mark.parametrize("root_path", ["", "/behind/a/proxy"])
+async def test_the_cookies_path_is_what_was_configured(root_path: str) -> None:
+    """Neither a proxy's ``root_path`` nor a mount moves it."""
+    get_session = make_provider()
+    app = make_app()
+    mounted_application(app, get_session)
+    path = f"{root_path}/mounted/count"
+    status, headers, _ = await call(app, path, root_path=root_path)
+    (cookie,) = [value for name, value in headers if name == b"set-cookie"]
+    assert status == 200
+    assert cookie.endswith(b"; Path=/; HttpOnly; Secure; SameSite=Lax")
+
+
+async def test_openapi_shows_the_lock_where_a_session_is_asked_for(get_session: Any) -> None:
+    """An ``apiKey`` in the cookie of that name, on those routes and on no others."""
+    app = make_app()
+    annotated_alias(app, get_session)
+
+    @app.get("/required")
+    async def required(session: Annotated[Session[Data], Depends(get_session.required)]) -> None:
+        pass
+
+    @app.get("/plain")
+    async def plain() -> None:
+        pass
+
+    schema = app.openapi()
+    assert schema["components"]["securitySchemes"] == {
+        "session": {"type": "apiKey", "in": "cookie", "name": "__Host-session"}
+    }
+    assert {path: item["get"].get("security") for path, item in schema["paths"].items()} == {
+        "/count": [{"session": []}],
+        "/required": [{"session": []}],
+        "/plain": None,
+    }
+
+
+# outside of a SessionRoute
+
+
+def on_the_application(app: FastAPI, get_session: Any) -> None:
+    app.router.route_class = APIRoute
+    annotated_alias(app, get_session)
+
+
+def on_an_included_router(app: FastAPI, get_session: Any) -> None:
+    router = APIRouter()
+    annotated_alias(router, get_session)
+    app.include_router(router)
+
+
+def on_a_nested_router(app: FastAPI, get_session: Any) -> None:
+    inner, outer = APIRouter(), APIRouter(route_class=SessionRoute)
+    annotated_alias(inner, get_session)
+    outer.include_router(inner)
+    app.include_router(outer)
+
+
+def in_a_mounted_application(app: FastAPI, get_session: Any) -> None:
+    inner = FastAPI()
+    annotated_alias(inner, get_session)
+    app.mount("/mounted", inner)
+
+
+def in_a_routers_dependencies(app: FastAPI, get_session: Any) -> None:
+    router = APIRouter(dependencies=[Depends(get_session.required)])
+
+    @router.get("/count")
+    async def count() -> None:
+        pass
+
+    app.include_router(router)
+
+
+def in_an_inclusions_dependencies(app: FastAPI, get_session: Any) -> None:
+    router = APIRouter()
+
+    @router.get("/count")
+    async def count() -> None:
+        pass
+
+    app.include_router(router, dependencies=[Depends(get_session)])
+
+
+def in_a_sub_dependency(app: FastAPI, get_session: Any) -> None:
+    async def one(session: Session[Data] = Depends(get_session)) -> None:
+        pass
+
+    async def two(one: None = Depends(one)) -> None:
+        pass
+
+    router = APIRouter()
+
+    @router.get("/count", dependencies=[Depends(two)])
+    async def count() -> None:
+        pass
+
+    app.include_router(router)
+
+
+OUTSIDE = [
+    on_the_application,
+    on_an_included_router,
+    on_a_nested_router,
+    in_a_mounted_application,
+    in_a_routers_dependencies,
+    in_an_inclusions_dependencies,
+    in_a_sub_dependency,
+]
+
+
+@pytest.mark.parametrize("place", OUTSIDE)
+async def test_a_session_outside_of_a_session_route_is_an_error_at_startup(
+    get_session: Any, place: Callable[[FastAPI, Any], None]
+) -> None:
+    """The lifespan names the route and the line to write, wherever the route stands."""
+    app = make_app()
+    place(app, get_session)
+    with pytest.raises(ConfigurationError, match=r"/count .*count.*route_class=SessionRoute"):
+        async with get_session.lifespan(app):
+            pass
+
+
+@pytest.mark.parametrize("place", OUTSIDE)
+async def test_a_session_outside_of_a_session_route_is_an_error_at_the_first_request(
+    get_session: Any, store: SpyStore, place: Callable[[FastAPI, Any], None]
+) -> None:
+    """Without the lifespan the first request says the same, and loads nothing."""
+    app = make_app()
+    place(app, get_session)
+    with pytest.raises(ConfigurationError, match=r"/count .*count.*route_class=SessionRoute"):
+        await call(app, "/mounted/count" if place is in_a_mounted_application else "/count")
+    assert store.calls == []
+
+
+async def test_the_startup_check_passes_what_asks_for_no_session(get_session: Any) -> None:
+    """Plain routers, mounts without routes and other providers' routes are no concern."""
+    app = make_app()
+    annotated_alias(app, get_session)
+    plain = APIRouter()
+
+    @plain.get("/plain")
+    async def plain_route() -> None:
+        pass
+
+    app.include_router(plain)
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError
+
+    app.router.routes.append(Mount("/static", asgi))
+    async with get_session.lifespan(app):
+        pass
+
+
+# requirements
+
+
+def guarded(get_session: Any) -> FastAPI:
+    app = make_app()
+    UserSession = Annotated[Session[Data], Depends(get_session)]
+
+    @app.get("/begin")
+    async def begin(session: UserSession) -> None:
+        session.data.count += 1
+
+    @app.get("/in")
+    async def sign_in(session: UserSession) -> None:
+        session.renew(subject="ada")
+
+    @app.get("/required")
+    async def required(
+        session: Annotated[Session[Data], Depends(get_session.required)], same: UserSession
+    ) -> bool:
+        return session is same
+
+    @app.get("/signed-in")
+    async def signed_in(
+        session: Annotated[Session[Data], Depends(get_session.signed_in())], same: UserSession
+    ) -> bool:
+        return session is same
+
+    @app.get("/lately")
+    async def lately(
+        session: Annotated[
+            Session[Data], Depends(get_session.signed_in(within=timedelta(minutes=5)))
+        ],
+    ) -> str | None:
+        return session.subject
+
+    return app
+
+
+async def test_requirements_answer_401() -> None:
+    """No session, nobody signed in, signed in too long ago: each asks only for what it says."""
+    clock = FrozenClock()
+    store = SpyStore(MemoryStore(clock=clock))
+    app = guarded(make_provider(store, clock=clock))
+    paths = ("/required", "/signed-in", "/lately")
+
+    async with browser(app) as client:
+
+        async def statuses() -> list[int]:
+            responses = [await client.get(path) for path in paths]
+            assert all(set_cookie_kind(response) is None for response in responses)
+            for response in responses:
+                assert response.headers["vary"] == "Cookie"
+                assert (response.status_code == 401) is ("www-authenticate" in response.headers)
+            return [response.status_code for response in responses]
+
+        assert await statuses() == [401, 401, 401]
+        assert store.calls == []
+        await client.get("/begin")
+        assert await statuses() == [200, 401, 401]
+        await client.get("/in")
+        assert await statuses() == [200, 200, 200]
+        clock.advance(timedelta(minutes=5))
+        assert await statuses() == [200, 200, 200]
+        clock.advance(timedelta(seconds=1))
+        assert await statuses() == [200, 200, 401]
+        assert (await client.get("/signed-in")).json() is True
+        assert (await client.get("/required")).json() is True
+
+
+async def test_a_new_session_of_this_request_does_not_meet_required(get_session: Any) -> None:
+    """``required`` asks what the client brought: a change before it makes no difference."""
+    app = make_app()
+
+    async def change(session: Session[Data] = Depends(get_session)) -> None:
+        session.data.count += 1
+        await session.commit()
+
+    @app.get("/", dependencies=[Depends(change), Depends(get_session.required)])
+    async def home() -> None:
+        raise AssertionError("the route ran")
+
+    async with browser(app) as client:
+        assert (await client.get("/")).status_code == 401
+
+
+def test_requirements_are_the_same_object_each_time(get_session: Any) -> None:
+    """So that FastAPI resolves each once, and an override finds it."""
+    within = timedelta(minutes=5)
+    assert get_session.required is get_session.required
+    assert get_session.signed_in() is get_session.signed_in()
+    assert get_session.signed_in(within=within) is get_session.signed_in(timedelta(minutes=5))
+    assert get_session.signed_in() is not get_session.signed_in(within=within)
+    assert get_session.required is not get_session.signed_in()
+
+
+async def test_overriding_the_provider_moves_its_requirements() -> None:
+    """One entry in ``app.dependency_overrides`` gives every route another session."""
+    get_session = make_provider()
+    get_other = make_provider(name="other")
+    app = guarded(get_session)
+    app.dependency_overrides[get_session] = get_other
+    async with browser(app) as client:
+        response = await client.get("/in")
+        assert set_cookie_kind(response, "__Host-other") == "sent"
+        assert set_cookie_kind(response) is None
+        for path in ("/required", "/signed-in", "/lately"):
+            assert (await client.get(path)).status_code == 200

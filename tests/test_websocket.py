@@ -1,0 +1,408 @@
+"""A session on a websocket: loaded at the handshake, committed when the handler ends."""
+
+import logging
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Depends, FastAPI, HTTPException, WebSocket, WebSocketDisconnect
+from starlette.testclient import TestClient, WebSocketDenialResponse
+
+from fastapi_async_sessions import MemoryStore, Session, SessionClosed
+from fastapi_async_sessions.testing import FrozenClock
+
+from .apps import Data, SpyStore, make_app, make_provider
+
+WS = "wss://testserver"
+Handler = Callable[[WebSocket, Session[Data]], Any]
+
+
+@pytest.fixture
+def store() -> SpyStore:
+    return SpyStore(MemoryStore())
+
+
+@pytest.fixture
+def get_session(store: SpyStore) -> Any:
+    return make_provider(store)
+
+
+def make_socket_app(get_session: Any, handler: Handler | None = None) -> FastAPI:
+    app = make_app()
+    UserSession = Annotated[Session[Data], Depends(get_session)]
+
+    @app.get("/begin")
+    async def begin(session: UserSession) -> None:
+        session.data.count = 1
+
+    @app.get("/count")
+    async def count(session: UserSession) -> int:
+        return session.data.count
+
+    @app.get("/out")
+    async def sign_out(session: UserSession) -> None:
+        await session.destroy()
+
+    @app.websocket("/ws")
+    async def socket(websocket: WebSocket, session: UserSession) -> None:
+        assert handler is not None
+        await handler(websocket, session)
+
+    return app
+
+
+def browser(app: FastAPI) -> TestClient:
+    """A client with a session of count 1."""
+    client = TestClient(app, base_url="https://testserver")
+    client.get("/begin")
+    return client
+
+
+def closing_code(client: TestClient) -> int:
+    """What a socket ends with that the server closes."""
+    with (
+        client.websocket_connect(f"{WS}/ws") as websocket,
+        pytest.raises(WebSocketDisconnect) as closed,
+    ):
+        websocket.receive_json()
+    return closed.value.code
+
+
+def denial(client: TestClient, path: str, **options: Any) -> WebSocketDenialResponse:
+    """The response to a handshake that is refused."""
+    with pytest.raises(WebSocketDenialResponse) as denied:  # noqa: SIM117  # which one raises
+        with client.websocket_connect(WS + path, **options):
+            pass
+    return denied.value
+
+
+def test_a_change_is_committed_when_the_handler_ends(store: SpyStore, get_session: Any) -> None:
+    """One load at the handshake, one write at the end, and the next request sees it."""
+
+    async def handler(websocket: WebSocket, session: Session[Data]) -> None:
+        await websocket.accept()
+        session.data.count += 1
+        await websocket.send_json(session.data.count)
+
+    client = browser(make_socket_app(get_session, handler))
+    store.calls.clear()
+    with client.websocket_connect(f"{WS}/ws") as websocket:
+        assert websocket.receive_json() == 2
+    assert store.calls == ["load", "save"]
+    assert client.get("/count").json() == 2
+
+
+async def test_a_client_that_goes_away_is_a_normal_end(store: SpyStore, get_session: Any) -> None:
+    """``WebSocketDisconnect`` out of the handler commits, and goes on to the server."""
+
+    async def handler(websocket: WebSocket, session: Session[Data]) -> None:
+        await websocket.accept()
+        while True:
+            session.data.count += await websocket.receive_json()
+
+    app = make_socket_app(get_session, handler)
+    client = browser(app)
+    messages: list[dict[str, Any]] = [
+        {"type": "websocket.connect"},
+        {"type": "websocket.receive", "text": "10"},
+        {"type": "websocket.receive", "text": "20"},
+        {"type": "websocket.disconnect", "code": 1001},
+    ]
+    sent: list[str] = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    ((name, value),) = client.cookies.items()
+    scope = {
+        "type": "websocket",
+        "path": "/ws",
+        "query_string": b"",
+        "headers": [(b"host", b"testserver"), (b"cookie", f"{name}={value}".encode())],
+        "subprotocols": [],
+    }
+    with pytest.raises(WebSocketDisconnect):
+        await app(scope, receive, send)
+    assert sent == ["websocket.accept"]
+    assert client.get("/count").json() == 31
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), HTTPException(418)])
+def test_an_error_rolls_back(store: SpyStore, get_session: Any, error: Exception) -> None:
+    """What was committed before stays, what came after it goes."""
+
+    async def handler(websocket: WebSocket, session: Session[Data]) -> None:
+        session.data.count = 5
+        await session.commit()
+        session.data.count = 6
+        raise error
+
+    client = browser(make_socket_app(get_session, handler))
+    with (
+        pytest.raises((type(error), WebSocketDenialResponse)),
+        client.websocket_connect(f"{WS}/ws"),
+    ):
+        pass
+    assert client.get("/count").json() == 5
+
+
+def test_commit_stores_while_the_socket_is_open(store: SpyStore, get_session: Any) -> None:
+    """Another request of the same browser sees it before the socket ends."""
+
+    async def handler(websocket: WebSocket, session: Session[Data]) -> None:
+        await websocket.accept()
+        for _ in range(2):
+            session.data.count += await websocket.receive_json()
+            await session.commit()
+            await websocket.send_json(session.data.count)
+
+    client = browser(make_socket_app(get_session, handler))
+    store.calls.clear()
+    with client.websocket_connect(f"{WS}/ws") as websocket:
+        for step, total in ((1, 2), (0, 2)):
+            websocket.send_json(step)
+            assert websocket.receive_json() == total
+            assert client.get("/count").json() == total
+    assert store.writes == ["save"]
+
+
+def test_a_socket_has_one_session(store: SpyStore, get_session: Any) -> None:
+    """Through sub-dependencies, without the cache, and with every scope."""
+
+    async def counts(session: Session[Data] = Depends(get_session, use_cache=False)) -> Any:
+        session.data.count += 1
+        return session
+
+    app = make_socket_app(get_session)
+
+    @app.websocket("/one")
+    async def one(
+        websocket: WebSocket,
+        counted: Annotated[Session[Data], Depends(counts)],
+        session: Annotated[Session[Data], Depends(get_session, scope="function")],
+    ) -> None:
+        await websocket.accept()
+        await websocket.send_json(session is counted)
+
+    client = browser(app)
+    store.calls.clear()
+    with client.websocket_connect(f"{WS}/one") as websocket:
+        assert websocket.receive_json() is True
+    assert store.calls == ["load", "save"]
+    assert client.get("/count").json() == 2
+
+
+def test_a_socket_without_a_session_reads_a_new_one(store: SpyStore, get_session: Any) -> None:
+    """No cookie: nothing is loaded, and nothing is stored as long as nothing changes."""
+
+    async def handler(websocket: WebSocket, session: Session[Data]) -> None:
+        await websocket.accept()
+        await websocket.send_json([session.is_new, session.data.count])
+
+    client = TestClient(make_socket_app(get_session, handler), base_url="https://testserver")
+    with client.websocket_connect(f"{WS}/ws") as websocket:
+        assert websocket.receive_json() == [True, 0]
+    assert store.calls == []
+
+
+def test_what_needs_a_cookie_raises(store: SpyStore, get_session: Any) -> None:
+    """``renew`` when it is asked for, a new session when it would be stored."""
+    refused: list[str] = []
+
+    async def handler(websocket: WebSocket, session: Session[Data]) -> None:
+        await websocket.accept()
+        with pytest.raises(SessionClosed, match="HTTP") as renewing:
+            session.renew(subject="ada")
+        await session.destroy()
+        session.data.count = 7
+        with pytest.raises(SessionClosed, match="HTTP") as creating:
+            await session.commit()
+        refused.extend([str(renewing.value), str(creating.value)])
+        session.data.count = 0
+
+    client = browser(make_socket_app(get_session, handler))
+    with client.websocket_connect(f"{WS}/ws"):
+        pass
+    assert len(refused) == 2
+    assert store.writes == ["create", "delete"]
+
+
+def test_a_new_session_that_was_changed_closes_with_1011(
+    store: SpyStore, get_session: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The change can't be kept, and the log says why."""
+
+    async def handler(websocket: WebSocket, session: Session[Data]) -> None:
+        await websocket.accept()
+        session.data.count = 7
+
+    client = TestClient(make_socket_app(get_session, handler), base_url="https://testserver")
+    assert closing_code(client) == 1011
+    assert "a new session needs a cookie" in caplog.text
+    assert store.calls == []
+
+
+def test_a_commit_that_fails_after_accept_closes_with_1011(
+    store: SpyStore, get_session: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client is told that something went wrong, the log what."""
+
+    async def handler(websocket: WebSocket, session: Session[Data]) -> None:
+        await websocket.accept()
+        session.data.count = 2
+        store.failing = {"save"}
+
+    client = browser(make_socket_app(get_session, handler))
+    assert closing_code(client) == 1011
+    assert [record for record in caplog.records if record.levelno == logging.ERROR]
+    store.failing = set()
+    assert client.get("/count").json() == 1
+
+
+def test_a_commit_that_fails_after_the_end_closes_nothing(
+    store: SpyStore, get_session: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The socket is closed already; the log tells."""
+
+    async def handler(websocket: WebSocket, session: Session[Data]) -> None:
+        await websocket.accept()
+        session.data.count = 2
+        store.failing = {"save"}
+        await websocket.close(4000)
+
+    client = browser(make_socket_app(get_session, handler))
+    assert closing_code(client) == 4000
+    assert "could not be committed" in caplog.text
+
+
+def test_a_commit_that_fails_before_accept_denies(store: SpyStore, get_session: Any) -> None:
+    """The handshake is answered with the error's own status."""
+
+    async def handler(websocket: WebSocket, session: Session[Data]) -> None:
+        session.data.count = 2
+        store.failing = {"save"}
+
+    client = browser(make_socket_app(get_session, handler))
+    assert denial(client, "/ws").status_code == 503
+
+
+def test_a_store_that_is_down_denies(store: SpyStore, get_session: Any) -> None:
+    """Never a new session instead."""
+
+    async def handler(websocket: WebSocket, session: Session[Data]) -> None:
+        raise AssertionError("the handler ran")
+
+    client = browser(make_socket_app(get_session, handler))
+    store.failing = {"load"}
+    denied = denial(client, "/ws")
+    assert (denied.status_code, denied.headers["retry-after"]) == (503, "1")
+
+
+ORIGINS: list[tuple[dict[str, str], bool]] = [
+    ({}, True),
+    ({"origin": "https://testserver"}, True),
+    ({"sec-fetch-site": "same-origin"}, True),
+    ({"sec-fetch-site": "none"}, True),
+    ({"origin": "https://trusted.example", "sec-fetch-site": "cross-site"}, True),
+    ({"origin": "https://evil.example"}, False),
+    ({"origin": "https://testserver.evil.example"}, False),
+    ({"origin": "https://testserver:444"}, False),
+    ({"origin": "null"}, False),
+    ({"sec-fetch-site": "cross-site"}, False),
+    ({"sec-fetch-site": "same-site"}, False),
+    ({"origin": "https://testserver", "sec-fetch-site": "cross-site"}, False),
+    ({"origin": "https://evil.example", "x-forwarded-host": "evil.example"}, False),
+]
+
+
+@pytest.mark.parametrize(("headers", "passes"), ORIGINS)
+def test_a_cross_origin_handshake_is_refused(
+    store: SpyStore, headers: dict[str, str], passes: bool
+) -> None:
+    """Before the store is asked: any page may open a socket with the browser's cookies."""
+    get_session = make_provider(store, trusted_origins=["https://trusted.example"])
+
+    async def handler(websocket: WebSocket, session: Session[Data]) -> None:
+        await websocket.accept()
+        await websocket.send_json(session.data.count)
+
+    client = browser(make_socket_app(get_session, handler))
+    store.calls.clear()
+    if passes:
+        with client.websocket_connect(f"{WS}/ws", headers=headers) as websocket:
+            assert websocket.receive_json() == 1
+        assert store.calls == ["load"]
+        return
+    assert denial(client, "/ws", headers=headers).status_code == 403
+    assert store.calls == []
+
+
+def test_required_denies_a_socket_without_a_session(store: SpyStore, get_session: Any) -> None:
+    """The handshake is answered with 401, or passes with the session."""
+    app = make_socket_app(get_session)
+
+    @app.websocket("/required")
+    async def required(
+        websocket: WebSocket, session: Annotated[Session[Data], Depends(get_session.required)]
+    ) -> None:
+        await websocket.accept()
+
+    anonymous = TestClient(app, base_url="https://testserver")
+    assert denial(anonymous, "/required").status_code == 401
+    with browser(app).websocket_connect(f"{WS}/required"):
+        pass
+
+
+def test_reload_tells_whether_the_session_still_lives(get_session: Any) -> None:
+    """A long socket learns of a change, and of a sign-out, by asking."""
+
+    async def handler(websocket: WebSocket, session: Session[Data]) -> None:
+        await websocket.accept()
+        for _ in range(2):
+            await websocket.receive_json()
+            await websocket.send_json([await session.reload(), session.data.count])
+
+    client = browser(make_socket_app(get_session, handler))
+    with client.websocket_connect(f"{WS}/ws") as websocket:
+        websocket.send_json(0)
+        assert websocket.receive_json() == [True, 1]
+        client.get("/begin")
+        client.get("/out")
+        websocket.send_json(0)
+        assert websocket.receive_json()[0] is False
+
+
+def test_a_sockets_change_does_not_bring_a_session_back(store: SpyStore, get_session: Any) -> None:
+    """Signed out while the socket was open: its change is dropped, and it ends normally."""
+
+    async def handler(websocket: WebSocket, session: Session[Data]) -> None:
+        await websocket.accept()
+        await websocket.receive_json()
+        session.data.count = 9
+
+    client = browser(make_socket_app(get_session, handler))
+    with client.websocket_connect(f"{WS}/ws") as websocket:
+        client.get("/out")
+        websocket.send_json(0)
+    assert client.get("/count").json() == 0
+    assert store.writes == ["create", "delete", "save"]
+
+
+def test_a_socket_outside_of_a_session_route_works(store: SpyStore) -> None:
+    """Websocket routes have no route class of their own: a plain router will do."""
+    clock = FrozenClock()
+    get_session = make_provider(store, clock=clock)
+    app = FastAPI()
+
+    @app.websocket("/plain")
+    async def plain(
+        websocket: WebSocket, session: Annotated[Session[Data], Depends(get_session)]
+    ) -> None:
+        await websocket.accept()
+        await websocket.send_json(session.is_new)
+
+    with TestClient(app).websocket_connect(f"{WS}/plain") as websocket:
+        assert websocket.receive_json() is True
