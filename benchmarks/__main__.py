@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -34,6 +35,7 @@ def main() -> None:
     contenders = list(chosen(options.only))
     with servers() as (redis, places):
         for title, opened, width, core in _ways(places, application_core, other_core):
+            print(f"measuring {title} ...", file=sys.stderr, flush=True)
             pin(core)
             how_long = {"rounds": options.rounds, "seconds": options.seconds}
             work = measure(contenders, opened, width=width, redis=redis, **how_long)

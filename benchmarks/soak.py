@@ -11,6 +11,7 @@ revived or shown to somebody else: the exit code is 1 if anything was. Loopback 
 import argparse
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -21,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,10 +132,12 @@ class Postgres:
         self._command = (self._data / "postmaster.opts").read_text()
         self._log = self._data.parent / "log"
         self._user = self._data.owner()
+        self._process: subprocess.Popen[bytes] | None = None
 
     def kill(self) -> None:
         pid = int((self._data / "postmaster.pid").read_text().split()[0])
         os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)  # it is a child of ours: as a zombie it would look alive
 
     def start(self) -> None:
         arguments = [word.strip('"') for word in self._command.split()]
@@ -153,10 +157,9 @@ class Postgres:
         raise TimeoutError("PostgreSQL did not come back")
 
     def stop(self) -> None:
-        process = getattr(self, "_process", None)
-        if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.wait(timeout=20)
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(timeout=20)
 
 
 @contextlib.contextmanager
@@ -242,6 +245,7 @@ class Visitor:
             )
         except httpx.TransportError:
             self.tally.counts["no answer"] += 1
+            await asyncio.sleep(0.1)
             return None
         if response.status_code >= 500:
             self.tally.counts[f"answered {response.status_code}"] += 1
@@ -356,9 +360,10 @@ def _cookie(response: httpx.Response) -> str:
 
 async def inject_faults(server: Any, workers: list[Worker], tally: Tally, until: float) -> None:
     """Kill a worker or the server every few seconds; all are up in the end."""
-    while time.monotonic() < until - 4:
-        await asyncio.sleep(random.uniform(1, 3))
-        victim = random.choice([*workers, server])
+    for victim in itertools.cycle([server, *workers]):
+        await asyncio.sleep(random.uniform(2, 4))
+        if time.monotonic() > until - 4:
+            return
         is_worker = isinstance(victim, Worker)
         tally.counts["workers killed" if is_worker else "servers killed"] += 1
         await asyncio.to_thread(victim.kill)
@@ -373,7 +378,7 @@ async def until_ready(workers: list[Worker], http: httpx.AsyncClient) -> None:
             with contextlib.suppress(httpx.TransportError):
                 if (await http.get(f"http://127.0.0.1:{worker.port}/me")).status_code == 200:
                     break
-            await asyncio.sleep(0.1)  # noqa: ASYNC110  # another process
+            await asyncio.sleep(0.1)
         else:
             raise TimeoutError("a worker did not start")
 
@@ -381,7 +386,9 @@ async def until_ready(workers: list[Worker], http: httpx.AsyncClient) -> None:
 async def soak(server: Any, workers: list[Worker], seconds: float, clients: int) -> Tally:
     tally = Tally()
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
-    async with httpx.AsyncClient(limits=limits, timeout=15, trust_env=False) as http:
+    # each visitor keeps a cookie of their own
+    none = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    async with httpx.AsyncClient(limits=limits, timeout=15, cookies=none, trust_env=False) as http:
         await until_ready(workers, http)
         bases = [f"http://127.0.0.1:{worker.port}" for worker in workers]
         visitors = [Visitor(f"user-{n}", bases, http, tally) for n in range(clients)]

@@ -8,8 +8,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import astuple
 from time import perf_counter
 from typing import cast
@@ -35,9 +35,6 @@ async def over_http(
     contender: Contender, places: Places, *, core: int, connections: int
 ) -> AsyncIterator[Send]:
     """Serve a contender on a core; what is given sends over that many connections."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    command = [sys.executable, "-m", "benchmarks.wire", contender.name, str(listener.fileno())]
-    server = subprocess.Popen([*command, str(core), *astuple(places)], pass_fds=[listener.fileno()])
     loop = asyncio.get_running_loop()
     pool: list[Connection] = []
 
@@ -50,25 +47,27 @@ async def over_http(
         await asyncio.wait_for(work.done, 300)
         return Run(perf_counter() - began, work.latencies, work.answers())
 
-    try:
+    with _served(contender, places, core) as port:
         for _ in range(connections):
-            # the listener is ours: a connection waits in its backlog until the server is there
-            made = await loop.create_connection(Connection, "127.0.0.1", listener.getsockname()[1])
+            made = await loop.create_connection(Connection, "127.0.0.1", port)
             pool.append(made[1])
         yield send
-    finally:
         for connection in pool:
             connection.transport.abort()
-        server.terminate()
-        server.wait(timeout=30)
-        listener.close()
 
 
-def _start(
-    contender: Contender, listener: int, core: int, places: Places
-) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "benchmarks.wire", contender.name, str(listener), str(core)]
-    return subprocess.Popen([*command, *astuple(places)], pass_fds=[listener])
+@contextmanager
+def _served(contender: Contender, places: Places, core: int) -> Iterator[int]:
+    # the listener is ours: who connects waits in its backlog until the server is there
+    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+        fd, port = listener.fileno(), listener.getsockname()[1]
+        command = [sys.executable, "-m", "benchmarks.wire", contender.name, str(fd), str(core)]
+        server = subprocess.Popen([*command, *astuple(places)], pass_fds=[fd])
+        try:
+            yield port
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
 
 
 class Work:

@@ -318,15 +318,16 @@ def _write_only(schema: Any, name: str = "") -> Iterator[str]:
 
 
 def _with_sets(data: Any, values: JSON) -> JSON:
-    if isinstance(data, RootModel):
+    kind = _kind(data)
+    if issubclass(kind, RootModel):
         return _with_sets(data.root, values)
-    if isinstance(values, list) and isinstance(data, set | frozenset):
+    if isinstance(values, list) and issubclass(kind, set | frozenset):
         return JSONSet(sorted(values, key=write_json))
-    if isinstance(values, list) and isinstance(data, list | tuple) and len(data) == len(values):
+    if isinstance(values, list) and issubclass(kind, list | tuple) and len(data) == len(values):
         return [_with_sets(*pair) for pair in zip(data, values, strict=True)]
-    if isinstance(values, dict) and isinstance(data, dict) and len(data) == len(values):
+    if isinstance(values, dict) and issubclass(kind, dict) and len(data) == len(values):
         pairs = zip(data.values(), values.items(), strict=True)
         return {key: _with_sets(inner, value) for inner, (key, value) in pairs}
-    if isinstance(values, dict) and (isinstance(data, BaseModel) or is_dataclass(data)):
+    if isinstance(values, dict) and (is_dataclass(data) or issubclass(kind, BaseModel)):
         return {key: _with_sets(getattr(data, key, None), values[key]) for key in values}
     return values

@@ -7,9 +7,10 @@ from typing import Any, Final, Generic, NoReturn, TypeVar
 
 from pydantic import BaseModel
 
+from .commit import Renewal
 from .errors import SessionClosed
 from .lifetime import Lifetime
-from .visit import Renewal, Visit
+from .visit import Visit
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -55,8 +55,9 @@ async def session_cookies(
     TestClient(app) as client`` block ``client.portal.call(session_cookies, get_session, data)``.
     """
     visit = _visit(get_session.vault, data, subject)
-    token = await visit.create()
-    return {get_session.cookie.name: get_session.verifier.sign(token)}
+    await visit.create()
+    assert visit.token is not None  # noqa: S101  # create() has just issued it
+    return {get_session.cookie.name: get_session.verifier.sign(visit.token)}
 
 
 def _visit(vault: Vault[Model], data: Model | None, subject: str | None) -> Visit[Model]:

@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hmac import compare_digest
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal
 from weakref import WeakValueDictionary
 
 from pydantic import ValidationError
@@ -23,12 +23,11 @@ from .codec import (
 )
 from .errors import SessionError, SessionInvalid, SessionTooLarge, StoreUnavailable
 from .events import Events, logger
+from .finish import Result
 from .lifetime import Clock, Lifetime
 from .records import Record, new_version
 from .stores.base import Store
 from .tokens import store_key
-
-Result = TypeVar("Result")
 
 OnInvalid = Literal["discard", "raise"]
 OnConflict = Literal["overwrite", "raise"]

@@ -17,7 +17,7 @@ import pytest
 from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
 
-from fastapi_async_sessions import MemoryStore, Session, SessionError, SessionProvider, Store, visit
+from fastapi_async_sessions import MemoryStore, Session, SessionError, SessionProvider, Store, commit
 from fastapi_async_sessions.jar import SCOPE_KEY, Jar
 from fastapi_async_sessions.records import Record
 from fastapi_async_sessions.stores.redis import RedisStore
@@ -407,7 +407,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         while True:
             yield 0.0
 
-    monkeypatch.setattr(visit, "_pauses", pauses)
+    monkeypatch.setattr(commit, "_pauses", pauses)
 
 
 def make_provider(store: Store, clock: FrozenClock, model: type[Any], **options: Any) -> Any:

@@ -32,7 +32,9 @@ ORDER = [
     "stores.redis",
     "stores.sql",
     "stores.http",
+    "finish",
     "vault",
+    "commit",
     "visit",
     "session",
     "origin",
@@ -138,7 +140,7 @@ def test_no_file_pickles_or_evaluates() -> None:
 def test_randomness_that_matters_is_from_secrets() -> None:
     """``random`` only spreads waiting times; tokens and versions come from ``secrets``."""
     users = {module for module in MODULES if "random" in set(imports(module))}
-    assert users <= {"visit", "upkeep", "stores.redis", "stores.sql", "stores.http"}
+    assert users <= {"commit", "upkeep", "stores.redis", "stores.sql", "stores.http"}
 
 
 def test_the_shelf_is_sorted_and_complete() -> None:

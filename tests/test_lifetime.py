@@ -1,6 +1,7 @@
 """How long sessions live: the times are the record's own, and the library checks them itself."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from fastapi_async_sessions import (
 from fastapi_async_sessions.codec import Facts
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
+from fastapi_async_sessions.visit import Visit
 
 from .apps import (
     Data,
@@ -187,6 +189,23 @@ async def test_a_record_that_the_store_serves_too_long_is_deleted_by_nobody_and_
     assert (changed["new"], changed["count"]) == (True, 1)
     assert len(store.records) == 2
     assert old in store.records
+
+
+async def test_nothing_of_a_request_outlives_it(clock):
+    """Sessions are not shared within a process: after 900 requests none is left."""
+
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(each, Visit | Session) for each in gc.get_objects())
+
+    client = browser(make_site(clock))
+    await client.post("/sign-in")
+    before = alive()
+    for _ in range(300):
+        await client.get("/")
+        await client.post("/change")
+        await client.post("/renew")
+    assert alive() <= before
 
 
 # extension

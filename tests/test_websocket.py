@@ -51,10 +51,29 @@ def make_socket_app(get_session: Any, handler: Handler | None = None) -> FastAPI
     return app
 
 
-def browser(app: FastAPI) -> TestClient:
-    """A client with a session of count 1."""
-    client = TestClient(app, base_url="https://testserver")
-    client.get("/begin")
+def like_a_server(app: FastAPI) -> Any:
+    """The application with what servers do: close a socket whose handler has left it open."""
+
+    async def served(scope: Any, receive: Any, send: Any) -> None:
+        ends: list[str] = []
+
+        async def watched(message: Any) -> None:
+            if message["type"] in ("websocket.close", "websocket.http.response.start"):
+                ends.append(message["type"])
+            await send(message)
+
+        await app(scope, receive, watched)
+        if scope["type"] == "websocket" and not ends:
+            await send({"type": "websocket.close", "code": 1000})
+
+    return served
+
+
+def browser(app: FastAPI, begin: str | None = "/begin") -> TestClient:
+    """A client with a session of count 1, or with None without a session."""
+    client = TestClient(like_a_server(app), base_url="https://testserver")
+    if begin is not None:
+        client.get(begin)
     return client
 
 
@@ -202,7 +221,7 @@ def test_a_socket_without_a_session_reads_a_new_one(store: SpyStore, get_session
         await websocket.accept()
         await websocket.send_json([session.is_new, session.data.count])
 
-    client = TestClient(make_socket_app(get_session, handler), base_url="https://testserver")
+    client = browser(make_socket_app(get_session, handler), begin=None)
     with client.websocket_connect(f"{WS}/ws") as websocket:
         assert websocket.receive_json() == [True, 0]
     assert store.calls == []
@@ -239,7 +258,7 @@ def test_a_new_session_that_was_changed_closes_with_1011(
         await websocket.accept()
         session.data.count = 7
 
-    client = TestClient(make_socket_app(get_session, handler), base_url="https://testserver")
+    client = browser(make_socket_app(get_session, handler), begin=None)
     assert closing_code(client) == 1011
     assert "a new session needs a cookie" in caplog.text
     assert store.calls == []
@@ -350,7 +369,7 @@ def test_required_denies_a_socket_without_a_session(store: SpyStore, get_session
     ) -> None:
         await websocket.accept()
 
-    anonymous = TestClient(app, base_url="https://testserver")
+    anonymous = browser(app, begin=None)
     assert denial(anonymous, "/required").status_code == 401
     with browser(app).websocket_connect(f"{WS}/required"):
         pass

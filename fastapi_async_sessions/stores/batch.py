@@ -32,7 +32,6 @@ class Together(Generic[_Item, _Answer]):
         self._send = send
         self._under_way = 0
         self._waiting: list[tuple[_Item, asyncio.Future[_Answer]]] = []
-        self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, item: _Item) -> _Answer:
@@ -61,8 +60,7 @@ class Together(Generic[_Item, _Answer]):
         return answer
 
     def _leave(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
         # an answer that is done already was cancelled: its caller is gone
         group = [(item, answer) for item, answer in self._waiting if not answer.done()]
         self._waiting = []

@@ -126,7 +126,8 @@ class RedisStore(Store):
     The client is a ``Redis``, the ``master_for()`` of a ``Sentinel`` or a ``RedisCluster``; who
     made it closes it. Keys begin with ``prefix``. Redis forgets expired sessions by itself. Run it
     with ``maxmemory-policy noeviction``: another one forgets live sessions too when memory is
-    short, or the list of a user's sessions. A failover may lose the last writes, a logout too.
+    short, or the list of a user's sessions. A failover may lose the last writes, a logout too:
+    ``min-replicas-to-write`` keeps a master that was left behind from taking more of them.
 
     Raises:
         ConfigurationError: the client is none of these or decodes responses, or the prefix has
@@ -192,7 +193,7 @@ class RedisStore(Store):
             return None
         try:
             record = _decode(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             logger.warning("what Redis keeps for session %s is no record: taken as missing", key)
             return None
         return record if record.expires_at > self._clock() else None
@@ -427,7 +428,10 @@ _HINTS = (
     ("NOREPLICAS", "the server has too few replicas to take writes"),
     ("MISCONF", "the server can't save to disk and takes no writes"),
     ("WRONGTYPE", "the key holds something else"),
-    ("MaxConnectionsError|Too many connections", "all connections are in use: raise max_connections"),
+    (
+        "MaxConnectionsError|Too many connections",
+        "all connections are in use: raise max_connections",
+    ),
     ("BusyLoadingError", "the server is loading its data"),
     ("ClusterDownError|SlotNotCovered", "the cluster is down, or a part of it"),
     ("MasterNotFoundError", "no sentinel knows a master"),

@@ -40,7 +40,7 @@ try:
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.exc import ArgumentError, DBAPIError
     from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-    from sqlalchemy.pool import ConnectionPoolEntry
+    from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
     from sqlalchemy.schema import CreateIndex, CreateTable
 except ImportError as error:
     raise ConfigurationError(
@@ -68,8 +68,8 @@ _PASSING = {"40001", "40P01", "23505", "42710", "42P07"}
 _MISSING = {"42P01", "42703"}
 
 T = TypeVar("T")
-Take = Callable[[CursorResult[Any]], T]
-Values = Mapping[str, object]
+_Take = Callable[[CursorResult[Any]], T]
+_Values = Mapping[str, object]
 
 
 class SQLStore(Store):
@@ -206,7 +206,7 @@ class SQLStore(Store):
     async def _count(self, statement: Executable, **values: object) -> int:
         return await self._run(lambda result: result.rowcount, statement, values)
 
-    async def _run(self, take: Take[T], statement: Executable, values: Values) -> T:
+    async def _run(self, take: _Take[T], statement: Executable, values: _Values) -> T:
         """Wait for the statement in a task of its own.
 
         Who is cancelled is free at once: the task then closes its connection, which may take as
@@ -226,7 +226,7 @@ class SQLStore(Store):
         if not task.cancelled():
             task.exception()  # seen: nobody waits any more for that of an abandoned task
 
-    async def _execute(self, take: Take[T], statement: Executable, values: Values) -> T:
+    async def _execute(self, take: _Take[T], statement: Executable, values: _Values) -> T:
         """The one place where a driver's error becomes ``StoreUnavailable``."""
         reason = ""
         for _ in range(_ATTEMPTS):
@@ -353,6 +353,7 @@ def _make_sqlite(url: URL) -> AsyncEngine:
         url,
         isolation_level="AUTOCOMMIT",
         hide_parameters=True,
+        poolclass=AsyncAdaptedQueuePool,
         pool_size=5,
         max_overflow=0,
         connect_args={"timeout": _BUSY_SECONDS},

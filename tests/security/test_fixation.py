@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import pytest
 from fastapi import Depends
 
-from fastapi_async_sessions import MemoryStore, Session
+from fastapi_async_sessions import MemoryStore, Record, Session
 from fastapi_async_sessions.testing import FrozenClock
 from fastapi_async_sessions.tokens import Token
 
@@ -219,3 +219,34 @@ async def test_an_old_token_ends_with_its_session_s_life(app, clock):
     clock.advance(timedelta(hours=1))
     for value in (old, new):
         assert (await browser(app, value).get("/")).json() == NOBODY
+
+
+class Taken(SpyStore):
+    """Says of the first keys that they exist."""
+
+    def __init__(self, inner: MemoryStore, times: int) -> None:
+        super().__init__(inner)
+        self.times = times
+
+    async def create(self, key: str, record: Record) -> bool:
+        self._call("create", key)
+        self.times -= 1
+        return self.times < 0 and await self.inner.create(key, record)
+
+
+@pytest.mark.parametrize(("times", "status"), [(1, 200), (2, 200), (3, 503)])
+async def test_a_key_that_exists_is_never_taken_over(times, status):
+    """A collision gets another key; a store that always says so is out of order."""
+    store = Taken(MemoryStore(), times)
+    get_session = make_provider(store)
+    app = make_app()
+
+    @app.post("/")
+    async def change(session: Annotated[Session[Data], Depends(get_session)]) -> None:
+        session.data.count += 1
+
+    response = await browser(app).post("/")
+    assert response.status_code == status
+    assert set_cookie_kind(response) == ("sent" if status == 200 else None)
+    assert len(set(store.keys)) == min(times + 1, 3)
+    assert len(await store.held()) == (status == 200)

@@ -386,11 +386,14 @@ async def test_a_handshake_from_another_site_is_refused(app, store, events, head
         cookies["__Host-session"] = cookie_value(await browser(app).post("/"))
     store.calls.clear()
     events.clear()
-    with TestClient(app, base_url=HERE, cookies=cookies) as client:
-        with pytest.raises((WebSocketDisconnect, WebSocketDenialResponse)) as refused:
-            client.websocket_connect("/ws", headers=headers).__enter__()
-        if isinstance(refused.value, WebSocketDenialResponse):
-            assert refused.value.status_code == 403
+    with (
+        TestClient(app, base_url=HERE, cookies=cookies) as client,
+        pytest.raises((WebSocketDisconnect, WebSocketDenialResponse)) as refused,
+        client.websocket_connect("/ws", headers=headers),
+    ):
+        pass
+    if isinstance(refused.value, WebSocketDenialResponse):
+        assert refused.value.status_code == 403
     assert store.calls == []
     assert [event.kind for event in events] == ["origin_rejected"]
 

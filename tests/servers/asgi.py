@@ -15,10 +15,10 @@ def serve(app: Any, **config: Any) -> Iterator[str]:
     """Run ``app`` under uvicorn in a thread with an event loop of its own; gives its base URL.
 
     Leaving the block waits until the application's lifespan has ended. ``config`` goes to
-    ``uvicorn.Config``.
+    ``uvicorn.Config``; ``ws="auto"`` for websockets, which warn in older versions.
     """
     listener = socket.create_server(("127.0.0.1", 0))
-    settings = {"log_config": None, "timeout_graceful_shutdown": 5, **config}
+    settings = {"log_config": None, "timeout_graceful_shutdown": 5, "ws": "none", **config}
     server = uvicorn.Server(uvicorn.Config(app, **settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -141,6 +141,16 @@ async def test_a_failure_reaches_those_who_travelled_and_no_one_else(road):
     assert later[0].result() == "answer to d"
 
 
+async def test_a_failure_does_not_reach_who_has_given_up(road):
+    """And nobody is told about an exception that nobody takes."""
+    tasks = await road.start("a", "b", "c")
+    await road.arrive(0)
+    tasks[1].cancel()
+    await road.arrive(1, StoreUnavailable("down"))
+    assert tasks[1].cancelled()
+    assert isinstance(tasks[2].exception(), StoreUnavailable)
+
+
 async def test_the_first_ones_failure_is_its_own(road):
     """The next message leaves."""
     tasks = await road.start("a", "b")

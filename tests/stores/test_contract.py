@@ -527,6 +527,12 @@ class ClearForgetsNothing(Right):
         pass
 
 
+@fails("test_a_body_is_any_bytes", "test_a_created_record_is_loaded_as_it_was")
+class KeepsNothing(Right):
+    async def load(self, key):
+        return None
+
+
 def contract_of(store):
     """The contract over a store, to run by hand."""
 
@@ -590,6 +596,16 @@ def test_what_a_store_does_not_write_is_skipped():
         **dict.fromkeys(finds, "Smallest does not write find()"),
         "test_clear_removes_every_record": "Smallest does not write clear()",
     }
+
+
+def test_a_store_that_clears_and_does_not_list_is_right():
+    """One optional verb does not ask for the other."""
+
+    class Clearing(Smallest):
+        async def clear(self):
+            await self.inner.clear()
+
+    contract_of(Clearing).test_clear_removes_every_record()
 
 
 def test_a_store_may_be_made_by_a_coroutine_and_is_closed():

@@ -212,6 +212,24 @@ async def test_finding_heals_a_list(store, redis_client):
     assert await redis_client.exists(index_of("ada")) == 0
 
 
+async def test_finding_loses_nobody_who_comes_back_meanwhile(redis_url, redis_client):
+    """A session that is bound to the subject again while the list heals is found and stays."""
+    first, second, third = record(subject="ada"), record(subject="bob"), record(subject="ada")
+
+    class Interrupted(Redis):
+        async def execute_command(self, *words, **options):
+            if words[0] == "ZREM":
+                assert await store.save(KEY, third, replaces=second.version)
+            return await super().execute_command(*words, **options)
+
+    store = RedisStore(redis_client)
+    await store.create(KEY, first)
+    await store.save(KEY, second, replaces=first.version)
+    async with Interrupted.from_url(redis_url) as client:
+        assert await RedisStore(client).find("ada") == [(KEY, third)]
+    assert await store.find("ada") == [(KEY, third)]
+
+
 async def test_a_session_that_its_list_lost_comes_back_when_it_is_extended(store, redis_client):
     """A change of data alone writes no list."""
     first = record(subject="ada")
@@ -239,6 +257,12 @@ async def test_what_is_no_record_is_missing(store, redis_client, caplog):
         ("fastapi_async_sessions", logging.WARNING)
     }
     assert "secret" not in caplog.text
+
+
+async def test_an_end_that_is_no_date_is_missing(store, redis_client):
+    """However many digits somebody wrote."""
+    await redis_client.set(f"sessions:{KEY}", b"v\n" + b"9" * 30 + b" -\nsecret")
+    assert await store.load(KEY) is None
 
 
 async def test_another_kind_of_key_is_missing_and_not_overwritten(store, redis_client):
