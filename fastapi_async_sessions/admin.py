@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import EllipsisType
 from typing import Any, Generic
 
 from .codec import Model
@@ -43,9 +44,11 @@ class SessionAdmin(Generic[Model]):
     def __init__(self, vault: Vault[Model]) -> None:
         self.vault = vault
 
-    async def sessions(self, subject: str) -> list[StoredSession[Model]]:
-        """The live sessions of a subject, the latest sign-in first."""
+    async def sessions(self, subject: str | None) -> list[StoredSession[Model]]:
+        """The live sessions of a subject, the latest sign-in first; of nobody (None): none."""
         vault = self.vault
+        if subject is None:
+            return []
         found = await vault.ask(vault.store.find(vault.owner(subject)))
         stored = [vault.read(key, record) for key, record in found]
         listed = [
@@ -63,16 +66,17 @@ class SessionAdmin(Generic[Model]):
         ]
         return sorted(listed, key=_began_at, reverse=True)
 
-    async def revoke(self, key: str, subject: str | None = None) -> bool:
+    async def revoke(self, key: str, subject: str | EllipsisType | None = ...) -> bool:
         """End the session with this key; False: there is none.
 
         Give the ``subject`` where the key comes from a user's form: a session of somebody else is
-        then left alone, and the answer is False.
+        then left alone, and the answer is False. With None, as ``session.subject`` is while nobody
+        is signed in, no session is anybody's.
         """
         vault = self.vault
-        if not is_key(key):
+        if subject is None or not is_key(key):
             return False
-        if subject is not None:
+        if subject is not ...:
             record = await vault.ask(vault.store.load(key), key)
             if record is None or record.subject != vault.owner(subject):
                 return False
@@ -81,12 +85,14 @@ class SessionAdmin(Generic[Model]):
         vault.events.tell("revoked", key)
         return True
 
-    async def revoke_all(self, subject: str, *, keep: Session[Any] | None = None) -> int:
-        """End all sessions of a subject but ``keep``, and say how many.
+    async def revoke_all(self, subject: str | None, *, keep: Session[Any] | None = None) -> int:
+        """End all sessions of a subject but ``keep``, and say how many; of nobody (None): 0.
 
         Sign-ins of that subject that are under way at this moment end as well: call it after the
         password has changed.
         """
+        if subject is None:
+            return 0
         vault = self.vault
         mark = await vault.mark_revoked(subject)
         if keep is not None:

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Awaitable
 from datetime import datetime
-from typing import Any, Final, Generic, NoReturn, TypeVar
+from types import EllipsisType
+from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic import BaseModel
 
@@ -16,15 +17,6 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 _SUBJECT = re.compile("[^\ud800-\udfff]{1,255}")
-
-
-class _Unchanged:
-    def __repr__(self) -> str:
-        return "UNCHANGED"
-
-
-UNCHANGED: Final = _Unchanged()
-"""What ``renew`` does with the subject when none is given."""
 
 
 class Session(Generic[Model]):
@@ -88,7 +80,7 @@ class Session(Generic[Model]):
 
     def renew(
         self,
-        subject: str | _Unchanged | None = UNCHANGED,
+        subject: str | EllipsisType | None = ...,
         *,
         lifetime: Lifetime | None = None,
         persistent: bool | None = None,
@@ -116,7 +108,7 @@ class Session(Generic[Model]):
                 "renew() needs a cookie, which only an HTTP response can set: "
                 "sign in and out in an HTTP route"
             )
-        if not isinstance(subject, str | _Unchanged | None):
+        if not isinstance(subject, str | EllipsisType | None):
             raise TypeError(f"a subject is a str, not {type(subject).__name__}: str(user.id)")
         if isinstance(subject, str) and not _SUBJECT.fullmatch(subject):
             raise ValueError("a subject has 1 to 255 characters, all of which UTF-8 can write")
@@ -125,8 +117,8 @@ class Session(Generic[Model]):
         visit.renew(
             Renewal(
                 at=visit.vault.clock(),
-                changes_subject=not isinstance(subject, _Unchanged),
-                subject=None if isinstance(subject, _Unchanged) else subject,
+                changes_subject=subject is not ...,
+                subject=None if subject is ... else subject,
                 lifetime=lifetime,
                 persistent=visit.vault.persistent if persistent is None else persistent,
             )

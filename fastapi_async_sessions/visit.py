@@ -199,17 +199,20 @@ class Visit(Generic[Model]):
         is_changed = codec.is_change(self.base, commit.ours)
         if self.stored is None:
             if is_changed or self.subject is not None:
-                await self._create(commit)
+                await self._finish(self._create(commit), commit)
         elif is_changed or self._renewal is not None:
-            await self._save(commit, self.stored)
+            await self._finish(self._save(commit, self.stored), commit)
         elif self.stored.facts.is_extension_due(self.vault.lifetime, self.vault.clock()):
-            await self._extend(commit, self.stored)
+            # it may fail: then the session ends a little sooner, and the request goes on
+            with contextlib.suppress(SessionConflict, SessionTooLarge, StoreUnavailable):
+                await self._finish(self._extend(commit, self.stored), commit)
         if self._is_stale and self.carry is Carry.KEEP:
             self.carry = Carry.SEND
 
     async def create(self) -> None:
         """Store a new session, also one whose data is still what it began with."""
-        await self._create(self._new_commit())
+        commit = self._new_commit()
+        await self._finish(self._create(commit), commit)
 
     def _new_commit(self) -> Commit[Model]:
         return Commit(
@@ -230,11 +233,10 @@ class Visit(Generic[Model]):
                 "a new session needs a cookie, which only an HTTP response can set: "
                 "begin the session in an HTTP route"
             )
-        written = await self._finish(commit.create(), commit)
-        self._settle(written, commit.ours)
+        self._settle(await commit.create(), commit.ours)
 
     async def _save(self, commit: Commit[Model], stored: Stored[Model]) -> None:
-        written = await self._finish(commit.save(stored), commit)
+        written = await commit.save(stored)
         if written is not None:
             return self._settle(written, commit.ours)
         # it ended or was renewed elsewhere: a change goes with it, a sign-in does not
@@ -247,13 +249,11 @@ class Visit(Generic[Model]):
         return None
 
     async def _extend(self, commit: Commit[Model], stored: Stored[Model]) -> None:
-        # it may fail: then the session ends a little sooner, and the request goes on
-        with contextlib.suppress(SessionConflict, SessionTooLarge, StoreUnavailable):
-            written = await self._finish(commit.extend(stored), commit)
-            if written is not None:
-                self._settle(written, commit.ours)
-            else:
-                self._is_stale = False  # it may have ended: its cookie is not sent again
+        written = await commit.extend(stored)
+        if written is not None:
+            self._settle(written, commit.ours)
+        else:
+            self._is_stale = False  # it may have ended: its cookie is not sent again
 
     def _settle(self, written: Written[Model], ours: bytes) -> None:
         """Take what was written as the new ground, and have the cookie follow."""

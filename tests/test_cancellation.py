@@ -248,6 +248,36 @@ async def test_a_destroy_that_was_not_awaited_is_done_when_the_request_is_cancel
     assert [await store.inner.load(key) for key in keys] == [None, None]
 
 
+@pytest.mark.parametrize("how", ["asyncio", "anyio"])
+@pytest.mark.parametrize("begins", ["signed in", "anonymous"])
+async def test_a_route_that_gave_up_on_its_commit_goes_on_from_what_was_stored(
+    store: SlowStore, provider: SessionProvider[Data], begins: str, how: str
+) -> None:
+    """The commit came to its end all the same: nothing is added twice, and the cookie works."""
+    client = Client(provider)
+    if begins == "signed in":
+        await client.sign_in()
+
+    async def route(session: Session[Data]) -> None:
+        await change_and_renew(session)
+        store.turns = 1000
+        if how == "anyio":
+            with anyio.move_on_after(0):
+                await session.commit()
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0):
+                    await session.commit()
+        store.turns = 0
+        session.data.items.append("y")
+
+    answer = await client.request(route)
+    assert answer.error is None
+    assert answer.cookie
+    assert await client.data() == Data(count=1, items=["x", "y"])
+    assert len(await provider.sessions("ada")) == (begins == "signed in")
+
+
 async def test_a_cancelled_commit_does_not_keep_the_event_loop_busy(
     store: SlowStore, provider: SessionProvider[Data]
 ) -> None:
