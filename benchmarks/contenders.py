@@ -71,7 +71,8 @@ def fastapi_alone(places: Places) -> FastAPI:
 
 def by_hand(places: Places) -> FastAPI:
     """What one writes in an afternoon: an unsigned random id, ``get`` and ``set``."""
-    redis = Redis.from_url(places.redis)
+    # redis-py's own limit of 100 makes errors of the requests beyond it
+    redis = Redis.from_url(places.redis, max_connections=1024)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -90,10 +90,17 @@ def _listed(commands: dict[str, float]) -> str:
     return " ".join(f"{calls:.2g} {name}" for name, calls in commands.items()) or "0"
 
 
-def _table(title: str, names: Iterable[str], columns: Sequence[str], cell: Cell) -> None:
-    rows = [[title, *columns], *([name, *(cell(each, name) for each in columns)] for name in names)]
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns side by side; the first row names them."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print()
     for row in rows:
-        first, *rest = (text.ljust(width) for text, width in zip(row, widths, strict=True))
-        print("  ".join([first, *rest]).rstrip())
+        print(
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def _table(title: str, names: Iterable[str], columns: Sequence[str], cell: Cell) -> None:
+    print_table(
+        [[title, *columns], *([name, *(cell(each, name) for each in columns)] for name in names)]
+    )

@@ -161,7 +161,7 @@ def serve(name: str, listener: int, core: int, places: Places) -> None:
         contender.make(places),
         loop="uvloop",
         http="httptools",
-        log_level="error",
+        log_level="critical",
         access_log=False,
         # between two rounds the others have their turns
         timeout_keep_alive=3600,

@@ -1,5 +1,6 @@
 """The route class that closes a request's sessions and lays their cookies on its response."""
 
+import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
@@ -8,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from .jar import SCOPE_KEY, Jar
+from .jar import SCOPE_KEY, Header, Jar
 
 
 class SessionRoute(APIRoute):
@@ -46,8 +47,20 @@ class SessionRoute(APIRoute):
         async def send_with_cookies(message: Message) -> None:
             if jar and message["type"] == "http.response.start":
                 message = {**message, "headers": jar.lay_on(message.get("headers", ()))}
+                _warn_of_lost_cookies(scope, message["headers"])
             await send(message)
 
         await super().handle(scope, receive, send_with_cookies)
         if jar:
             jar.report_lost_changes()
+
+
+def _warn_of_lost_cookies(scope: Scope, headers: list[Header]) -> None:
+    if scope["scheme"] != "http" or not scope["server"] or scope["server"][0] != "testserver":
+        return
+    if any(name == b"set-cookie" and b"; Secure" in value for name, value in headers):
+        warnings.warn(
+            "a test client drops Secure cookies on http://testserver, so that each request begins "
+            'a new session: write TestClient(app, base_url="https://testserver")',
+            stacklevel=2,
+        )

@@ -17,7 +17,14 @@ import pytest
 from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
 
-from fastapi_async_sessions import MemoryStore, Session, SessionError, SessionProvider, Store, commit
+from fastapi_async_sessions import (
+    MemoryStore,
+    Session,
+    SessionError,
+    SessionProvider,
+    Store,
+    commit,
+)
 from fastapi_async_sessions.jar import SCOPE_KEY, Jar
 from fastapi_async_sessions.records import Record
 from fastapi_async_sessions.stores.redis import RedisStore
@@ -174,6 +181,8 @@ class Stage:
             return
         if self._is_over:
             raise asyncio.CancelledError
+        while actor in self._gates:  # it does several things at once: each takes its turn
+            actor += "'"
         turn = self._gates[actor] = asyncio.get_running_loop().create_future()
         self._steps[actor] = (verb, key)
         self._changes += 1

@@ -140,6 +140,8 @@ async def run_cancelled(client: Client, route: Any, turns: int, how: Any) -> boo
     await how(task)
     with contextlib.suppress(asyncio.CancelledError):
         await task
+    # whatever was begun has ended, and goes on behind nobody's back
+    assert asyncio.all_tasks() == {asyncio.current_task()}
     return True
 
 

@@ -1037,42 +1037,30 @@ async def test_the_session_that_one_revocation_keeps_is_ended_by_the_next(
     assert await provider.sessions("ada") == []
 
 
-async def test_of_two_revocations_the_later_moment_counts(
-    provide: Any, store: HookedStore, clock: FrozenClock
+async def test_a_revocation_of_a_machine_whose_clock_is_behind_takes_nothing_back(
+    provide: Any, clock: FrozenClock
 ) -> None:
-    """A slow one that began first does not turn the note of a later one back in time."""
-    provider = provide()
-    client = Client(provider)
+    """Of two revocations the later moment counts, whichever is written last."""
+    provider, behind = provide(), provide(clock=FrozenClock(clock.now - IDLE))
 
-    async def sign_in_between(session: Session[Any]) -> None:
+    async def route(session: Session[Any]) -> None:
         session.renew(subject="ada")
         clock.advance(SECOND)
         await provider.revoke_all("ada")
+        await behind.revoke_all("ada")
 
-    async def meanwhile() -> None:
-        store.hooks.clear()
-        clock.advance(SECOND)
-        answers.append(client.request(sign_in_and_wait))
-        await run_until_revoked()
-
-    answers: list[Any] = []
-    signed_in = asyncio.Event()
-    go_on = asyncio.Event()
-
-    async def sign_in_and_wait(session: Session[Any]) -> None:
-        await sign_in_between(session)
-        signed_in.set()
-        await go_on.wait()
-
-    async def run_until_revoked() -> None:
-        answers[0] = asyncio.ensure_future(answers[0])
-        await signed_in.wait()
-
-    store.hooks["create"] = [meanwhile]
-    await provider.revoke_all("ada")
-    go_on.set()
-    assert isinstance((await answers[0]).error, SessionConflict)
+    assert isinstance((await Client(provider).request(route)).error, SessionConflict)
     assert await provider.sessions("ada") == []
+
+
+async def test_revocations_at_once_all_succeed(provide: Any, clock: FrozenClock) -> None:
+    """They write one note between them."""
+    provider = provide()
+    client = Client(provider)
+    await client.sign_in()
+    clock.advance(SECOND)
+    assert sum(await asyncio.gather(*(provider.revoke_all("ada") for _ in range(5)))) == 1
+    assert not await client.is_live()
 
 
 @pytest.mark.parametrize("verb", ["create", "save", "load"])

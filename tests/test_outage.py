@@ -1,4 +1,4 @@
-"""A store that is away: what fails says so in time, what needs no store works, and it comes back."""
+"""A store that is away: what needs it says so in time, what doesn't works, and it comes back."""
 
 import asyncio
 import logging
@@ -308,7 +308,7 @@ async def test_a_real_redis_that_hangs_is_given_up(start_redis, clock, events):
     """Paused, its connections open; resumed, the session is there."""
     server = start_redis()
     store = RedisStore.from_url(server.url, clock=clock)
-    app = make_site(store, events, clock=clock, store_timeout=10 * SOON)
+    app = make_site(store, events, clock=clock, store_timeout=25 * SOON)
     client = browser(app)
     await client.post("/change")
     server.pause()

@@ -33,6 +33,7 @@ from fastapi_async_sessions import (
     SessionEvent,
     SessionInvalid,
     SessionNotFound,
+    SessionProvider,
     SessionTooLarge,
     StoreUnavailable,
 )
@@ -510,6 +511,11 @@ async def test_objects_show_no_secret(world):
         assert world.secrets.shown_by(*shown) == [], type(thing)
     token = verified.token
     assert world.secrets.shown_by(f"{token!r} {token}", [token], {"token": token}) == []
+
+
+def test_a_provider_that_could_not_be_built_can_be_shown():
+    """An error tracker that prints the locals of a ``ConfigurationError`` meets it half made."""
+    assert repr(SessionProvider.__new__(SessionProvider)) == "<SessionProvider None>"
 
 
 async def test_what_holds_a_secret_cannot_be_pickled_or_copied(world):

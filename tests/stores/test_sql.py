@@ -539,8 +539,7 @@ async def test_a_silent_server_holds_nobody_longer_than_they_wait(postgres_url):
             assert loop.time() < deadline.when() + 0.5
         given_up = loop.time()
         while store._engine.pool.checkedout():
-            assert loop.time() < given_up + 20
-            print(loop.time()-given_up, store._engine.pool.status(), len(store._tasks))
+            assert loop.time() < given_up + 5
             await asyncio.sleep(0.05)
         proxy.resume()
         assert await store.load(KEY)
