@@ -91,7 +91,8 @@ class World:
         for number in numbers:
             token = token_of(number)
             facts = Facts(token.secret_hash(), now, None, now, ends_at, None, False)
-            yield token.key(vault.name), vault.record(facts, raw, None)
+            key = token.key(vault.name)
+            yield key, vault.record(key, facts, raw, None)
 
     def cookies(self, numbers: Sequence[int]) -> list[str]:
         """What opens them."""

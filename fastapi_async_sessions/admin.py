@@ -88,8 +88,9 @@ class SessionAdmin(Generic[Model]):
     async def revoke_all(self, subject: str | None, *, keep: Session[Any] | None = None) -> int:
         """End all sessions of a subject but ``keep``, and say how many; of nobody (None): 0.
 
-        Sign-ins of that subject that are under way at this moment end as well: call it after the
-        password has changed.
+        Sign-ins of that subject that are under way at this moment end as well, with a
+        ``SessionConflict``: call it after the password has changed. Which ones these are is told by
+        the clock; a test that holds it still must move it before the next sign-in.
         """
         if subject is None:
             return 0
@@ -105,6 +106,7 @@ class SessionAdmin(Generic[Model]):
     async def open(self, key: str) -> AsyncGenerator[Session[Model]]:
         """A stored session to read and change outside of a request; committed at the end.
 
+        It is no visit of its user: the idle time runs on.
         Nothing is committed when the block raises. There is no cookie here, so that ``renew``
         raises ``SessionClosed``.
 

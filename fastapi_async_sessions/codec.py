@@ -23,8 +23,9 @@ Model = TypeVar("Model", bound=BaseModel)
 Migration = Callable[[dict[str, Any], ValidationError], Model]
 
 _FORMAT = 1
-# format, flags, secret hash, then microseconds: created, authenticated, seen, ends, idle, absolute
-_HEADER = struct.Struct(">BB32s6q")
+# format, flags, binding, secret hash, then microseconds: created, authenticated, seen, ends, idle,
+# absolute
+_HEADER = struct.Struct(">BB8s32s6q")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 _NONE = -(2**63)
@@ -32,7 +33,7 @@ _PERSISTENT, _OWN_LIFETIME = 1, 2
 
 
 class CorruptBody(Exception):
-    """These bytes were not written by this library, or by a release whose format we don't know."""
+    """These bytes are none of ours: of another writer, another key, or a format we don't know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +70,15 @@ class Facts:
         """Whether this request should stamp the session."""
         return (self.lifetime or default).is_extension_due(self.seen_at, now)
 
-    def pack(self) -> bytes:
-        """The facts as a header."""
+    def pack(self, binding: bytes) -> bytes:
+        """The facts as a header, bound to where the record is kept: 8 bytes."""
         lifetime = self.lifetime
         idle, absolute = (lifetime.idle, lifetime.absolute) if lifetime else (None, None)
         flags = self.persistent * _PERSISTENT + (lifetime is not None) * _OWN_LIFETIME
         return _HEADER.pack(
             _FORMAT,
             flags,
+            binding,
             self.secret_hash,
             _from_time(self.created_at),
             _from_time(self.authenticated_at),
@@ -87,16 +89,16 @@ class Facts:
         )
 
     @classmethod
-    def unpack(cls, body: bytes) -> "Facts":
+    def unpack(cls, body: bytes, binding: bytes) -> "Facts":
         """The facts of a body.
 
         Raises:
-            CorruptBody: there are none.
+            CorruptBody: there are none, or they were bound to another place.
         """
         try:
-            version, flags, secret_hash, *times = _HEADER.unpack_from(body)
+            version, flags, bound_to, secret_hash, *times = _HEADER.unpack_from(body)
             created, authenticated, seen, ends, idle, absolute = times
-            if version != _FORMAT:
+            if version != _FORMAT or bound_to != binding:
                 raise CorruptBody
             lifetime = (
                 Lifetime(_to_span(idle), _to_span(absolute)) if flags & _OWN_LIFETIME else None

@@ -28,15 +28,23 @@ class Renewal:
 
 
 def next_facts(
-    vault: Vault[Model], stored: Stored[Model] | None, renewal: Renewal | None, now: datetime
+    vault: Vault[Model],
+    stored: Stored[Model] | None,
+    renewal: Renewal | None,
+    now: datetime,
+    *,
+    is_visited: bool = True,
 ) -> Facts:
-    """The facts of a session's next record, but for the hash of its secret."""
+    """The facts of a session's next record, but for the hash of its secret.
+
+    Only a visit extends a session: an administrator who opens it does not.
+    """
     if stored is None:
         ends_at = vault.lifetime.ends_at(now)
         facts = Facts(b"", now, None, now, ends_at, None, vault.persistent)
     else:
         facts = stored.facts
-        if renewal or facts.is_extension_due(vault.lifetime, now):
+        if is_visited and (renewal or facts.is_extension_due(vault.lifetime, now)):
             facts = replace(facts, seen_at=max(now, facts.seen_at))
     if renewal is None or renewal.subject is None:
         return facts  # signing out moves no end: the last sign-in still counts for it
@@ -92,8 +100,8 @@ class Commit(Generic[Model]):
             token = Token.issue()
             facts = next_facts(vault, None, self.renewal, vault.clock())
             facts = replace(facts, secret_hash=token.secret_hash())
-            record = vault.record(facts, self.ours, self.subject)
             key = token.key(vault.name)
+            record = vault.record(key, facts, self.ours, self.subject)
             if await vault.ask(vault.store.create(key, record), key):
                 stored = Stored(key, record, facts, self.data, self.ours, self.ours)
                 return await self._accepted(Written(stored, token, "created"))
@@ -167,10 +175,11 @@ class Commit(Generic[Model]):
         self, over: Stored[Model], renewed: Token | None, base: bytes, raw: bytes
     ) -> Stored[Model]:
         vault = self.vault
-        facts = next_facts(vault, over, self.renewal, vault.clock())
+        is_visited = self.token is not None
+        facts = next_facts(vault, over, self.renewal, vault.clock(), is_visited=is_visited)
         if renewed is not None:
             facts = replace(facts, secret_hash=renewed.secret_hash())
-        record = vault.record(facts, raw, self.subject, over.record.version)
+        record = vault.record(over.key, facts, raw, self.subject, over.record.version)
         return Stored(over.key, record, facts, self.data, base, raw)
 
     def _merged(self, theirs: Stored[Model], renewed: Token | None) -> Stored[Model]:

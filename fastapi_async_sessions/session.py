@@ -99,7 +99,7 @@ class Session(Generic[Model]):
 
         Raises:
             SessionClosed: the request is over, or no cookie can leave (websockets, ``open``).
-            TypeError: the subject is no text.
+            TypeError: the subject is no text, or the lifetime no ``Lifetime``.
             ValueError: the subject is too long or empty, or an option came without a sign-in.
         """
         visit = self._open("renew")
@@ -112,6 +112,8 @@ class Session(Generic[Model]):
             raise TypeError(f"a subject is a str, not {type(subject).__name__}: str(user.id)")
         if isinstance(subject, str) and not _SUBJECT.fullmatch(subject):
             raise ValueError("a subject has 1 to 255 characters, all of which UTF-8 can write")
+        if not isinstance(lifetime, Lifetime | None):
+            raise TypeError("lifetime=... takes a Lifetime: Lifetime(idle=..., absolute=...)")
         if not isinstance(subject, str) and (lifetime is not None or persistent is not None):
             raise ValueError("lifetime= and persistent= go with renew(subject=...), a sign-in")
         visit.renew(

@@ -1,6 +1,7 @@
 """One provider's view of its store: bounded calls, and what each of them means for a session."""
 
 import asyncio
+import hashlib
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -89,7 +90,7 @@ class Vault(Generic[Model]):
         try:
             if len(record.body) > LARGEST_BODY:
                 raise CorruptBody
-            facts = Facts.unpack(record.body)
+            facts = Facts.unpack(record.body, self.binding(key))
             expires_at = facts.expires_at(self.lifetime)
         except (CorruptBody, OverflowError):
             self.events.tell("corrupt", key, reason="the header is not one of ours")
@@ -142,17 +143,23 @@ class Vault(Generic[Model]):
             logger.exception("on_invalid failed for provider %r", self.name)
             return None
 
-    def record(self, facts: Facts, raw: bytes, subject: str | None, replaces: str = "") -> Record:
-        """The next record of a session.
+    def record(
+        self, key: str, facts: Facts, raw: bytes, subject: str | None, replaces: str = ""
+    ) -> Record:
+        """The next record of the session with this key.
 
         Raises:
             SessionTooLarge: it would take more than ``max_bytes``.
         """
-        body = facts.pack() + raw
+        body = facts.pack(self.binding(key)) + raw
         if len(body) > self.max_bytes:
             raise SessionTooLarge(len(body), self.max_bytes)
         owner = None if subject is None else self.owner(subject)
         return Record(body, new_version(replaces), owner, facts.expires_at(self.lifetime))
+
+    def binding(self, key: str) -> bytes:
+        """What ties a body to its key and provider: copied elsewhere it is no session."""
+        return hashlib.sha256(f"{self.name}:{key}".encode()).digest()[:8]
 
     def owner(self, subject: str) -> str:
         """How a store knows a subject: under the provider's name, so that providers share one."""

@@ -202,7 +202,9 @@ class Visit(Generic[Model]):
                 await self._finish(self._create(commit), commit)
         elif is_changed or self._renewal is not None:
             await self._finish(self._save(commit, self.stored), commit)
-        elif self.stored.facts.is_extension_due(self.vault.lifetime, self.vault.clock()):
+        elif self.token is not None and self.stored.facts.is_extension_due(
+            self.vault.lifetime, self.vault.clock()
+        ):
             # it may fail: then the session ends a little sooner, and the request goes on
             with contextlib.suppress(SessionConflict, SessionTooLarge, StoreUnavailable):
                 await self._finish(self._extend(commit, self.stored), commit)

@@ -205,6 +205,15 @@ async def test_what_is_no_key_ends_nothing_and_asks_no_store(get_session, store,
     assert store.calls == []
 
 
+async def test_nobody_s_sessions_are_none(get_session):
+    """``session.subject`` may be passed on as it is: with None nothing is listed or ended."""
+    client = await signed_in(get_session, subject=None)
+    assert await get_session.sessions(None) == []
+    assert await get_session.revoke(await key_of(client), None) is False
+    assert await get_session.revoke_all(None) == 0
+    assert await is_alive(client)
+
+
 async def test_a_key_that_nobody_has_ends_nothing(get_session):
     """False, with a subject and without."""
     assert await get_session.revoke(NO_KEY) is False
@@ -247,6 +256,35 @@ async def test_an_opened_session_that_is_not_changed_writes_nothing(get_session,
     async with get_session.open(key) as session:
         assert session.data.count == 0
     assert store.calls == ["load"]
+
+
+async def test_opening_a_session_is_no_visit(get_session, clock):
+    """What an administrator or a job changes leaves the idle time running."""
+    client = await signed_in(get_session)
+    key = await key_of(client)
+    clock.advance(30 * MINUTE)
+    async with get_session.open(key) as session:
+        session.data.count = 7
+    (listed,) = await get_session.sessions("42")
+    assert (listed.data.count, listed.expires_at) == (7, START + HOUR)
+
+
+async def test_another_provider_s_key_opens_nothing(get_session, baskets):
+    """Two providers may share a store, and a record belongs to one of them."""
+    key = await key_of(await signed_in(get_session))
+    with pytest.raises(SessionNotFound):
+        async with baskets.open(key):
+            pass
+
+
+async def test_a_record_that_was_copied_under_another_key_is_no_session(get_session, store):
+    """A record is bound to its key, so that mixed-up records show nobody's data (A-60)."""
+    key = await key_of(await signed_in(get_session))
+    await store.create(NO_KEY, await store.load(key))
+    with pytest.raises(SessionNotFound):
+        async with get_session.open(NO_KEY):
+            pass
+    assert [each.key for each in await get_session.sessions("42")] == [key]
 
 
 async def test_nothing_is_committed_when_the_block_raises(get_session, store):

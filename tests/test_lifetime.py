@@ -714,7 +714,7 @@ def test_a_record_keeps_its_times_exactly(
     """To the microsecond, with a lifetime of its own or without."""
     created += microsecond * MICROSECOND
     facts = Facts(b"h" * 32, created, authenticated, seen, ends, lifetime, persistent)
-    assert Facts.unpack(facts.pack() + b"{}") == facts
+    assert Facts.unpack(facts.pack(b"b" * 8) + b"{}", b"b" * 8) == facts
 
 
 WISHES = ("/", "/change", "/renew", "/sign-in")

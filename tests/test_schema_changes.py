@@ -398,7 +398,7 @@ async def test_a_conflict_between_two_releases_keeps_both_s_fields(deploys):
 # corrupt records
 
 
-BODY = Facts(b"h" * 32, START, None, START, None, None, persistent=False).pack() + b"{}"
+BODY = Facts(b"h" * 32, START, None, START, None, None, persistent=False).pack(b"b" * 8) + b"{}"
 
 
 @pytest.mark.parametrize(
@@ -500,7 +500,8 @@ async def test_another_session_s_record_under_this_key_is_no_session(deploys):
 def test_any_bytes_are_a_session_or_none(body):
     """Reading never raises."""
     vault = Deploys().provider(First).vault
-    for prefix in (b"", BODY[:1], BODY[:34]):
+    binding = vault.binding("0" * 64)
+    for prefix in (b"", BODY[:1], BODY[:2] + binding, BODY[:2] + binding + BODY[10:42]):
         record = Record(prefix + body, new_version(), None, START + HOUR)
         vault.read("0" * 64, record)
 
@@ -514,8 +515,8 @@ def test_any_bytes_are_a_session_or_none(body):
 def test_any_times_are_a_session_or_none(secret_hash, numbers, flags):
     """The year 9999 and before, ages of any length: reading never raises."""
     times = b"".join(number.to_bytes(8, "big", signed=True) for number in numbers)
-    body = bytes([1, flags]) + secret_hash + times + b"{}"
     vault = Deploys().provider(First, lifetime=Lifetime(None, timedelta(days=30000))).vault
+    body = bytes([1, flags]) + vault.binding("0" * 64) + secret_hash + times + b"{}"
     vault.read("0" * 64, Record(body, new_version(), None, START + HOUR))
 
 
@@ -524,8 +525,9 @@ async def test_a_time_near_the_end_of_the_calendar_is_no_crash(deploys):
     end = datetime(9999, 12, 1, tzinfo=UTC)
     century = Lifetime(timedelta(days=36525), None)
     facts = Facts(b"h" * 32, START, None, end, None, century, persistent=False)
-    record = Record(facts.pack() + b"{}", new_version(), None, START + HOUR)
-    assert deploys.provider(First).vault.read("0" * 64, record) is None
+    vault = deploys.provider(First).vault
+    body = facts.pack(vault.binding("0" * 64)) + b"{}"
+    assert vault.read("0" * 64, Record(body, new_version(), None, START + HOUR)) is None
     assert deploys.kinds() == ["corrupt"]
 
 

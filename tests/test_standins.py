@@ -100,8 +100,9 @@ def test_what_was_overridden_before_is_so_again() -> None:
     app, get_session = make_app()
     app.dependency_overrides["other"] = before = lambda: None
     with override_session(app, get_session, subject="ada"):
-        with pytest.raises(ZeroDivisionError), override_session(app, get_session, subject="bob"):
+        with override_session(app, get_session, subject="bob"):
             assert browser(app).get("/me").json() == "bob"
+        with pytest.raises(ZeroDivisionError), override_session(app, get_session):
             raise ZeroDivisionError
         assert browser(app).get("/me").json() == "ada"
     assert app.dependency_overrides == {"other": before}

@@ -153,6 +153,9 @@ class HTTPStore(Store):
         reply = await self._ask("POST", "/purge", within=_PURGE_TIMEOUT)
         return _parse(_PURGED, reply).purged
 
+    async def open(self) -> None:
+        self._connected()  # the certificates are read here, not in the first request
+
     async def aclose(self) -> None:
         client, self._client = self._client, None
         if client is not None:

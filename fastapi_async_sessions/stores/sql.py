@@ -207,10 +207,11 @@ class SQLStore(Store):
         return await self._run(lambda result: result.rowcount, statement, values)
 
     async def _run(self, take: _Take[T], statement: Executable, values: _Values) -> T:
-        """Wait for the statement in a task of its own.
+        """Wait for the statement in a task of its own: who is cancelled is free at once.
 
-        Who is cancelled is free at once: the task then closes its connection, which may take as
-        long as the server is silent, and no other statement ever reads what this one left.
+        The task then ends by itself. On PostgreSQL it drops its connection, which takes a while
+        where the server is silent. SQLite works in a thread that nothing interrupts: there the
+        statement is done, or gives up waiting for the file, and the connection stays whole.
         """
         task = asyncio.create_task(self._execute(take, statement, values))
         self._tasks.add(task)
@@ -218,7 +219,8 @@ class SQLStore(Store):
         try:
             await asyncio.wait({task})
         finally:
-            task.cancel()
+            if self._engine.dialect.name == "postgresql":
+                task.cancel()
         return task.result()
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
