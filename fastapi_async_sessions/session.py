@@ -16,7 +16,7 @@ from .visit import Visit
 Model = TypeVar("Model", bound=BaseModel)
 
 
-_SUBJECT = re.compile("[^\ud800-\udfff]{1,255}")
+_SUBJECT = re.compile("[^\x00\ud800-\udfff]{1,255}")
 
 
 class Session(Generic[Model]):
