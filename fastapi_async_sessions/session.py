@@ -111,7 +111,7 @@ class Session(Generic[Model]):
         if not isinstance(subject, str | EllipsisType | None):
             raise TypeError(f"a subject is a str, not {type(subject).__name__}: str(user.id)")
         if isinstance(subject, str) and not _SUBJECT.fullmatch(subject):
-            raise ValueError("a subject has 1 to 255 characters, all of which UTF-8 can write")
+            raise ValueError("a subject has 1 to 255 characters, no NUL or lone surrogate")
         if not isinstance(lifetime, Lifetime | None):
             raise TypeError("lifetime=... takes a Lifetime: Lifetime(idle=..., absolute=...)")
         if not isinstance(subject, str) and (lifetime is not None or persistent is not None):
