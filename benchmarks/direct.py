@@ -21,14 +21,13 @@ async def in_process(app: Any) -> AsyncIterator[Send]:
 
 
 async def _run(app: Any, requests: Sequence[Request], width: int) -> Run:
-    scopes = [_scope(request) for request in requests]
     latencies: list[float] = []
     answers: list[Answer] = []
 
     async def work(number: int) -> None:
-        for scope in scopes[number::width]:
+        for request in requests[number::width]:
             began = perf_counter()
-            answers.append(await _call(app, scope))
+            answers.append(await _call(app, _scope(request)))
             latencies.append(perf_counter() - began)
 
     began = perf_counter()
@@ -43,7 +42,9 @@ async def _call(app: Any, scope: dict[str, Any]) -> Answer:
         sent.append(message)
 
     await app(scope, _receive, send)
-    return Answer(sent[0]["status"], sent[0]["headers"], sent[1]["body"])
+    # what is kept until the end makes work for the garbage collector: no more than needed
+    cookies = [header for header in sent[0]["headers"] if header[0] == b"set-cookie"]
+    return Answer(sent[0]["status"], cookies, sent[1]["body"])
 
 
 async def _receive() -> Any:

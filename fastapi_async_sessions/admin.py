@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import EllipsisType
 from typing import Any, Generic
@@ -30,7 +30,7 @@ class StoredSession(Generic[Model]):
     """
 
     key: str
-    data: Model
+    data: Model = field(repr=False)
     subject: str | None
     created_at: datetime
     authenticated_at: datetime | None
@@ -47,7 +47,7 @@ class SessionAdmin(Generic[Model]):
     async def sessions(self, subject: str | None) -> list[StoredSession[Model]]:
         """The live sessions of a subject, the latest sign-in first; of nobody (None): none."""
         vault = self.vault
-        if subject is None:
+        if not vault.is_subject(subject):
             return []
         found = await vault.ask(vault.store.find(vault.owner(subject)))
         stored = [vault.read(key, record) for key, record in found]
@@ -74,9 +74,11 @@ class SessionAdmin(Generic[Model]):
         is signed in, no session is anybody's.
         """
         vault = self.vault
-        if subject is None or not is_key(key):
+        if not is_key(key):
             return False
         if subject is not ...:
+            if not vault.is_subject(subject):
+                return False
             record = await vault.ask(vault.store.load(key), key)
             if record is None or record.subject != vault.owner(subject):
                 return False
@@ -92,12 +94,14 @@ class SessionAdmin(Generic[Model]):
         ``SessionConflict``: call it after the password has changed. Which ones these are is told by
         the clock; a test that holds it still must move it before the next sign-in.
         """
-        if subject is None:
-            return 0
         vault = self.vault
-        mark = await vault.mark_revoked(subject)
-        if keep is not None:
-            visit_of(keep).exempt_mark = mark
+        if not vault.is_subject(subject):
+            return 0
+        if keep is None:
+            await vault.mark_revoked(subject)
+        else:
+            visit = visit_of(keep)
+            visit.exempt_mark = await vault.mark_revoked(subject, visit.began_at)
         keys = [key for key, _ in await vault.ask(vault.store.find(vault.owner(subject)))]
         revoked = [await self.revoke(key) for key in keys if keep is None or key != keep.key]
         return sum(revoked)

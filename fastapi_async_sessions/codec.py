@@ -5,7 +5,8 @@ data. JSON is written and read under field names, so that a model's aliases stay
 """
 
 import struct
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, is_dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Generic, TypeVar, cast
@@ -16,7 +17,7 @@ from pydantic_core import PydanticCustomError, PydanticSerializationError, from_
 
 from .errors import ConfigurationError, SessionInvalid
 from .lifetime import Lifetime
-from .merge import JSON, JSONSet
+from .merge import JSON, JSONSet, is_same
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -137,7 +138,8 @@ class Codec(Generic[Model]):
 
     def __init__(self, model: type[Model]) -> None:
         self.model = model
-        self._adapter = TypeAdapter(_checked_class(model))
+        self._adapter = _adapter(_checked_class(model))
+        self._names = {*model.model_fields, *_property_names(self._schema())}
         self._check_round_trip()
 
     def fresh(self) -> Model:
@@ -185,7 +187,7 @@ class Codec(Generic[Model]):
         try:
             return self.load(raw)
         except ValidationError as error:
-            fields = invalid_fields(error)
+            fields = self.fields(error)
         raise SessionInvalid("The session's data does not fit its model.", fields)
 
     def is_change(self, before: bytes, after: bytes) -> bool:
@@ -199,22 +201,45 @@ class Codec(Generic[Model]):
         checked = self.check(after)
         return len(before) != len(after) or self.load(before) != checked
 
+    def changed_fields(self, before: bytes, after: bytes) -> list[str]:
+        """The names of the fields in which two dumps differ."""
+        left, right = self.values(before), self.values(after)
+        if isinstance(left, dict) and isinstance(right, dict):
+            names = dict.fromkeys([*left, *right])
+            return [name for name in names if not is_same(left.get(name), right.get(name))]
+        return [] if is_same(left, right) else ["root"]
+
     def values(self, raw: bytes) -> JSON:
         """A dump as JSON values that know which of their arrays are sets."""
         return _with_sets(self.load(raw), read_json(raw))
 
+    def fields(self, error: ValidationError) -> list[str]:
+        """The dotted paths that a validation error names, without the values."""
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+        return self.field_names(".".join(map(str, each["loc"])) for each in details if each["loc"])
+
+    def field_names(self, paths: Iterable[str]) -> list[str]:
+        """Dotted paths as they may be shown: what is no field's name is a key that a user's data
+        has, and becomes ``*``."""
+        shown = (
+            ".".join(part if part in self._names else "*" for part in path.split("."))
+            for path in paths
+        )
+        return list(dict.fromkeys(path if path != "*" else "data" for path in shown))
+
     def _check_round_trip(self) -> None:
-        fresh = self.fresh()
+        fresh = self._first()
         fields: list[str]
         try:
             again = self.load(self.dump(fresh))
         except SessionInvalid as error:
             fields = list(error.fields)
         except ValidationError as error:
-            fields = invalid_fields(error)
+            fields = self.fields(error)
         else:
-            names = type(fresh).model_fields
-            fields = [name for name in names if getattr(fresh, name) != getattr(again, name)]
+            fields = [
+                name for name in vars(fresh) if _is_lost(vars(fresh)[name], vars(again)[name])
+            ]
             fields += self._secret_fields()
         if fields:
             raise ConfigurationError(
@@ -222,19 +247,28 @@ class Codec(Generic[Model]):
                 f"({', '.join(fields)}): use types that JSON can carry, with defaults that fit them"
             )
 
+    def _first(self) -> Model:
+        reason = ""
+        try:
+            return self.fresh()
+        except ValidationError as error:
+            reason = f"its defaults do not fit it: {', '.join(self.fields(error)) or 'as a whole'}"
+        except Exception as error:
+            reason = f"it raises {type(error).__name__}"
+        raise ConfigurationError(
+            f"{self.model.__name__}() is what a new session begins with, and {reason}"
+        )
+
     def _secret_fields(self) -> list[str]:
         """Fields that write asterisks, wherever they are: ``SecretStr``, ``SecretBytes``."""
+        return sorted(set(_write_only(self._schema())))
+
+    def _schema(self) -> dict[str, Any]:
         try:
-            schema = self._adapter.json_schema()
+            with warnings.catch_warnings(action="ignore"):
+                return self._adapter.json_schema(by_alias=False)
         except PydanticUserError:  # a type of the user's own without a schema: nothing to look at
-            return []
-        return sorted(set(_write_only(schema)))
-
-
-def invalid_fields(error: ValidationError) -> list[str]:
-    """The dotted paths that a validation error names, without the values."""
-    details = error.errors(include_url=False, include_context=False, include_input=False)
-    return [".".join(map(str, detail["loc"])) for detail in details if detail["loc"]]
+            return {}
 
 
 def write_json(values: JSON) -> bytes:
@@ -247,34 +281,18 @@ def read_json(raw: bytes) -> JSON:
     return cast(JSON, from_json(raw))
 
 
-def adopt(old: Any, new: Any) -> Any:
-    """Make ``old`` equal to ``new`` in place as far as its type allows, and return the result.
+def adopt(data: Model, merged: Model, unchanged: Container[str]) -> None:
+    """Give a session's data the values of a merge, as the same object.
 
-    What a route took out of its session's data before a merge must stay part of it.
+    A field that the merge left as it was stays the very object that a route may hold. Every other
+    is replaced and never changed in place: it may be a default or a constant that others share.
     """
-    kind = _kind(old)
-    if old is new or kind is not type(new):
-        return new
-    if issubclass(kind, BaseModel):
-        fields = old.__dict__
-        adopted = {name: adopt(fields.get(name), value) for name, value in new.__dict__.items()}
-        fields.clear()  # what is cached beside the fields is out of date
-        fields.update(adopted)
-        object.__setattr__(old, "__pydantic_extra__", new.__pydantic_extra__)
-    elif issubclass(kind, list):
-        pool = list(old)
-        # an equal item may still be another value: 1 and True
-        old[:] = [adopt(pool.pop(pool.index(item)), item) if item in pool else item for item in new]
-    elif issubclass(kind, dict):
-        entries = {key: adopt(old.get(key), value) for key, value in new.items()}
-        old.clear()
-        old.update(entries)
-    elif issubclass(kind, set):
-        old.clear()
-        old.update(new)
-    else:
-        return new
-    return old
+    target: Any = data
+    before, fields = dict(target.__dict__), target.__dict__
+    fields.clear()  # what is cached beside the fields is out of date
+    for name, value in merged.__dict__.items():
+        fields[name] = before[name] if name in unchanged else value
+    object.__setattr__(data, "__pydantic_extra__", merged.__pydantic_extra__)
 
 
 def _kind(value: object) -> type[Any]:
@@ -304,6 +322,33 @@ def _unserializable(data: BaseModel) -> Iterator[str]:
 
 
 _NO_FIELDS = ("properties", "$defs", "items", "additionalProperties")
+
+
+def _adapter(model: type[Model]) -> TypeAdapter[Model]:
+    reason = ""
+    try:
+        adapter = TypeAdapter(model)
+        adapter.rebuild()
+        return adapter
+    except PydanticUserError as error:
+        reason = error.code or type(error).__name__
+    raise ConfigurationError(f"pydantic cannot use {model.__name__} as it is: {reason}")
+
+
+def _is_lost(before: Any, after: Any) -> bool:
+    is_nan = before != before and after != after  # what NaN is known by
+    return before != after and not is_nan
+
+
+def _property_names(schema: Any) -> Iterator[str]:
+    kind = _kind(schema)
+    if issubclass(kind, dict):
+        yield from schema.get("properties", ())
+        for value in schema.values():
+            yield from _property_names(value)
+    elif issubclass(kind, list):
+        for item in schema:
+            yield from _property_names(item)
 
 
 def _write_only(schema: Any, name: str = "") -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Generic, Literal
 from .codec import Facts, Model, read_json, write_json
 from .errors import SessionConflict, SessionInvalid, StoreUnavailable
 from .lifetime import Lifetime
-from .merge import merge
+from .merge import lay_over, merge
 from .records import includes_write
 from .tokens import Token
 from .vault import Stored, Vault
@@ -79,6 +79,7 @@ class Commit(Generic[Model]):
         token: What the cookie holds; None where there is none (``open``) or none yet.
         subject: Who is signed in afterwards.
         began_at, exempt_mark: Since when a revocation of all sessions counts, and which does not.
+        generation: Which life of the visit this is; ``destroy`` begins another.
         is_contended: Whether another request has written meanwhile.
     """
 
@@ -91,6 +92,7 @@ class Commit(Generic[Model]):
     renewal: Renewal | None
     began_at: datetime
     exempt_mark: str | None
+    generation: int
     is_contended: bool = False
 
     async def create(self) -> Written[Model]:
@@ -186,7 +188,7 @@ class Commit(Generic[Model]):
         codec = self.vault.codec
         merged = merge(*map(codec.values, (self.base, self.ours, theirs.base)))
         if merged.conflicts:
-            fields = [path or "data" for path in merged.conflicts]
+            fields = codec.field_names(merged.conflicts)
             self.vault.events.tell("conflict", theirs.key, fields=", ".join(fields))
             if self.vault.on_conflict == "raise":
                 raise SessionConflict("Another request changed the same fields.", fields)
@@ -206,7 +208,7 @@ class Commit(Generic[Model]):
             return ours
         codec = self.vault.codec
         base, changed = codec.values(stored.base), codec.values(ours)
-        laid = write_json(merge(base, changed, read_json(stored.raw)).value)
+        laid = write_json(lay_over(base, changed, read_json(stored.raw)))
         # a validator that turns old fields into new ones may read our change away again
         try:
             is_lost = codec.is_change(ours, codec.dump(codec.check(laid)))

@@ -75,6 +75,8 @@ class Cookie:
 
     def __init__(self, name: str, config: CookieConfig) -> None:
         self.name = config.prefix + name
+        # of all cookies that agree in these a browser keeps one
+        self.identity = (self.name, config.domain, config.path)
         self._raw_name = self.name.encode()
         self._attributes = _attributes(config)
 

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from .cookies import Cookie
+from .errors import ConfigurationError
 from .session import Session
 from .verifier import CookieVerifier
 from .visit import Carry, Visit
@@ -44,11 +45,12 @@ class Entry:
 class Jar:
     """Lies in the ASGI scope while a request runs; holds one session of each provider."""
 
-    __slots__ = ("_began", "_entries")
+    __slots__ = ("_began", "_entries", "_is_closed")
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._entries: dict[object, Entry] = {}
+        self._is_closed = False
 
     def __bool__(self) -> bool:
         return bool(self._entries)
@@ -64,10 +66,16 @@ class Jar:
 
     def put(self, provider: object, entry: Entry) -> Session[Any]:
         """Keep a session to the end of the request; the first one of a provider stays."""
+        for other in self._entries.values():
+            if other.cookie is not entry.cookie and other.cookie.name == entry.cookie.name:
+                raise one_cookie_for_two(entry.cookie)
+        if self._is_closed:
+            entry.visit.seal()  # an exception handler may read it; nobody would commit it
         return self._entries.setdefault(provider, entry).session
 
     async def close(self) -> None:
         """Commit each session, in the order in which they were asked for."""
+        self._is_closed = True
         try:
             for entry in self._entries.values():
                 await entry.visit.close()
@@ -77,6 +85,7 @@ class Jar:
 
     async def roll_back(self) -> None:
         """Commit nothing; what was destroyed and not awaited is deleted all the same."""
+        self._is_closed = True
         failure: BaseException | None = None
         for entry in self._entries.values():
             try:
@@ -101,6 +110,14 @@ class Jar:
                 laid = [header for header in laid if not _is_replaced(header, entry.cookie)]
                 laid += [(b"set-cookie", set_cookie), (b"cache-control", b"no-store")]
         return laid
+
+
+def one_cookie_for_two(cookie: Cookie) -> ConfigurationError:
+    """Where they have a store each, ``Store.claim`` does not see it."""
+    return ConfigurationError(
+        f"two providers use the cookie {cookie.name}, so that each overwrites the other's: give "
+        'one of them another name, as in SessionProvider(..., name="staff")'
+    )
 
 
 def _is_replaced(header: Header, cookie: Cookie) -> bool:

@@ -30,6 +30,49 @@ def merge(base: JSON, ours: JSON, theirs: JSON) -> Merged:
     return Merged(None if value is _ABSENT else value, tuple(conflicts))
 
 
+def lay_over(base: JSON, ours: JSON, stored: JSON) -> JSON:
+    """Lay what changed between ``base`` and ``ours`` over ``stored``.
+
+    ``base`` is what we read of ``stored``, so that the two differ in nothing but what we don't
+    know: keys of a newer release, in items of lists too.
+    """
+    if is_same(ours, base):
+        return stored
+    if isinstance(base, dict) and isinstance(ours, dict) and isinstance(stored, dict):
+        unknown = {key: stored[key] for key in stored if key not in base and key not in ours}
+        return unknown | {key: _lay_key(key, base, ours, stored) for key in ours}
+    if isinstance(base, JSONSet):
+        return ours
+    if isinstance(base, list) and isinstance(ours, list) and isinstance(stored, list):
+        return _lay_items(base, ours, stored) if len(base) == len(stored) else ours
+    return ours
+
+
+def _lay_key(
+    key: str, base: dict[str, JSON], ours: dict[str, JSON], stored: dict[str, JSON]
+) -> JSON:
+    if key in base and key in stored:
+        return lay_over(base[key], ours[key], stored[key])
+    return ours[key]
+
+
+def _lay_items(base: list[JSON], ours: list[JSON], stored: list[JSON]) -> JSON:
+    """Each of our items over the one it was: an equal one, or else the one at its place."""
+    places = {index: index for index in range(min(len(base), len(ours)))}
+    if len(ours) < len(base):  # some went: those that stayed are found by what they are
+        places = {}
+        position = 0
+        for index, item in enumerate(ours):
+            found = next((i for i in range(position, len(base)) if is_same(base[i], item)), None)
+            if found is not None:
+                places[index] = found
+                position = found + 1
+    return [
+        lay_over(base[places[index]], item, stored[places[index]]) if index in places else item
+        for index, item in enumerate(ours)
+    ]
+
+
 def is_same(left: JSON, right: JSON) -> bool:
     """Whether two JSON values are equal; unlike in Python, ``1``, ``1.0`` and ``true`` differ."""
     if type(left) is not type(right):

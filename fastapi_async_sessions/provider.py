@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from inspect import iscoroutinefunction
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 from weakref import WeakValueDictionary
 
 import fastapi.routing
@@ -27,10 +27,10 @@ from .codec import Codec, Migration, Model
 from .cookies import LONGEST_MAX_AGE, Cookie, CookieConfig
 from .errors import ConfigurationError, SessionError
 from .events import Events, SessionEvent, logger
-from .jar import SCOPE_KEY, Entry, Jar
+from .jar import SCOPE_KEY, Entry, Jar, one_cookie_for_two
 from .lifetime import Clock, Lifetime, utc_now
 from .origin import OriginCheck
-from .session import Session
+from .session import COMES_BY_DEPENDS, NotAParameter, Session
 from .stores.base import Store
 from .upkeep import Upkeep
 from .vault import LARGEST_BODY, OnConflict, Vault
@@ -43,6 +43,12 @@ _iter_route_contexts: Callable[[Sequence[Any]], Iterable[Any]] = getattr(
 )
 
 Requirement = Callable[..., Coroutine[Any, Any, Session[Model]]]
+
+# FastAPI would take the parameter from the query and the method for an answer: nobody is asked
+_WITH_PARENTHESES = NotAParameter(
+    "get_session.signed_in is no dependency, what it returns is one: write "
+    "Depends(get_session.signed_in()), with parentheses"
+)
 
 _NAME = re.compile(r"(?!__)[A-Za-z0-9_-]{1,64}")
 
@@ -71,7 +77,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         self,
         model: type[Model],
         *,
-        store: Store,
+        store: Annotated[Store, COMES_BY_DEPENDS],
         secret_key: Secret | Sequence[Secret],
         name: str = "session",
         cookie: CookieConfig = CookieConfig(),  # noqa: B008  # frozen
@@ -115,7 +121,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
             not (cookie.persistent and (lifetime.absolute or timedelta(0)) > LONGEST_MAX_AGE),
             "a persistent cookie lives 400 days at most: choose a shorter Lifetime(absolute=...)",
         )
-        _require(_is_aware(clock), "clock=... gives aware datetimes, such as UTC ones")
+        _require(_is_utc(clock), "clock=... gives aware datetimes in UTC")
         self.cookie = Cookie(name, cookie)
         self.verifier = CookieVerifier(secret_key, audience=(name, self.cookie.name))
         self._origin = OriginCheck(trusted_origins) if check_origin else None
@@ -155,9 +161,12 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         visit = await self._visit(connection, jar)
         return jar.put(self, Entry(Session(visit), visit, self.cookie, self.verifier))
 
-    def signed_in(self, within: timedelta | None = None) -> Requirement[Model]:
+    def signed_in(
+        self, within: Annotated[timedelta | None, _WITH_PARENTHESES] = None
+    ) -> Requirement[Model]:
         """A dependency that answers 401 unless somebody is signed in, and has signed in
         ``within`` this time (ASVS 7.5.3: sensitive actions ask for the password again)."""
+        _require(isinstance(within, timedelta | None), "signed_in(within=...) takes a timedelta")
 
         def is_met(session: Session[Model]) -> bool:
             if session.subject is None or session.authenticated_at is None:
@@ -174,7 +183,8 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         Opens the store, purges expired sessions every few minutes, and closes the store.
 
         Raises:
-            ConfigurationError: a route asks for this session and is no ``SessionRoute``.
+            ConfigurationError: a route asks for this session and is no ``SessionRoute``, a
+                route depends on ``Session`` itself, or another provider has the same cookie.
         """
         self._check_routes(app)
         async with Upkeep.of(self.vault.store).running():
@@ -244,11 +254,15 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
 
     def _check_routes(self, app: FastAPI) -> None:
         for route, dependant in _api_routes(app.routes):
-            if not getattr(route, "closes_sessions", False) and self._is_asked_for(dependant):
-                raise ConfigurationError(_no_session_route(route))
-
-    def _is_asked_for(self, dependant: Dependant) -> bool:
-        return any(sub.call is self or self._is_asked_for(sub) for sub in dependant.dependencies)
+            for call in _calls(dependant):
+                if get_origin(call) is Session:
+                    raise ConfigurationError(COMES_BY_DEPENDS.advice)
+                if not isinstance(call, SessionProvider):
+                    continue
+                if call is not self and call.cookie.identity == self.cookie.identity:
+                    raise one_cookie_for_two(self.cookie)
+                if call is self and not getattr(route, "closes_sessions", False):
+                    raise ConfigurationError(_no_session_route(route))
 
     def __repr__(self) -> str:
         # a traceback with locals may show one that could not be built
@@ -287,6 +301,13 @@ def _api_routes(routes: Sequence[Any]) -> Iterator[tuple[APIRoute, Dependant]]:
             yield from _api_routes(getattr(route, "routes", None) or ())
 
 
+def _calls(dependant: Dependant) -> Iterator[Any]:
+    """What a route's dependencies depend on, all the way down."""
+    for dependency in dependant.dependencies:
+        yield dependency.call
+        yield from _calls(dependency)
+
+
 def _no_session_route(route: Any) -> str:
     path, endpoint = getattr(route, "path", "?"), getattr(route, "endpoint", None)
     return (
@@ -298,12 +319,13 @@ def _no_session_route(route: Any) -> str:
 
 def _is_plain(function: object) -> bool:
     # nobody would await a coroutine
-    return callable(function) and not iscoroutinefunction(function)
+    is_async = iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
+    return callable(function) and not is_async
 
 
-def _is_aware(clock: Clock) -> bool:
+def _is_utc(clock: Clock) -> bool:
     now = clock() if callable(clock) else None
-    return isinstance(now, datetime) and now.tzinfo is not None
+    return isinstance(now, datetime) and now.utcoffset() == timedelta(0)
 
 
 def _require(condition: bool, rule: str) -> None:

@@ -1,7 +1,7 @@
 """What travels between a session and its store."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 
@@ -16,7 +16,7 @@ class Record:
         expires_at: Aware, UTC; from then on the record is not there.
     """
 
-    body: bytes
+    body: bytes = field(repr=False)
     version: str
     subject: str | None
     expires_at: datetime

@@ -11,6 +11,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .jar import SCOPE_KEY, Header, Jar
 
+_TEST_HOSTS = {"testserver", "test"}  # TestClient's own, and that of FastAPI's async tests
+
 
 class SessionRoute(APIRoute):
     """For ``APIRouter(route_class=SessionRoute)``, or ``app.router.route_class = SessionRoute``.
@@ -56,11 +58,12 @@ class SessionRoute(APIRoute):
 
 
 def _warn_of_lost_cookies(scope: Scope, headers: list[Header]) -> None:
-    if scope["scheme"] != "http" or not scope["server"] or scope["server"][0] != "testserver":
+    host = (scope["server"] or ("",))[0]
+    if scope["scheme"] != "http" or host not in _TEST_HOSTS:
         return
     if any(name == b"set-cookie" and b"; Secure" in value for name, value in headers):
         warnings.warn(
-            "a test client drops Secure cookies on http://testserver, so that each request begins "
-            'a new session: write TestClient(app, base_url="https://testserver")',
+            f"a test client drops Secure cookies on http://{host}, so that each request begins "
+            f'a new session: write TestClient(app, base_url="https://{host}")',
             stacklevel=2,
         )

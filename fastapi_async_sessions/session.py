@@ -1,22 +1,35 @@
 """What a route holds."""
 
-import re
 from collections.abc import Awaitable
 from datetime import datetime
 from types import EllipsisType
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Annotated, Any, Generic, NoReturn, TypeVar
 
 from pydantic import BaseModel
 
 from .commit import Renewal
-from .errors import SessionClosed
+from .errors import ConfigurationError, SessionClosed
 from .lifetime import Lifetime
 from .visit import Visit
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-_SUBJECT = re.compile("[^\x00\ud800-\udfff]{1,255}")
+class NotAParameter:
+    """Marks what no request brings. FastAPI reads it only where ``Depends`` is missing or has got
+    the wrong thing, and is told the right one."""
+
+    def __init__(self, advice: str) -> None:
+        self.advice = advice
+
+    def __get_pydantic_core_schema__(self, source: object, handler: object) -> NoReturn:
+        raise ConfigurationError(self.advice)
+
+
+COMES_BY_DEPENDS = NotAParameter(
+    "a Session comes from the SessionProvider that you made, and FastAPI can neither read nor send "
+    "one: write session: Session[UserData] = Depends(get_session), and return session.data"
+)
 
 
 class Session(Generic[Model]):
@@ -28,7 +41,7 @@ class Session(Generic[Model]):
 
     __slots__ = ("_visit",)
 
-    def __init__(self, visit: Visit[Model]) -> None:
+    def __init__(self, visit: Annotated[Visit[Model], COMES_BY_DEPENDS]) -> None:
         self._visit = visit
 
     @property
@@ -44,7 +57,7 @@ class Session(Generic[Model]):
         model = self._visit.vault.codec.model
         if not isinstance(data, model):
             raise TypeError(f"session.data takes a {model.__name__}, not a {type(data).__name__}")
-        self._open("assign data").data = data
+        self._open("assign data").assign(data)
 
     @property
     def subject(self) -> str | None:
@@ -110,7 +123,7 @@ class Session(Generic[Model]):
             )
         if not isinstance(subject, str | EllipsisType | None):
             raise TypeError(f"a subject is a str, not {type(subject).__name__}: str(user.id)")
-        if isinstance(subject, str) and not _SUBJECT.fullmatch(subject):
+        if isinstance(subject, str) and not visit.vault.is_subject(subject):
             raise ValueError("a subject has 1 to 255 characters, no NUL or lone surrogate")
         if not isinstance(lifetime, Lifetime | None):
             raise TypeError("lifetime=... takes a Lifetime: Lifetime(idle=..., absolute=...)")
@@ -162,6 +175,8 @@ class Session(Generic[Model]):
                 "Do it before, or use get_session.open(key) in a stream or background task."
             )
         return self._visit
+
+    __get_pydantic_core_schema__ = COMES_BY_DEPENDS.__get_pydantic_core_schema__
 
     def __repr__(self) -> str:
         return f"<Session of {self._visit.vault.name!r}>"

@@ -31,11 +31,16 @@ def override_session(
     vault = replace(get_session.vault, store=MemoryStore(clock=get_session.vault.clock))
     visit = _visit(vault, data, subject)
     session = Session(visit)
+    is_wanted = data is not None or subject is not None
 
     async def stand_in() -> Session[Model]:
-        if visit.is_new and (data is not None or subject is not None):
+        nonlocal is_wanted
+        if is_wanted:
             await visit.create()
-            visit.is_new = False
+            is_wanted = False
+        # what the request before has left is what this one finds
+        await visit.commit()
+        visit.is_new = visit.stored is None
         return session
 
     before = dict(app.dependency_overrides)
@@ -50,6 +55,9 @@ async def session_cookies(
     get_session: SessionProvider[Model], data: Model | None = None, *, subject: str | None = None
 ) -> dict[str, str]:
     """Store a real session and return its cookie, for ``client.cookies.update(...)``.
+
+    Where the client's requests renew the session, say whose cookie it is, or the client sends two:
+    ``client.cookies.set(name, value, domain="testserver.local")`` for https://testserver.
 
     Await it in the event loop that the store works in: an ``async`` test, or in a ``with
     TestClient(app) as client`` block ``client.portal.call(session_cookies, get_session, data)``.

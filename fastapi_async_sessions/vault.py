@@ -2,14 +2,16 @@
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hmac import compare_digest
-from typing import Any, Generic, Literal
+from traceback import extract_tb
+from typing import Any, Generic, Literal, TypeGuard
 from weakref import WeakValueDictionary
 
-from pydantic import ValidationError
+from pydantic import RootModel, ValidationError
 
 from .codec import (
     EPOCH,
@@ -19,7 +21,6 @@ from .codec import (
     Facts,
     Migration,
     Model,
-    invalid_fields,
     read_json,
 )
 from .errors import SessionError, SessionInvalid, SessionTooLarge, StoreUnavailable
@@ -36,6 +37,9 @@ OnConflict = Literal["overwrite", "raise"]
 LARGEST_BODY = 1024 * 1024
 """No session is larger, in bytes; what a store gives back beyond it is not read."""
 
+# what every store can keep as text: PostgreSQL has no place for NUL, UTF-8 none for a surrogate
+_SUBJECT = re.compile("[^\x00\ud800-\udfff]{1,255}")
+
 _MARK_LIFE = timedelta(days=1)
 
 
@@ -49,10 +53,10 @@ class Stored(Generic[Model]):
 
     key: str
     record: Record
-    facts: Facts
-    data: Model
-    base: bytes
-    raw: bytes
+    facts: Facts = field(repr=False)
+    data: Model = field(repr=False)
+    base: bytes = field(repr=False)
+    raw: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ class Vault(Generic[Model]):
             if data is not None:
                 dump = self.codec.dump(data)
                 return Stored(key, record, facts, data, base=dump, raw=dump)
-        fields = invalid_fields(error)
+        fields = self.codec.fields(error)
         self.events.tell(
             "corrupt", key, reason="the data does not fit the model", fields=", ".join(fields)
         )
@@ -134,13 +138,21 @@ class Vault(Generic[Model]):
         self, migration: Migration[Model], raw: bytes, error: ValidationError
     ) -> Model | None:
         try:
-            values = read_json(raw)
-            if not isinstance(values, dict):
+            values: Any = read_json(raw)
+            if not isinstance(values, dict) and not issubclass(self.codec.model, RootModel):
                 return None
             return self.codec.check(self.codec.dump(migration(values, error)))
-        except Exception:
-            # whatever a migration does wrong, the request goes on with a new session (F-36)
-            logger.exception("on_invalid failed for provider %r", self.name)
+        except Exception as failure:
+            # whatever a migration does wrong, the request goes on with a new session (F-36); the
+            # error's text may hold what was stored
+            place = extract_tb(failure.__traceback__)[-1]
+            logger.error(
+                "on_invalid failed for provider %r: %s in %s, line %s",
+                self.name,
+                type(failure).__name__,
+                place.filename,
+                place.lineno,
+            )
             return None
 
     def record(
@@ -161,6 +173,10 @@ class Vault(Generic[Model]):
         """What ties a body to its key and provider: copied elsewhere it is no session."""
         return hashlib.sha256(f"{self.name}:{key}".encode()).digest()[:8]
 
+    def is_subject(self, text: str | None) -> TypeGuard[str]:
+        """Whether somebody can be signed in under a text: the store can keep it."""
+        return text is not None and _SUBJECT.fullmatch(text) is not None
+
     def owner(self, subject: str) -> str:
         """How a store knows a subject: under the provider's name, so that providers share one."""
         return f"{self.name}:{subject}"
@@ -169,10 +185,12 @@ class Vault(Generic[Model]):
         """The subject of a record, without the provider's name."""
         return None if record.subject is None else record.subject.removeprefix(f"{self.name}:")
 
-    async def mark_revoked(self, subject: str) -> str:
-        """Note that every session of a subject ends now, and return the note's version.
+    async def mark_revoked(self, subject: str, since: datetime | None = None) -> str | None:
+        """Note that every session of a subject ends now.
 
         Who signs that subject in at this moment reads the note after writing; see ``is_revoked``.
+        Returns the note's version, for who is exempt from it; None: it took the place of a note at
+        or after ``since``, from which who began then is not exempt.
         """
         key = self._mark_key(subject)
         before: Record | None = None
@@ -183,7 +201,8 @@ class Vault(Generic[Model]):
             else:
                 is_written = await self.ask(self.store.save(key, mark, replaces=before.version))
             if is_written:
-                return mark.version
+                is_first = before is None or since is None or _marked_at(before) < since
+                return mark.version if is_first else None
             before = await self.ask(self.store.load(key))
         raise StoreUnavailable("the note of a revocation could not be written")
 

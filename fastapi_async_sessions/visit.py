@@ -37,6 +37,8 @@ class Visit(Generic[Model]):
 
     __slots__ = (
         "_doomed",
+        "_generation",
+        "_is_assigned",
         "_is_stale",
         "_renewal",
         "_settled",
@@ -75,6 +77,8 @@ class Visit(Generic[Model]):
         self.is_touched = False
         self._is_stale = is_stale
         self._doomed: list[str] = []
+        self._generation = 0
+        self._is_assigned = False
         self._renewal: Renewal | None = None
         self._settled: bytes | None = None
         # tasks of one websocket may commit at the same time: the second one waits for its turn
@@ -87,11 +91,13 @@ class Visit(Generic[Model]):
 
     def _begin(self) -> None:
         self.stored: Stored[Model] | None = None
+        self._is_assigned = False
         self.data = self.vault.codec.fresh()
         self.base = self.vault.codec.dump(self.data)
 
     def _hold(self, stored: Stored[Model]) -> None:
         self.stored = stored
+        self._is_assigned = self._is_assigned and stored.data is self.data
         self.data = stored.data
         self.base = stored.base
 
@@ -122,6 +128,7 @@ class Visit(Generic[Model]):
         """End the session; awaiting what is returned, or the end of the request, deletes it."""
         if self.stored is not None:
             self._doomed.append(self.stored.key)
+        self._generation += 1
         self._renewal = None
         self._is_stale = False
         self.is_new = True
@@ -145,8 +152,9 @@ class Visit(Generic[Model]):
             if self.stored is None:
                 self._begin()
                 return False
+            generation = self._generation
             stored = await self.vault.load(self.stored.key, self.stored.facts.secret_hash)
-            if stored is None:
+            if stored is None or generation != self._generation:
                 return False
             self._hold(stored)
             return True
@@ -160,8 +168,14 @@ class Visit(Generic[Model]):
 
     async def roll_back(self) -> None:
         """Commit nothing; what was destroyed stays so, the route having raised or not."""
-        self.is_open = False
+        self.seal()
         await self.bury()
+
+    def seal(self) -> None:
+        """From here on the session can only be read."""
+        self.is_open = False
+        with contextlib.suppress(SessionInvalid):
+            self._settled = self.vault.codec.dump(self.data)
 
     def report_lost_change(self) -> None:
         """Log an error when the data was changed after the commit."""
@@ -227,6 +241,7 @@ class Visit(Generic[Model]):
             renewal=self._renewal,
             began_at=self.began_at,
             exempt_mark=self.exempt_mark,
+            generation=self._generation,
         )
 
     async def _create(self, commit: Commit[Model]) -> None:
@@ -235,43 +250,62 @@ class Visit(Generic[Model]):
                 "a new session needs a cookie, which only an HTTP response can set: "
                 "begin the session in an HTTP route"
             )
-        self._settle(await commit.create(), commit.ours)
+        self._settle(await commit.create(), commit)
 
     async def _save(self, commit: Commit[Model], stored: Stored[Model]) -> None:
         written = await commit.save(stored)
         if written is not None:
-            return self._settle(written, commit.ours)
+            return self._settle(written, commit)
+        if commit.generation != self._generation:
+            return None
         # it ended or was renewed elsewhere: a change goes with it, a sign-in does not
         self.vault.events.tell("ended_elsewhere", stored.key)
         self.carry = Carry.KEEP
         self._is_stale = False
         self.base = commit.ours
-        if self._renewal is not None and self._renewal.subject:
+        if commit.renewal is not None and commit.renewal.subject:
             await self._create(commit)
         return None
 
     async def _extend(self, commit: Commit[Model], stored: Stored[Model]) -> None:
         written = await commit.extend(stored)
         if written is not None:
-            self._settle(written, commit.ours)
+            self._settle(written, commit)
         else:
             self._is_stale = False  # it may have ended: its cookie is not sent again
 
-    def _settle(self, written: Written[Model], ours: bytes) -> None:
+    def _settle(self, written: Written[Model], commit: Commit[Model]) -> None:
         """Take what was written as the new ground, and have the cookie follow."""
         stored = written.stored
+        if commit.generation != self._generation:
+            self._doomed.append(stored.key)  # another task destroyed it while it was written
+            return
         was_seen_at = self.stored.facts.seen_at if self.stored else None
         if written.merged is not None:
-            self.data = adopt(self.data, self._with_late_changes(written, ours))
+            self._take(self._with_late_changes(written, commit.ours), commit.ours)
         self._hold(replace(stored, data=self.data))
         self._settled = stored.base
         self.token = written.token
-        self._renewal = None
+        if self._renewal is commit.renewal:
+            self._renewal = None
         if written.kind != "changed":
             self.vault.events.tell(written.kind, stored.key)
         is_extended = stored.facts.seen_at != was_seen_at
         if written.kind in ("created", "renewed") or (stored.facts.persistent and is_extended):
             self.carry = Carry.SEND
+
+    def _take(self, merged: Model, ours: bytes) -> None:
+        if not self.is_open or self._is_assigned:
+            self.data = merged  # an object that the route brought may be everybody's
+            return
+        codec = self.vault.codec
+        changed = codec.changed_fields(ours, codec.dump(merged))
+        adopt(self.data, merged, merged.__dict__.keys() - changed)
+
+    def assign(self, data: Model) -> None:
+        """Take another object as the data."""
+        self.data = data
+        self._is_assigned = True
 
     def _with_late_changes(self, written: Written[Model], ours: bytes) -> Model:
         """The merged data, with what another task changed in ours since it was dumped."""

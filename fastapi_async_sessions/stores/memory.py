@@ -1,5 +1,9 @@
 """Sessions in the memory of one process."""
 
+import logging
+import os
+import re
+import sys
 from collections import OrderedDict
 
 from ..errors import ConfigurationError
@@ -7,7 +11,10 @@ from ..lifetime import Clock, utc_now
 from ..records import Record
 from .base import Store
 
+logger = logging.getLogger("fastapi_async_sessions")
+
 _PURGE_EVERY = 1024
+_WORKERS = re.compile(r" (?:--workers|-w)[ =]?(\d+)")
 
 
 class MemoryStore(Store):
@@ -24,6 +31,16 @@ class MemoryStore(Store):
         self._records: OrderedDict[str, Record] = OrderedDict()
         self._keys: dict[str, set[str]] = {}
         self._creates_until_purge = _PURGE_EVERY
+
+    async def open(self) -> None:
+        """Warn where the command line or ``WEB_CONCURRENCY`` asks for several workers."""
+        asked = _WORKERS.findall(" ".join(sys.argv)) or [os.environ.get("WEB_CONCURRENCY", "")]
+        if asked[-1].isdecimal() and int(asked[-1]) > 1:
+            logger.warning(
+                "MemoryStore is for one process: each of %s workers has sessions of its own, and "
+                "users are signed out at random. Run one worker, or use RedisStore or SQLStore.",
+                asked[-1],
+            )
 
     async def create(self, key: str, record: Record) -> bool:
         existing = self._live(key)

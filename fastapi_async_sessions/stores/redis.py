@@ -376,7 +376,8 @@ def _checked(client: Redis | RedisCluster) -> Redis | RedisCluster:
     if not isinstance(client, Redis | RedisCluster):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(
             "RedisStore takes a client of redis.asyncio (Redis, RedisCluster, or master_for() of "
-            f"a Sentinel), not a {type(client).__module__}.{type(client).__name__}"
+            f"a Sentinel), not a {type(client).__module__}.{type(client).__name__}; "
+            "for a URL write RedisStore.from_url(...)"
         )
     if client.get_encoder().decode_responses:
         raise ConfigurationError(

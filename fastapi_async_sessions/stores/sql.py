@@ -107,6 +107,10 @@ class SQLStore(Store):
             raise ConfigurationError(
                 "SQLStore(table_name=...) takes letters, digits and underscores, at most 63"
             )
+        if not isinstance(engine, AsyncEngine):
+            raise ConfigurationError(
+                "SQLStore takes SQLAlchemy's AsyncEngine; for a URL write SQLStore.from_url(...)"
+            )
         if engine.dialect.name not in _INSERT:
             raise ConfigurationError(
                 f"SQLStore works with SQLite and PostgreSQL, not with {engine.dialect.name}"
@@ -342,9 +346,8 @@ def _make_engine(url: str | URL) -> AsyncEngine:
     except ImportError as error:
         problem = f'{error.name} is not installed: pip install "fastapi_async_sessions[sql]"'
     # as above: SQLAlchemy's own text repeats the URL, and with it a password
-    raise ConfigurationError(
-        f"SQLStore.from_url takes {' or '.join(_MAKE_ENGINE)}:// and what follows; {problem}"
-    )
+    urls = " or ".join(f"{name}://..." for name in _MAKE_ENGINE)
+    raise ConfigurationError(f"SQLStore.from_url takes {urls}; {problem}")
 
 
 def _make_sqlite(url: URL) -> AsyncEngine:
@@ -401,8 +404,9 @@ def _reason(error: Exception, table: str) -> str:
     name = f"{type(cause).__name__} {code}" if code else type(cause).__name__
     if code in _MISSING or "no such" in str(cause):
         return (
-            f"{name}: the table {table!r} is missing, or one of its columns: let open() create it "
-            "with SQLStore(..., create_table=True), or Alembic from store.table"
+            f"{name}: the table {table!r} is missing, or one of its columns: let Alembic create it "
+            "from store.table, or open() with SQLStore(..., create_table=True) in the lifespan: "
+            "FastAPI(lifespan=get_session.lifespan)"
         )
     if isinstance(cause, RuntimeError):
         return f"{name}: is the store used from another event loop than it was opened in?"

@@ -1,0 +1,232 @@
+"""The shop in a real browser: what its visitors see, and what the browser itself does for them.
+
+Chromium is a package of the system, which playwright only drives. ``serve`` listens on the loopback
+address, where browsers take ``Secure`` and ``__Host-`` cookies without TLS.
+"""
+
+import asyncio
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from examples import login
+from examples.login import sessions, users
+from tests.servers.asgi import serve
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+if CHROMIUM is None:
+    pytest.skip(
+        "the shop was not tried in a browser: there is no Chromium here (apt-get install chromium)",
+        allow_module_level=True,
+    )
+playwright = pytest.importorskip(
+    "playwright.sync_api",
+    reason="the shop was not tried in a browser: playwright is missing (pip install playwright)",
+)
+
+FLAGS = ["--disable-gpu", "--disable-quic", "--disable-sync"]
+COOKIE = "__Host-shop"
+PASSWORD = users.DEMO["demo"]
+SIGN_IN_PAGE = re.compile(r"/sign-in(\?|$)")
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[str]:
+    """The shop's address, as its visitors write it."""
+    with serve(login.app) as url:
+        yield url.replace("127.0.0.1", "localhost")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """One headless Chromium, with nothing of the user's in it."""
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_profile(chromium: Any) -> Iterator[Callable[[], Any]]:
+    """Opens profiles, each with cookies of its own; their tabs share them."""
+    with ExitStack() as stack:
+
+        def open_one() -> Any:
+            profile = chromium.new_context()
+            profile.set_default_timeout(10_000)
+            stack.callback(profile.close)
+            return profile
+
+        yield open_one
+
+
+@pytest.fixture
+def profile(open_profile: Callable[[], Any]) -> Any:
+    return open_profile()
+
+
+def sign_in(profile: Any, shop: str) -> Any:
+    """A tab in which the visitor has filled in the form."""
+    tab = profile.new_page()
+    tab.goto(f"{shop}/sign-in")
+    tab.get_by_label("Name").fill("demo")
+    tab.get_by_label("Password").fill(PASSWORD)
+    tab.get_by_role("main").get_by_role("button", name="Sign in").click()
+    tab.get_by_text("Welcome, demo.").wait_for()
+    return tab
+
+
+def cart(profile: Any, shop: str) -> dict[str, int]:
+    """What a new tab shows in the cart."""
+    tab = profile.new_page()
+    tab.goto(f"{shop}/cart")
+    rows = [row.get_by_role("cell").all_inner_texts() for row in tab.locator("tbody tr").all()]
+    return {name: int(number) for name, number, *_ in rows}
+
+
+def test_a_visitor_signs_in_by_the_form_and_stays_so(shop: str, profile: Any) -> None:
+    """The page that was wanted comes after the form, and the next tab is signed in too."""
+    tab = profile.new_page()
+    tab.goto(f"{shop}/account")
+    assert tab.url == f"{shop}/sign-in?next=/account"
+    tab.get_by_label("Name").fill("demo")
+    tab.get_by_label("Password").fill(PASSWORD)
+    tab.get_by_role("main").get_by_role("button", name="Sign in").click()
+
+    tab.wait_for_url(f"{shop}/account")
+
+    other = profile.new_page()
+    other.goto(f"{shop}/account")
+    assert other.get_by_role("heading", name="Your devices").is_visible()
+
+
+def test_the_keyboard_is_enough_to_sign_in(shop: str, profile: Any) -> None:
+    """Tab leads to the link and through the form, Enter follows and sends."""
+    tab = profile.new_page()
+    tab.goto(shop)
+    press, type_text = tab.keyboard.press, tab.keyboard.type
+    stops = []
+    while "Sign in" not in stops and len(stops) < 10:
+        press("Tab")
+        stops.append(tab.evaluate("document.activeElement.innerText"))
+    press("Enter")
+    tab.wait_for_url(SIGN_IN_PAGE)
+    type_text("demo")  # the first field has the focus
+    press("Tab")
+    type_text(PASSWORD)
+    press("Enter")
+
+    tab.get_by_text("Welcome, demo.").wait_for()
+
+    assert stops[0] == "Skip to the content"
+    assert tab.get_by_role("link", name="demo", exact=True).is_visible()
+
+
+def test_two_tabs_add_to_the_cart_at_once(
+    shop: str, profile: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both requests have loaded the same session before one of them stores it: both items stay."""
+    tabs = [profile.new_page(), profile.new_page()]
+    for tab in tabs:
+        tab.goto(shop)
+    load, barrier = sessions.store.load, asyncio.Barrier(2)
+
+    async def load_together(key: str) -> Any:
+        record = await load(key)
+        if not met:
+            await barrier.wait()
+            met.append(key)
+        return record
+
+    met: list[str] = []
+    monkeypatch.setattr(sessions.store, "load", load_together)
+    with tabs[0].expect_navigation(), tabs[1].expect_navigation():
+        # the answer to the first click comes only after the second one
+        for tab, item in zip(tabs, ["apple", "honey"], strict=True):
+            tab.get_by_role("button", name=f"Add {item}").evaluate("button => button.click()")
+
+    assert met
+    assert cart(profile, shop) == {"Apple": 1, "Honey": 1}
+
+
+def test_signing_out_everywhere_else_ends_another_browsers_session(
+    shop: str, open_profile: Callable[[], Any]
+) -> None:
+    """It is sent to the form at its next step; the browser that asked for it stays signed in."""
+    laptop, phone = open_profile(), open_profile()
+    here, there = sign_in(laptop, shop), sign_in(phone, shop)
+    here.goto(f"{shop}/account")
+    here.get_by_role("button", name="Sign out everywhere else").click()
+    here.get_by_text("Devices signed out:").wait_for()
+
+    there.get_by_role("link", name="demo", exact=True).click()
+
+    there.wait_for_url(SIGN_IN_PAGE)
+    here.reload()
+    assert here.url == f"{shop}/account"
+
+
+def test_the_cookie_is_gone_after_signing_out(shop: str, profile: Any) -> None:
+    """The browser keeps nothing of it, and the page before it opens no account."""
+    tab = sign_in(profile, shop)
+    before = names_of_cookies(profile)
+    tab.get_by_role("button", name="Sign out").click()
+    tab.wait_for_url(SIGN_IN_PAGE)
+
+    assert before == [COOKIE]
+    assert names_of_cookies(profile) == []
+    tab.goto(f"{shop}/account")
+    assert tab.url == f"{shop}/sign-in?next=/account"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_the_cookie_is_taken_without_tls_on_the_loopback_address(
+    shop: str, profile: Any, host: str
+) -> None:
+    """As ``__Host-``, ``Secure`` and ``HttpOnly``: it comes back, and no script reads it."""
+    tab = profile.new_page()
+    tab.goto(shop.replace("localhost", host))
+    tab.reload()
+
+    assert tab.get_by_text("You have been here 2 times.").is_visible()
+    (cookie,) = profile.cookies()
+    assert (cookie["name"], cookie["domain"], cookie["path"]) == (COOKIE, host, "/")
+    assert (cookie["secure"], cookie["httpOnly"], cookie["sameSite"]) == (True, True, "Lax")
+    assert tab.evaluate("document.cookie") == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "site"), [("127.0.0.1", "cross-site"), ("localhost", "same-site")]
+)
+def test_a_form_of_another_site_is_refused(shop: str, profile: Any, host: str, site: str) -> None:
+    """403, and nothing in the cart; also from another port of the host, which gets the cookie."""
+    tab = sign_in(profile, shop)
+
+    async def lure(scope: Any, receive: Any, send: Any) -> None:
+        page = f'<form method="post" action="{shop}/cart/honey"><button>Win</button></form>'
+        headers = [(b"content-type", b"text/html")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": page.encode()})
+
+    with serve(lure, lifespan="off") as url:
+        tab.goto(url.replace("127.0.0.1", host))
+        with tab.expect_navigation() as navigation:
+            tab.get_by_role("button", name="Win").click()
+        response = navigation.value
+        sent = response.request.all_headers()
+        shown = tab.content()
+        tab.goto("about:blank")  # lets go of the connection to the page's server
+
+    assert response.status == 403
+    assert "Cross-origin request refused." in shown
+    assert sent["sec-fetch-site"] == site
+    assert (COOKIE in sent.get("cookie", "")) is (site == "same-site")
+    assert cart(profile, shop) == {}
+
+
+def names_of_cookies(profile: Any) -> list[str]:
+    return [cookie["name"] for cookie in profile.cookies()]
