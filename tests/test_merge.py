@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastapi_async_sessions.merge import JSON, JSONSet, is_same, merge
+from fastapi_async_sessions.merge import JSON, JSONSet, is_same, lay_over, merge
 from fastapi_async_sessions.records import Record, includes_write, new_version
 from fastapi_async_sessions.stores.memory import MemoryStore
 from fastapi_async_sessions.testing import FrozenClock
@@ -350,3 +350,23 @@ def _deep(left: int, right: int) -> JSON:
     for _ in range(190):
         value = {"in": value}
     return value
+
+
+def test_fields_that_we_do_not_know_stay_in_items_of_lists() -> None:
+    """An older release that edits one item keeps what a newer one has put into all of them."""
+    base: JSON = {"items": [{"name": "a"}, {"name": "b"}, {"name": "c"}]}
+    stored: JSON = {"items": [{"name": item, "note": item.upper()} for item in "abc"]}
+    edited: JSON = {"items": [{"name": "a"}, {"name": "B"}, {"name": "c"}, {"name": "d"}]}
+    assert lay_over(base, edited, stored) == {
+        "items": [
+            {"name": "a", "note": "A"},
+            {"name": "B", "note": "B"},
+            {"name": "c", "note": "C"},
+            {"name": "d"},
+        ]
+    }
+    shorter: JSON = {"items": [{"name": "a"}, {"name": "c"}]}
+    assert lay_over(base, shorter, stored) == {
+        "items": [{"name": "a", "note": "A"}, {"name": "c", "note": "C"}]
+    }
+    assert lay_over(base, base, stored) == stored

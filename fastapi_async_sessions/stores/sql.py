@@ -107,7 +107,7 @@ class SQLStore(Store):
             raise ConfigurationError(
                 "SQLStore(table_name=...) takes letters, digits and underscores, at most 63"
             )
-        if not isinstance(engine, AsyncEngine):
+        if not hasattr(engine, "dialect"):
             raise ConfigurationError(
                 "SQLStore takes SQLAlchemy's AsyncEngine; for a URL write SQLStore.from_url(...)"
             )
