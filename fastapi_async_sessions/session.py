@@ -72,7 +72,7 @@ class Session(Generic[Model]):
 
     @property
     def is_new(self) -> bool:
-        """Whether this request began without a live session. It stays so for the whole request."""
+        """Whether this request began without a live session; only ``destroy`` makes it one."""
         return self._visit.is_new
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hmac import compare_digest
 from traceback import extract_tb
-from typing import Any, Generic, Literal, TypeGuard
+from typing import Any, Generic, Literal, TypeGuard, cast
 from weakref import WeakValueDictionary
 
 from pydantic import RootModel, ValidationError
@@ -138,10 +138,11 @@ class Vault(Generic[Model]):
         self, migration: Migration[Model], raw: bytes, error: ValidationError
     ) -> Model | None:
         try:
-            values: Any = read_json(raw)
+            values = read_json(raw)
             if not isinstance(values, dict) and not issubclass(self.codec.model, RootModel):
                 return None
-            return self.codec.check(self.codec.dump(migration(values, error)))
+            migrated = migration(cast(dict[str, Any], values), error)
+            return self.codec.check(self.codec.dump(migrated))
         except Exception as failure:
             # whatever a migration does wrong, the request goes on with a new session (F-36); the
             # error's text may hold what was stored

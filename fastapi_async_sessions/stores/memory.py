@@ -34,7 +34,7 @@ class MemoryStore(Store):
 
     async def open(self) -> None:
         """Warn where the command line or ``WEB_CONCURRENCY`` asks for several workers."""
-        asked = _WORKERS.findall(" ".join(sys.argv)) or [os.environ.get("WEB_CONCURRENCY", "")]
+        asked = _WORKERS.findall(" ".join(sys.argv)) or [os.getenv("WEB_CONCURRENCY", "")]
         if asked[-1].isdecimal() and int(asked[-1]) > 1:
             logger.warning(
                 "MemoryStore is for one process: each of %s workers has sessions of its own, and "

@@ -19,7 +19,6 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI
-from fastapi.exceptions import FastAPIError
 from pydantic import BaseModel, SecretStr
 
 import fastapi_async_sessions
@@ -556,7 +555,7 @@ async def test_a_session_as_a_response_shows_its_data_and_nothing_else(world):
     async def itself(session: site_session) -> Any:
         return session
 
-    with pytest.raises(FastAPIError):
+    with pytest.raises(ConfigurationError, match=r"return session\.data"):
 
         @world.app.get("/model")
         async def model(session: site_session) -> Session[Data]:
