@@ -2,14 +2,12 @@
 
 # no postponed annotations here: FastAPI 0.121 does not resolve those of a callable object
 
-import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
-from inspect import iscoroutinefunction
 from types import TracebackType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_origin
 from weakref import WeakValueDictionary
 
 import fastapi.routing
@@ -24,7 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from .admin import SessionAdmin
 from .codec import Codec, Migration, Model
-from .cookies import LONGEST_MAX_AGE, Cookie, CookieConfig
+from .cookies import Cookie, CookieConfig
 from .errors import ConfigurationError, SessionError
 from .events import Events, SessionEvent, logger
 from .jar import SCOPE_KEY, Entry, Jar, one_cookie_for_two
@@ -33,7 +31,7 @@ from .origin import OriginCheck
 from .session import COMES_BY_DEPENDS, NotAParameter, Session
 from .stores.base import Store
 from .upkeep import Upkeep
-from .vault import LARGEST_BODY, OnConflict, Vault
+from .vault import OnConflict, Vault, is_plain, require
 from .verifier import CookieVerifier, Rejected, Secret, Verified
 from .visit import Visit
 
@@ -49,8 +47,6 @@ _WITH_PARENTHESES = NotAParameter(
     "get_session.signed_in is no dependency, what it returns is one: write "
     "Depends(get_session.signed_in()), with parentheses"
 )
-
-_NAME = re.compile(r"(?!__)[A-Za-z0-9_-]{1,64}")
 
 
 class SessionProvider(SessionAdmin[Model], SecurityBase):
@@ -92,39 +88,10 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         on_event: Callable[[SessionEvent], None] | None = None,
         clock: Clock = utc_now,
     ) -> None:
-        _require(isinstance(store, Store), "store=... takes a Store, such as MemoryStore()")
-        for option, value, kind in (
-            ("name", name, str),
-            ("cookie", cookie, CookieConfig),
-            ("lifetime", lifetime, Lifetime),
-            ("max_bytes", max_bytes, int),
-            ("store_timeout", store_timeout, timedelta),
-            ("commit_timeout", commit_timeout, timedelta),
-        ):
-            _require(isinstance(value, kind), f"{option}=... takes a {kind.__name__}")
-        _require(
-            _NAME.fullmatch(name) is not None,
-            "name=... has 1 to 64 of the characters A-Z a-z 0-9 _ - and does not begin with __",
+        require(isinstance(cookie, CookieConfig), "cookie=... takes a CookieConfig")
+        require(
+            on_event is None or is_plain(on_event), "on_event=... is a plain function, not async"
         )
-        _require(on_conflict in get_args(OnConflict), 'on_conflict=... is "overwrite" or "raise"')
-        _require(
-            on_invalid in ("discard", "raise") or _is_plain(on_invalid),
-            'on_invalid=... is "discard", "raise" or a plain function of the dict and the error',
-        )
-        _require(
-            on_event is None or _is_plain(on_event), "on_event=... is a plain function, not async"
-        )
-        _require(0 < max_bytes <= LARGEST_BODY, f"max_bytes=... is 1 to {LARGEST_BODY}")
-        for timeout in (store_timeout, commit_timeout):
-            _require(timeout > timedelta(0), "store_timeout and commit_timeout are positive")
-        _require(
-            not (cookie.persistent and (lifetime.absolute or timedelta(0)) > LONGEST_MAX_AGE),
-            "a persistent cookie lives 400 days at most: choose a shorter Lifetime(absolute=...)",
-        )
-        _require(_is_utc(clock), "clock=... gives aware datetimes in UTC")
-        self.cookie = Cookie(name, cookie)
-        self.verifier = CookieVerifier(secret_key, audience=(name, self.cookie.name))
-        self._origin = OriginCheck(trusted_origins) if check_origin else None
         super().__init__(
             Vault(
                 name=name,
@@ -142,6 +109,9 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
                 queues=WeakValueDictionary(),
             )
         )
+        self.cookie = Cookie(name, cookie)
+        self.verifier = CookieVerifier(secret_key, audience=(name, self.cookie.name))
+        self._origin = OriginCheck(trusted_origins) if check_origin else None
         # what FastAPI reads to put the lock into OpenAPI
         self.model = APIKey.model_validate({"in": "cookie", "name": self.cookie.name})
         self.scheme_name = name
@@ -166,7 +136,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
     ) -> Requirement[Model]:
         """A dependency that answers 401 unless somebody is signed in, and has signed in
         ``within`` this time (ASVS 7.5.3: sensitive actions ask for the password again)."""
-        _require(isinstance(within, timedelta | None), "signed_in(within=...) takes a timedelta")
+        require(isinstance(within, timedelta | None), "signed_in(within=...) takes a timedelta")
 
         def is_met(session: Session[Model]) -> bool:
             if session.subject is None or session.authenticated_at is None:
@@ -315,19 +285,3 @@ def _no_session_route(route: Any) -> str:
         "is no SessionRoute: write APIRouter(route_class=SessionRoute), or for routes of the "
         "application itself app.router.route_class = SessionRoute before they are added"
     )
-
-
-def _is_plain(function: object) -> bool:
-    # nobody would await a coroutine
-    is_async = iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
-    return callable(function) and not is_async
-
-
-def _is_utc(clock: Clock) -> bool:
-    now = clock() if callable(clock) else None
-    return isinstance(now, datetime) and now.utcoffset() == timedelta(0)
-
-
-def _require(condition: bool, rule: str) -> None:
-    if not condition:
-        raise ConfigurationError(f"SessionProvider: {rule}")

@@ -3,12 +3,13 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hmac import compare_digest
+from inspect import iscoroutinefunction
 from traceback import extract_tb
-from typing import Any, Generic, Literal, TypeGuard, cast
+from typing import Any, Generic, Literal, TypeGuard, cast, get_args
 from weakref import WeakValueDictionary
 
 from pydantic import RootModel, ValidationError
@@ -23,7 +24,14 @@ from .codec import (
     Model,
     read_json,
 )
-from .errors import SessionError, SessionInvalid, SessionTooLarge, StoreUnavailable
+from .cookies import LONGEST_MAX_AGE
+from .errors import (
+    ConfigurationError,
+    SessionError,
+    SessionInvalid,
+    SessionTooLarge,
+    StoreUnavailable,
+)
 from .events import Events, logger
 from .finish import Result
 from .lifetime import Clock, Lifetime
@@ -39,6 +47,15 @@ LARGEST_BODY = 1024 * 1024
 
 # what every store can keep as text: PostgreSQL has no place for NUL, UTF-8 none for a surrogate
 _SUBJECT = re.compile("[^\x00\ud800-\udfff]{1,255}")
+
+_NAME = re.compile(r"(?!__)[A-Za-z0-9_-]{1,64}")
+_KINDS: Mapping[str, type] = {
+    "name": str,
+    "lifetime": Lifetime,
+    "max_bytes": int,
+    "store_timeout": timedelta,
+    "commit_timeout": timedelta,
+}
 
 _MARK_LIFE = timedelta(days=1)
 
@@ -76,6 +93,33 @@ class Vault(Generic[Model]):
     commit_timeout: timedelta
     persistent: bool
     queues: WeakValueDictionary[str, asyncio.Lock]
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.store, Store), "store=... takes a Store, such as MemoryStore()")
+        for option, kind in _KINDS.items():
+            is_right = isinstance(getattr(self, option), kind)
+            require(is_right, f"{option}=... takes a {kind.__name__}")
+        require(
+            _NAME.fullmatch(self.name) is not None,
+            "name=... has 1 to 64 of the characters A-Z a-z 0-9 _ - and does not begin with __",
+        )
+        require(
+            self.on_conflict in get_args(OnConflict), 'on_conflict=... is "overwrite" or "raise"'
+        )
+        require(
+            self.on_invalid in get_args(OnInvalid) or is_plain(self.on_invalid),
+            'on_invalid=... is "discard", "raise" or a plain function of the dict and the error',
+        )
+        require(0 < self.max_bytes <= LARGEST_BODY, f"max_bytes=... is 1 to {LARGEST_BODY}")
+        require(
+            min(self.store_timeout, self.commit_timeout) > timedelta(0),
+            "store_timeout and commit_timeout are positive",
+        )
+        require(
+            not self.persistent or (self.lifetime.absolute or timedelta(0)) <= LONGEST_MAX_AGE,
+            "a persistent cookie lives 400 days at most: choose a shorter Lifetime(absolute=...)",
+        )
+        require(_is_utc(self.clock), "clock=... gives aware datetimes in UTC")
 
     async def load(self, key: str, *secret_hashes: bytes) -> Stored[Model] | None:
         """The live session under a key; where hashes are given, one of them is its secret's.
@@ -262,3 +306,24 @@ class Vault(Generic[Model]):
 
 def _marked_at(mark: Record) -> datetime:
     return EPOCH + int(mark.body) * MICROSECOND
+
+
+def require(condition: bool, rule: str) -> None:
+    """Refuse an argument of the provider that breaks a rule.
+
+    Raises:
+        ConfigurationError: it does.
+    """
+    if not condition:
+        raise ConfigurationError(f"SessionProvider: {rule}")
+
+
+def is_plain(function: object) -> bool:
+    """Whether something can be called and is no coroutine function, which nobody would await."""
+    is_async = iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
+    return callable(function) and not is_async
+
+
+def _is_utc(clock: Clock) -> bool:
+    now = clock() if callable(clock) else None
+    return isinstance(now, datetime) and now.utcoffset() == timedelta(0)

@@ -1,3 +1,37 @@
 """What every test may ask for."""
 
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from fastapi_async_sessions import MemoryStore
+from fastapi_async_sessions.stores.redis import RedisStore
+from fastapi_async_sessions.testing import FrozenClock
+
+from .apps import SpyStore, make_provider
+
 pytest_plugins = ["tests.servers.redis", "tests.servers.postgres"]
+
+
+@pytest.fixture
+def clock() -> FrozenClock:
+    """Stands still until a test moves it."""
+    return FrozenClock()
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store(request, clock) -> AsyncIterator[SpyStore]:
+    """A store that counts its calls and tells the test's time: in memory, and in a real Redis."""
+    if request.param == "memory":
+        yield SpyStore(MemoryStore(clock=clock))
+    else:
+        redis = RedisStore.from_url(request.getfixturevalue("redis_url"), clock=clock)
+        yield SpyStore(redis)
+        await redis.aclose()
+
+
+@pytest.fixture
+def get_session(store, clock) -> Any:
+    """A provider on that store."""
+    return make_provider(store, clock=clock)

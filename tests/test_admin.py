@@ -1,6 +1,5 @@
 """Sessions outside of a request: list them, end them, change them, ask whether the store works."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -37,21 +36,6 @@ NO_KEY = "0" * 64
 @pytest.fixture
 def clock() -> FrozenClock:
     return FrozenClock(START)
-
-
-@pytest.fixture(params=["memory", "redis"])
-async def store(request, clock) -> AsyncIterator[SpyStore]:
-    if request.param == "memory":
-        yield SpyStore(MemoryStore(clock=clock))
-    else:
-        redis = RedisStore.from_url(request.getfixturevalue("redis_url"), clock=clock)
-        yield SpyStore(redis)
-        await redis.aclose()
-
-
-@pytest.fixture
-def get_session(store, clock) -> Any:
-    return make_provider(store, clock=clock)
 
 
 def make_site(get_session: Any) -> Any:

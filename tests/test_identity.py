@@ -1,24 +1,20 @@
 """Who a session belongs to: signing in, signing out, and how long ago that was."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, HTTPException
 
-from fastapi_async_sessions import MemoryStore, Session
-from fastapi_async_sessions.stores.redis import RedisStore
+from fastapi_async_sessions import Session
 from fastapi_async_sessions.testing import FrozenClock
 
 from .apps import (
     COOKIE,
     Data,
-    SpyStore,
     browser,
     cookie_value,
     make_app,
-    make_provider,
     session_cookies,
     set_cookie_kind,
 )
@@ -30,21 +26,6 @@ START = datetime(2026, 3, 1, 9, tzinfo=UTC)
 @pytest.fixture
 def clock() -> FrozenClock:
     return FrozenClock(START)
-
-
-@pytest.fixture(params=["memory", "redis"])
-async def store(request, clock) -> AsyncIterator[SpyStore]:
-    if request.param == "memory":
-        yield SpyStore(MemoryStore(clock=clock))
-    else:
-        redis = RedisStore.from_url(request.getfixturevalue("redis_url"), clock=clock)
-        yield SpyStore(redis)
-        await redis.aclose()
-
-
-@pytest.fixture
-def get_session(store, clock) -> Any:
-    return make_provider(store, clock=clock)
 
 
 def seen(session: Session[Data]) -> dict[str, Any]:

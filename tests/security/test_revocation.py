@@ -1,47 +1,22 @@
 """Ending sessions: what was ended stays ended, for everybody who holds its cookie, at once."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, HTTPException
 
-from fastapi_async_sessions import MemoryStore, Session
-from fastapi_async_sessions.stores.redis import RedisStore
-from fastapi_async_sessions.testing import FrozenClock
+from fastapi_async_sessions import Session
 
 from ..apps import (
     Data,
-    SpyStore,
     browser,
     cookie_value,
     make_app,
-    make_provider,
     set_cookie_kind,
 )
 
 TICK = timedelta(seconds=1)
-
-
-@pytest.fixture
-def clock() -> FrozenClock:
-    return FrozenClock()
-
-
-@pytest.fixture(params=["memory", "redis"])
-async def store(request, clock) -> AsyncIterator[SpyStore]:
-    if request.param == "memory":
-        yield SpyStore(MemoryStore(clock=clock))
-    else:
-        redis = RedisStore.from_url(request.getfixturevalue("redis_url"), clock=clock)
-        yield SpyStore(redis)
-        await redis.aclose()
-
-
-@pytest.fixture
-def get_session(store, clock) -> Any:
-    return make_provider(store, clock=clock)
 
 
 UserSession = Session[Data]

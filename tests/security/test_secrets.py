@@ -12,7 +12,7 @@ import logging
 import pickle
 import re
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,21 +96,6 @@ def test_the_spy_finds_what_it_looks_for(secrets):
     ):
         assert secrets.shown_by(leak), leak
     assert not secrets.shown_by(token, token.key("session"), get_session)
-
-
-@pytest.fixture
-def clock() -> FrozenClock:
-    return FrozenClock()
-
-
-@pytest.fixture(params=["memory", "redis"])
-async def store(request, clock) -> AsyncIterator[SpyStore]:
-    if request.param == "memory":
-        yield SpyStore(MemoryStore(clock=clock))
-    else:
-        redis = RedisStore.from_url(request.getfixturevalue("redis_url"), clock=clock)
-        yield SpyStore(redis)
-        await redis.aclose()
 
 
 class Data(BaseModel):
