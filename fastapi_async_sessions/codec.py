@@ -375,6 +375,9 @@ def _with_sets(data: Any, values: JSON) -> JSON:
     if isinstance(values, dict) and issubclass(kind, dict) and len(data) == len(values):
         pairs = zip(data.values(), values.items(), strict=True)
         return {key: _with_sets(inner, value) for inner, (key, value) in pairs}
-    if isinstance(values, dict) and (is_dataclass(data) or issubclass(kind, BaseModel)):
+    if isinstance(values, dict) and issubclass(kind, BaseModel):
+        # not by getattr: that warns of a deprecated field
+        return {key: _with_sets(data.__dict__.get(key), values[key]) for key in values}
+    if isinstance(values, dict) and is_dataclass(data):
         return {key: _with_sets(getattr(data, key, None), values[key]) for key in values}
     return values

@@ -44,6 +44,11 @@ class CookieConfig:
     persistent: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("secure", "partitioned", "persistent"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(f"CookieConfig({name}=...) is True or False")
+        if not isinstance(self.path, str) or not isinstance(self.domain, str | None):
+            raise ConfigurationError("CookieConfig(path=..., domain=...) take text")
         if self.samesite not in get_args(SameSite):
             raise ConfigurationError('CookieConfig(samesite=...) is "lax", "strict" or "none"')
         if self.samesite == "none" and not self.secure:

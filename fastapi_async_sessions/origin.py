@@ -30,7 +30,7 @@ class OriginCheck:
     """
 
     def __init__(self, trusted: Iterable[str]) -> None:
-        if isinstance(trusted, str):
+        if isinstance(trusted, str) or not isinstance(trusted, Iterable):
             raise ConfigurationError(f"trusted_origins takes a sequence, as in ({trusted!r},)")
         self._trusted = frozenset(origin.encode() for origin in map(_checked, trusted))
 

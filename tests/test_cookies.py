@@ -456,3 +456,12 @@ async def test_every_new_session_has_a_token_of_its_own(app: FastAPI) -> None:
     assert len(set(tokens)) == 50
     assert len({token[:21] for token in tokens}) == len({token[22:] for token in tokens}) == 50
     assert all(len(token) == 64 for token in tokens)
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"secure": "false"}, {"partitioned": 1}, {"path": None}, {"domain": 5}], ids=str
+)
+def test_an_attribute_of_another_type_is_an_error(attributes: dict[str, Any]) -> None:
+    """What comes from a file or the environment as text is no truth value."""
+    with pytest.raises(ConfigurationError, match=next(iter(attributes))):
+        CookieConfig(**attributes)

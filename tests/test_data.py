@@ -496,3 +496,14 @@ async def test_any_text_comes_back_over_http(text: str) -> None:
     """Through the route, the commit and the next request."""
     who = await visitor(Free, lambda session: setattr(session.data, "text", text))
     assert await who.sees(lambda data: data.text) == text
+
+
+class Deprecated(BaseModel):
+    count: int = 0
+    old: set[str] = Field(default=set(), deprecated=True)
+
+
+def test_a_deprecated_field_warns_nobody_but_who_uses_it() -> None:
+    """The library itself reads it without a warning, at the start and in a merge."""
+    codec = Codec(Deprecated)
+    assert codec.values(codec.dump(Deprecated(count=1))) == {"count": 1, "old": []}
