@@ -4,8 +4,9 @@
     response <- cookie <- verifier <- store.create|save|delete <- codec <- commit at teardown
 
 Read the files in that order: ``provider`` asks ``cookies`` and ``verifier`` for the token, the
-``vault`` loads what it opens, a ``visit`` keeps what the route changes and commits it, and the
-``jar`` carries the cookie to the response that ``route`` sends.
+``vault`` loads what it opens, a ``visit`` keeps what the route changes, a ``commit`` writes it
+against what others have written, and the ``jar`` lays the cookie on the response that ``route``
+sends.
 """
 
 from .cookies import CookieConfig
