@@ -83,6 +83,7 @@ class Cookie:
         # of all cookies that agree in these a browser keeps one
         self.identity = (self.name, config.domain, config.path)
         self._raw_name = self.name.encode()
+        self._values = re.compile(rb"(?:^|;)[ \t]*%b[ \t]*=([^;]*)" % self._raw_name).findall
         self._attributes = _attributes(config)
 
     def candidates(self, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes] | None:
@@ -91,19 +92,16 @@ class Cookie:
         Several headers are one list (RFC 6265bis, 4.2.1). Names are compared byte by byte, and
         nothing is decoded or unquoted.
         """
-        raw = [value for name, value in headers if name == b"cookie" and self._raw_name in value]
-        if not raw:
-            return []
-        if sum(map(len, raw)) > _MAX_HEADER_BYTES:
-            return None
-        values = [value for header in raw for value in self._values(header)]
+        size = 0
+        values: list[bytes] = []
+        for name, header in headers:
+            if name == b"cookie" and self._raw_name in header:
+                size += len(header)
+                if size > _MAX_HEADER_BYTES:
+                    return None
+                values += self._values(header)
+        values = [value.strip(b" \t") for value in values if len(value) < _MAX_VALUE_BYTES]
         return values if len(values) <= _MAX_CANDIDATES else None
-
-    def _values(self, header: bytes) -> Iterable[bytes]:
-        for pair in header.split(b";"):
-            name, separator, value = pair.partition(b"=")
-            if separator and name.strip(b" \t") == self._raw_name and len(value) < _MAX_VALUE_BYTES:
-                yield value.strip(b" \t")
 
     def set(self, value: str, max_age: timedelta | None) -> bytes:
         """The ``Set-Cookie`` value; ``max_age`` None: gone when the browser closes."""

@@ -31,8 +31,8 @@ def new_version(replaces: str = "") -> str:
     The names before it answer a question that a lost reply raises: was my write done, although
     another one has followed?
     """
-    names = [secrets.token_urlsafe(9), *replaces.split(".")]
-    return ".".join(names[:_GENERATIONS]) if replaces else names[0]
+    name = secrets.token_bytes(7).hex()
+    return ".".join([name, *replaces.split(".")[: _GENERATIONS - 1]]) if replaces else name
 
 
 def includes_write(version: str, write: str) -> bool:

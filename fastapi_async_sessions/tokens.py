@@ -3,11 +3,13 @@
 import hashlib
 import re
 import secrets
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
+from binascii import a2b_base64
 from typing import NoReturn
 
 _HANDLE_BYTES = 16
 _SECRET_BYTES = 32
+_TO_BASE64 = bytes.maketrans(b"-_", b"+/")
 
 TOKEN_PATTERN = rb"[A-Za-z0-9_-]{64}"
 """48 bytes in base64url: no padding, and one spelling each."""
@@ -34,7 +36,7 @@ class Token:
     @classmethod
     def parse(cls, text: bytes) -> "Token":
         """The token that was written as this text; it must match ``TOKEN_PATTERN``."""
-        raw = urlsafe_b64decode(text)
+        raw = a2b_base64(text.translate(_TO_BASE64))
         return cls(raw[:_HANDLE_BYTES], raw[_HANDLE_BYTES:])
 
     def renewed(self) -> "Token":
@@ -68,7 +70,7 @@ def store_key(purpose: str, namespace: str, name: bytes) -> str:
 
 def join_parts(*parts: bytes) -> bytes:
     """The parts as one byte string that no other parts give."""
-    return b"".join(b"%d:%s" % (len(part), part) for part in parts)
+    return b"".join([b"%d:%b" % (len(part), part) for part in parts])
 
 
 _KEY = re.compile(r"[0-9a-f]{64}")
