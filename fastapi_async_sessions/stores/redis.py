@@ -5,10 +5,11 @@ import logging
 import os
 import re
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha1, sha256
-from typing import Any, TypeVar
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import ConfigurationError, StoreUnavailable
 from ..lifetime import Clock, utc_now
@@ -30,7 +31,7 @@ except ImportError:
 logger = logging.getLogger("fastapi_async_sessions")
 
 _T = TypeVar("_T")
-_Call = tuple[Any, ...]
+_Step = tuple[str, str, str, str | bytes]
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -39,84 +40,141 @@ _MILLISECOND = timedelta(milliseconds=1)
 _AT_ONCE = 50
 
 
-@dataclass(frozen=True, slots=True)
 class _Script:
-    text: str
-    sha: str
+    """Does a step in Lua for each of several keys; each answer is a number or the step's error.
+
+    A step has two keys, which are one where there is no list, and two arguments. What one step
+    meets, a key of another type, touches no other.
+    """
+
+    def __init__(self, *parts: str) -> None:
+        self.text = "".join([*parts, _EACH_STEP])
+        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-def _script(*parts: str) -> _Script:
-    text = "".join(parts)
-    return _Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-# A value is "<version>\n<head><body>", and a head "<expires_at> <length of subject>\n<subject>".
-_LIVE_VERSION = r"""
-local stored = redis.call('GET', KEYS[1])
-local version, expires_at
-if stored then
-  version, expires_at = string.match(stored, '^([^\n]*)\n(%d+) ')
+_EACH_STEP = r"""
+local answers = {}
+for i = 1, #KEYS, 2 do
+  local is_done, answer = pcall(step, KEYS[i], KEYS[i + 1], ARGV[i], ARGV[i + 1])
+  if not is_done and type(answer) ~= 'table' then
+    answer = redis.error_reply(answer)
+  end
+  answers[#answers + 1] = answer
 end
-if not expires_at or tonumber(expires_at) <= tonumber(ARGV[1]) then
-  version = nil
-end
+return answers
 """
-
-_WRITE = r"""
-redis.call('SET', KEYS[1], ARGV[2] .. '\n' .. ARGV[3] .. ARGV[4], 'PX', ARGV[5])
-"""
-
-_CREATE = _script(
-    _LIVE_VERSION,
-    """
-if version then
-  return version == ARGV[2] and 1 or 0
-end
-""",
-    _WRITE,
-    "return 1",
-)
-
-_REFUSED, _NEW_HEAD = 0, 2
-_SAVE = _script(
-    _LIVE_VERSION,
-    """
-if version == ARGV[2] then
-  return 2
-end
-if version ~= ARGV[6] then
-  return 0
-end
-local old_head = string.sub(stored, #version + 2, #version + 1 + #ARGV[3])
-""",
-    _WRITE,
-    "return old_head == ARGV[3] and 1 or 2",
-)
-
-_DELETE = _script(
-    _LIVE_VERSION,
-    """
-if stored then
-  redis.call('DEL', KEYS[1])
-end
-return version and 1 or 0
-""",
-)
 
 # An index entry outlives its score by a day: a record may live a little longer than its entry
 # says, when a process died between the two writes.
 _INDEX_GRACE = 24 * 60 * 60 * 1000
-_INDEX = _script(
-    f"""
-local now = tonumber(ARGV[3])
-redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - {_INDEX_GRACE})
-local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-if last[2] then
-  redis.call('PEXPIRE', KEYS[1], tonumber(last[2]) - now + {_INDEX_GRACE})
+_INDEX = f"""
+local function index(list, member, ends, now)
+  redis.call('ZADD', list, ends, member)
+  redis.call('ZREMRANGEBYSCORE', list, '-inf', now - {_INDEX_GRACE})
+  local last = redis.call('ZREVRANGE', list, 0, 0, 'WITHSCORES')
+  if last[2] then
+    redis.call('PEXPIRE', list, tonumber(last[2]) - now + {_INDEX_GRACE})
+  end
 end
-return 1
 """
+
+# A value is "<version>\n<head><body>", and a head "<expires_at> <length of subject>\n<subject>".
+_LIVE_VERSION = r"""
+local function live_version(stored, now)
+  if not stored then
+    return nil
+  end
+  local version, expires_at = string.match(stored, '^([^\n]*)\n(%d+) ')
+  if expires_at and tonumber(expires_at) > tonumber(now) then
+    return version
+  end
+end
+"""
+
+# the record first, for a list may not promise what is not there
+_WRITE = r"""
+local function enlist(key, list, now, value)
+  if list ~= key then
+    local expires_at = string.match(value, '\n(%d+)')
+    index(list, string.sub(key, -64), string.sub(expires_at, 1, -4), string.sub(now, 1, -4))
+  end
+end
+
+local function write(key, list, now, lifetime, value)
+  redis.call('SET', key, value, 'PX', lifetime)
+  enlist(key, list, now, value)
+end
+"""
+
+_CREATE = _Script(
+    _INDEX,
+    _LIVE_VERSION,
+    _WRITE,
+    r"""
+local function step(key, list, order, value)
+  local now, lifetime = string.match(order, '^(%d+) (%d+)')
+  local version = live_version(redis.call('GET', key), now)
+  if version == string.match(value, '^[^\n]*') then
+    enlist(key, list, now, value)
+    return 1
+  end
+  if version then
+    return 0
+  end
+  write(key, list, now, lifetime, value)
+  return 1
+end
+""",
+)
+
+_REFUSED, _NEW_HEAD = 0, 2
+_SAVE = _Script(
+    _INDEX,
+    _LIVE_VERSION,
+    _WRITE,
+    r"""
+local function step(key, list, order, value)
+  local now, lifetime, head_size, replaces = string.match(order, '^(%d+) (%d+) (%d+) (.*)$')
+  local stored = redis.call('GET', key)
+  local version, own_version = live_version(stored, now), string.match(value, '^[^\n]*')
+  if version == own_version then
+    enlist(key, list, now, value)
+    return 2
+  end
+  if version ~= replaces then
+    return 0
+  end
+  local old_head = string.sub(stored, #version + 2, #version + 1 + head_size)
+  local head = string.sub(value, #own_version + 2, #own_version + 1 + head_size)
+  local is_new = head ~= old_head
+  write(key, is_new and list or key, now, lifetime, value)
+  return is_new and 2 or 1
+end
+""",
+)
+
+_DELETE = _Script(
+    _LIVE_VERSION,
+    r"""
+local function step(key, _, now)
+  local stored = redis.call('GET', key)
+  if stored then
+    redis.call('DEL', key)
+  end
+  return live_version(stored, now) and 1 or 0
+end
+""",
+)
+
+_LIST = _Script(
+    _INDEX,
+    r"""
+local function step(list, _, member, times)
+  local ends, now = string.match(times, '^(%d+) (%d+)$')
+  index(list, member, ends, now)
+  return 1
+end
+""",
 )
 
 
@@ -182,8 +240,8 @@ class RedisStore(Store):
         return f"RedisStore(prefix={self._prefix!r})"
 
     async def create(self, key: str, record: Record) -> bool:
-        created = await self._link.run(_CREATE, self._name(key), *self._arguments(record))
-        if created:
+        created = await self._link.run(_CREATE, *self._step(key, record))
+        if created and self._link.is_cluster:
             await self._list(key, record)
         return bool(created)
 
@@ -199,15 +257,14 @@ class RedisStore(Store):
         return record if record.expires_at > self._clock() else None
 
     async def save(self, key: str, record: Record, *, replaces: str) -> bool:
-        arguments = self._arguments(record)
-        saved = await self._link.run(_SAVE, self._name(key), *arguments, replaces)
-        if saved == _NEW_HEAD:
+        saved = await self._link.run(_SAVE, *self._step(key, record, replaces))
+        if saved == _NEW_HEAD and self._link.is_cluster:
             await self._list(key, record)
         return saved != _REFUSED
 
     async def delete(self, key: str) -> bool:
-        now = _microseconds(self._clock())
-        return bool(await self._link.run(_DELETE, self._name(key), now))
+        name, now = self._name(key), str(_microseconds(self._clock()))
+        return bool(await self._link.run(_DELETE, name, name, now, ""))
 
     async def find(self, subject: str) -> list[tuple[str, Record]]:
         index = self._index(subject)
@@ -252,18 +309,24 @@ class RedisStore(Store):
     def _index(self, subject: str) -> str:
         return f"{self._prefix}:subject:{sha256(subject.encode()).hexdigest()}"
 
-    def _arguments(self, record: Record) -> tuple[int, str, bytes, bytes, int]:
-        now = self._clock()
+    def _step(self, key: str, record: Record, replaces: str = "") -> _Step:
+        name, now, head = self._name(key), self._clock(), _head(record)
+        list_name = name
+        if record.subject is not None and not self._link.is_cluster:
+            # in a cluster it is in another slot, where the script does not reach
+            list_name = self._index(record.subject)
         # Redis refuses a lifetime of 0: what has expired already is gone within a millisecond
         lifetime = max(1, -((now - record.expires_at) // _MILLISECOND))
-        return _microseconds(now), record.version, _head(record), record.body, lifetime
+        order = f"{_microseconds(now)} {lifetime} {len(head)} {replaces}"
+        return name, list_name, order, b"%b\n%b%b" % (record.version.encode(), head, record.body)
 
     async def _list(self, key: str, record: Record) -> None:
         """Put a session on its subject's list; after the record, for a list may not promise."""
         if record.subject is None:
             return
         ends, now = ((time - _EPOCH) // _MILLISECOND for time in (record.expires_at, self._clock()))
-        await self._link.run(_INDEX, self._index(record.subject), key, ends, now)
+        index = self._index(record.subject)
+        await self._link.run(_LIST, index, index, key, f"{ends} {now}")
 
     async def _load_all(self, keys: Sequence[str]) -> list[Record | None]:
         records: list[Record | None] = []
@@ -280,21 +343,21 @@ class _Link:
         # redis-py types its answers as sync or async at once: checked above, Any from here on
         self._client: Any = client
         # in a cluster few requests go the same way, and a lost node would take others along
-        self._together = not isinstance(client, RedisCluster)
+        self.is_cluster = isinstance(client, RedisCluster)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def get(self, name: str) -> bytes | None:
-        if self._together:
-            return await self._lanes()[0](name)
+        if not self.is_cluster:
+            return await self._lanes().reads(name)
         (value,) = await self._send_reads([name])
         return value
 
-    async def run(self, script: _Script, name: str, *arguments: Any) -> int:
-        """Run a script on one key, and send its text where the server does not know it yet."""
-        rest = (1, name, *arguments)
-        answer = await self._call(("EVALSHA", script.sha, *rest))
-        if isinstance(answer, NoScriptError):
-            answer = await self._call(("EVAL", script.text, *rest))
+    async def run(self, script: _Script, *step: *_Step) -> int:
+        """Do a script's step for one key."""
+        if not self.is_cluster:
+            answer = await self._lanes().steps[script](step)
+        else:
+            (answer,) = await self._send_steps(script, [step])
         if isinstance(answer, Exception):
             await self._look_for_master(answer)
             raise StoreUnavailable(_reason(answer))
@@ -303,14 +366,8 @@ class _Link:
     async def _look_for_master(self, error: Exception) -> None:
         # Scripts hide READONLY from redis-py, which would go on with a master that is one no more.
         # The next connection asks the sentinels, or the name server.
-        if self._together and _DEMOTED.search(_text(error)):
+        if not self.is_cluster and _DEMOTED.search(_text(error)):
             await self._ask(self._client.connection_pool.disconnect(inuse_connections=False))
-
-    async def _call(self, call: _Call) -> int | Exception:
-        if self._together:
-            return await self._lanes()[1](call)
-        (answer,) = await self._send_calls([call])
-        return answer
 
     async def command(self, *words: Any) -> Any:
         return await self._ask(self._client.execute_command(*words))
@@ -326,39 +383,45 @@ class _Link:
         await self._ask(self._client.delete(*names))
 
     async def settle(self) -> None:
-        for lane in self._lanes():
+        lanes = self._lanes()
+        await lanes.reads.settle()
+        for lane in lanes.steps.values():
             await lane.settle()
 
     async def close(self) -> None:
         await self._ask(self._client.aclose())
 
-    def _lanes(self) -> tuple[Together[str, bytes | None], Together[_Call, int | Exception]]:
-        """Reads and script calls that meet in this event loop."""
+    def _lanes(self) -> "_Lanes":
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop = loop
-            self._reads = Together(loop, self._send_reads)
-            self._calls = Together(loop, self._send_calls)
-        return self._reads, self._calls
+            scripts = (_CREATE, _SAVE, _DELETE, _LIST)
+            self._lanes_of_loop = _Lanes(
+                Together(loop, self._send_reads),
+                {script: Together(loop, partial(self._send_steps, script)) for script in scripts},
+            )
+        return self._lanes_of_loop
 
     async def _send_reads(self, names: list[str]) -> list[bytes | None]:
         unique = list(dict.fromkeys(names))
         found = dict(zip(unique, await self.command("MGET", *unique), strict=True))
         return [found[name] for name in names]
 
-    async def _send_calls(self, calls: list[_Call]) -> list[int | Exception]:
-        return await self._ask(self._answers(calls))
+    async def _send_steps(self, script: _Script, steps: list[_Step]) -> list[int | Exception]:
+        return await self._ask(self._answers(script, steps))
 
-    async def _answers(self, calls: list[_Call]) -> list[int | Exception]:
-        if len(calls) == 1:
+    async def _answers(self, script: _Script, steps: list[_Step]) -> list[int | Exception]:
+        keys = chain.from_iterable(step[:2] for step in steps)
+        arguments = chain.from_iterable(step[2:] for step in steps)
+        words = (2 * len(steps), *keys, *arguments)
+        answers: list[int | Exception]
+        try:
             try:
-                return [await self._client.execute_command(*calls[0])]
-            except ResponseError as error:
-                return [error]
-        pipeline = self._client.pipeline(transaction=False)
-        for call in calls:
-            pipeline.execute_command(*call)
-        answers: list[int | Exception] = await pipeline.execute(raise_on_error=False)
+                answers = await self._client.execute_command("EVALSHA", script.sha, *words)
+            except NoScriptError:
+                answers = await self._client.execute_command("EVAL", script.text, *words)
+        except ResponseError as error:
+            answers = [error for _ in steps]
         return answers
 
     async def _ask(self, answer: Awaitable[_T]) -> _T:
@@ -370,6 +433,13 @@ class _Link:
             reason = _reason(error)
         # out here it has no context: the driver's text and frames may hold passwords and records
         raise StoreUnavailable(reason)
+
+
+class _Lanes(NamedTuple):
+    """Reads, and steps of each script, that meet in one event loop."""
+
+    reads: Together[str, bytes | None]
+    steps: dict[_Script, Together[_Step, int | Exception]]
 
 
 def _checked(client: Redis | RedisCluster) -> Redis | RedisCluster:
