@@ -6,12 +6,14 @@ data. JSON is written and read under field names, so that a model's aliases stay
 
 import struct
 import warnings
+import zlib
 from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import dataclass, is_dataclass
+from dataclasses import is_dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from string import ascii_letters, digits
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
-from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
+from pydantic import VERSION, BaseModel, RootModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticCustomError, PydanticSerializationError, from_json, to_json
 
@@ -24,12 +26,14 @@ Model = TypeVar("Model", bound=BaseModel)
 Migration = Callable[[dict[str, Any], ValidationError], Model]
 
 _FORMAT = 1
-# format, flags, binding, secret hash, then microseconds: created, authenticated, seen, ends, idle,
-# absolute
-_HEADER = struct.Struct(">BB8s32s6q")
+# format, flags, binding, mark, secret hash, then microseconds: created, authenticated, seen, ends,
+# idle, absolute
+_HEADER = struct.Struct(">BB8sI32s6q")
+FACTS_SIZE = _HEADER.size
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 _NONE = -(2**63)
+_DIGITS_AND_LETTERS = (digits + ascii_letters).encode()
 _PERSISTENT, _OWN_LIFETIME = 1, 2
 
 
@@ -37,8 +41,7 @@ class CorruptBody(Exception):
     """These bytes are none of ours: of another writer, another key, or a format we don't know."""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What the library itself knows of a session; a user's model cannot reach it.
 
     Attributes:
@@ -49,9 +52,8 @@ class Facts:
         ends_at: The absolute end that was promised; None: no absolute end.
         lifetime: This session's own; None: the provider's.
         persistent: Whether its cookie outlives the browser.
+        mark: The ``Codec.mark`` of the data beside it; 0: it may be of another release.
     """
-
-    SIZE: ClassVar[int] = _HEADER.size
 
     secret_hash: bytes
     created_at: datetime
@@ -60,6 +62,7 @@ class Facts:
     ends_at: datetime | None
     lifetime: Lifetime | None
     persistent: bool
+    mark: int = 0
 
     def expires_at(self, default: Lifetime) -> datetime:
         """When the session ends if nobody comes back."""
@@ -80,6 +83,7 @@ class Facts:
             _FORMAT,
             flags,
             binding,
+            self.mark,
             self.secret_hash,
             _from_time(self.created_at),
             _from_time(self.authenticated_at),
@@ -97,7 +101,7 @@ class Facts:
             CorruptBody: there are none, or they were bound to another place.
         """
         try:
-            version, flags, bound_to, secret_hash, *times = _HEADER.unpack_from(body)
+            version, flags, bound_to, mark, secret_hash, *times = _HEADER.unpack_from(body)
             created, authenticated, seen, ends, idle, absolute = times
             if version != _FORMAT or bound_to != binding:
                 raise CorruptBody
@@ -106,12 +110,13 @@ class Facts:
             )
             return cls(
                 secret_hash=secret_hash,
-                created_at=EPOCH + timedelta(microseconds=created),
+                created_at=EPOCH + created * MICROSECOND,
                 authenticated_at=_to_time(authenticated),
-                seen_at=EPOCH + timedelta(microseconds=seen),
+                seen_at=EPOCH + seen * MICROSECOND,
                 ends_at=_to_time(ends),
                 lifetime=lifetime,
                 persistent=bool(flags & _PERSISTENT),
+                mark=mark,
             )
         except (struct.error, OverflowError, ConfigurationError):
             raise CorruptBody from None
@@ -122,11 +127,11 @@ def _from_time(time: datetime | None) -> int:
 
 
 def _to_time(microseconds: int) -> datetime | None:
-    return None if microseconds == _NONE else EPOCH + timedelta(microseconds=microseconds)
+    return None if microseconds == _NONE else EPOCH + microseconds * MICROSECOND
 
 
 def _to_span(microseconds: int) -> timedelta | None:
-    return None if microseconds == _NONE else timedelta(microseconds=microseconds)
+    return None if microseconds == _NONE else microseconds * MICROSECOND
 
 
 class Codec(Generic[Model]):
@@ -140,6 +145,7 @@ class Codec(Generic[Model]):
         self.model = model
         self._adapter = _adapter(_checked_class(model))
         self._names = {*model.model_fields, *_property_names(self._schema())}
+        self._form = self._form_of_data()
         self._check_round_trip()
 
     def fresh(self) -> Model:
@@ -154,7 +160,9 @@ class Codec(Generic[Model]):
         """
         problem: str | None = None
         try:
-            return self._adapter.dump_json(data, by_alias=False, round_trip=True, warnings="error")
+            return self._adapter.serializer.to_json(
+                data, by_alias=False, round_trip=True, warnings="error"
+            )
         except PydanticSerializationError as error:
             problem = ", ".join(_unserializable(data)) or type(error).__name__
         # outside the except block: the original's text holds the values
@@ -167,7 +175,9 @@ class Codec(Generic[Model]):
             ValidationError: it does not fit the model.
         """
         try:
-            return self._adapter.validate_json(raw, by_alias=False, by_name=True)
+            return cast(
+                Model, self._adapter.validator.validate_json(raw, by_alias=False, by_name=True)
+            )
         except ValidationError:
             raise
         except Exception as error:
@@ -199,7 +209,15 @@ class Codec(Generic[Model]):
         if before == after:
             return False
         checked = self.check(after)
-        return len(before) != len(after) or self.load(before) != checked
+        return not _may_be_reordered(before, after) or self.load(before) != checked
+
+    def mark(self, raw: bytes) -> int:
+        """A checksum of data that this model wrote, and of the model's form.
+
+        Where it is found again ``dump(load(raw)) == raw``, and nobody needs to dump to know. 0 is
+        no mark: functions of the model's own may read the same data otherwise the next time.
+        """
+        return zlib.crc32(raw, self._form) if self._form else 0
 
     def changed_fields(self, before: bytes, after: bytes) -> list[str]:
         """The names of the fields in which two dumps differ."""
@@ -259,14 +277,22 @@ class Codec(Generic[Model]):
             f"{self.model.__name__}() is what a new session begins with, and {reason}"
         )
 
+    def _form_of_data(self) -> int:
+        forms = [self._schema("validation"), self._schema("serialization")]
+        if not all(forms) or _runs_functions(self._adapter.core_schema):
+            return 0
+        return zlib.crc32(to_json([VERSION, *forms]))
+
     def _secret_fields(self) -> list[str]:
         """Fields that write asterisks, wherever they are: ``SecretStr``, ``SecretBytes``."""
         return sorted(set(_write_only(self._schema())))
 
-    def _schema(self) -> dict[str, Any]:
+    def _schema(
+        self, mode: Literal["validation", "serialization"] = "validation"
+    ) -> dict[str, Any]:
         try:
             with warnings.catch_warnings(action="ignore"):
-                return self._adapter.json_schema(by_alias=False)
+                return self._adapter.json_schema(by_alias=False, mode=mode)
         except PydanticUserError:  # a type of the user's own without a schema: nothing to look at
             return {}
 
@@ -338,6 +364,25 @@ def _adapter(model: type[Model]) -> TypeAdapter[Model]:
 def _is_lost(before: Any, after: Any) -> bool:
     is_nan = before != before and after != after  # what NaN is known by
     return before != after and not is_nan
+
+
+def _may_be_reordered(before: bytes, after: bytes) -> bool:
+    """Whether two texts may hold the same in another order, as of sets; mostly they do not."""
+    if len(before) != len(after):
+        return False
+    return all(before.count(each) == after.count(each) for each in _DIGITS_AND_LETTERS)
+
+
+def _runs_functions(schema: Any) -> bool:
+    """Whether pydantic calls functions of the application's when it reads or writes a model."""
+    kind = _kind(schema)
+    if issubclass(kind, dict):
+        if schema.get("post_init") or schema.get("custom_init"):
+            return True
+        return any(_runs_functions(schema[key]) for key in schema if key != "metadata")
+    if issubclass(kind, list | tuple):
+        return any(map(_runs_functions, schema))
+    return callable(schema) and not isinstance(schema, type)
 
 
 def _property_names(schema: Any) -> Iterator[str]:

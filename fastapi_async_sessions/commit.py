@@ -3,11 +3,11 @@
 import asyncio
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Literal
+from typing import Generic, Literal, NamedTuple
 
-from .codec import Facts, Model, read_json, write_json
+from .codec import FACTS_SIZE, Facts, Model, read_json, write_json
 from .errors import SessionConflict, SessionInvalid, StoreUnavailable
 from .lifetime import Lifetime
 from .merge import lay_over, merge
@@ -16,8 +16,7 @@ from .tokens import Token
 from .vault import Stored, Vault
 
 
-@dataclass(frozen=True, slots=True)
-class Renewal:
+class Renewal(NamedTuple):
     """A new token, and where the subject changes a sign-in, or with None a sign-out."""
 
     at: datetime
@@ -45,11 +44,10 @@ def next_facts(
     else:
         facts = stored.facts
         if is_visited and (renewal or facts.is_extension_due(vault.lifetime, now)):
-            facts = replace(facts, seen_at=max(now, facts.seen_at))
+            facts = facts._replace(seen_at=max(now, facts.seen_at))
     if renewal is None or renewal.subject is None:
         return facts  # signing out moves no end: the last sign-in still counts for it
-    return replace(
-        facts,
+    return facts._replace(
         authenticated_at=renewal.at,
         ends_at=(renewal.lifetime or vault.lifetime).ends_at(renewal.at),
         lifetime=renewal.lifetime,
@@ -57,8 +55,7 @@ def next_facts(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Written(Generic[Model]):
+class Written(NamedTuple, Generic[Model]):
     """What a commit has left in the store, and the token that opens it.
 
     ``merged`` is what our data was merged from and over, as dumps; None: there was nobody else.
@@ -101,7 +98,8 @@ class Commit(Generic[Model]):
         for _ in range(3):
             token = Token.issue()
             facts = next_facts(vault, None, self.renewal, vault.clock())
-            facts = replace(facts, secret_hash=token.secret_hash())
+            mark = vault.codec.mark(self.ours)
+            facts = facts._replace(secret_hash=token.secret_hash(), mark=mark)
             key = token.key(vault.name)
             record = vault.record(key, facts, self.ours, self.subject)
             if await vault.ask(vault.store.create(key, record), key):
@@ -123,10 +121,10 @@ class Commit(Generic[Model]):
     async def extend(self, stored: Stored[Model]) -> Written[Model] | None:
         """Stamp a session that is used; None: somebody else has written, or ended it."""
         # the data as it was stored: a stamp must not write a migration
-        attempt = self._attempt(stored, None, stored.base, stored.record.body[Facts.SIZE :])
+        attempt = self._attempt(stored, None, stored.base, stored.record.body[FACTS_SIZE:])
         if not await self._is_written(attempt, stored):
             return None
-        return Written(replace(attempt, raw=stored.raw), self.token, "extended")
+        return Written(attempt._replace(raw=stored.raw), self.token, "extended")
 
     async def _save_merged(
         self, stored: Stored[Model], attempt: Stored[Model], renewed: Token | None
@@ -179,8 +177,10 @@ class Commit(Generic[Model]):
         vault = self.vault
         is_visited = self.token is not None
         facts = next_facts(vault, over, self.renewal, vault.clock(), is_visited=is_visited)
-        if renewed is not None:
-            facts = replace(facts, secret_hash=renewed.secret_hash())
+        facts = facts._replace(
+            secret_hash=renewed.secret_hash() if renewed else facts.secret_hash,
+            mark=vault.codec.mark(raw) if raw == base else 0,
+        )
         record = vault.record(over.key, facts, raw, self.subject, over.record.version)
         return Stored(over.key, record, facts, self.data, base, raw)
 
@@ -200,7 +200,7 @@ class Commit(Generic[Model]):
             ) from None
         base = codec.dump(data)
         attempt = self._attempt(theirs, renewed, base, self._lay_over(theirs, base))
-        return replace(attempt, data=data)
+        return attempt._replace(data=data)
 
     def _lay_over(self, stored: Stored[Model], ours: bytes) -> bytes:
         """Our data with the stored fields that this release does not know."""

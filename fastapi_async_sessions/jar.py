@@ -2,9 +2,8 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from .cookies import Cookie
 from .errors import ConfigurationError
@@ -17,8 +16,7 @@ Header = tuple[bytes, bytes]
 SCOPE_KEY = "fastapi_async_sessions.jar"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A session, and how its cookie is written."""
 
     session: Session[Any]
@@ -45,15 +43,12 @@ class Entry:
 class Jar:
     """Lies in the ASGI scope while a request runs; holds one session of each provider."""
 
-    __slots__ = ("_began", "_entries", "_is_closed")
+    __slots__ = ("_began", "_is_closed", "entries")
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._entries: dict[object, Entry] = {}
+        self.entries: dict[object, Entry] = {}
         self._is_closed = False
-
-    def __bool__(self) -> bool:
-        return bool(self._entries)
 
     def began_at(self, now: datetime) -> datetime:
         """When the request began: what ran before the session was asked for counts."""
@@ -61,23 +56,23 @@ class Jar:
 
     def get(self, provider: object) -> Session[Any] | None:
         """The session of a provider, when the request has one already."""
-        entry = self._entries.get(provider)
+        entry = self.entries.get(provider)
         return None if entry is None else entry.session
 
     def put(self, provider: object, entry: Entry) -> Session[Any]:
         """Keep a session to the end of the request; the first one of a provider stays."""
-        for other in self._entries.values():
+        for other in self.entries.values():
             if other.cookie is not entry.cookie and other.cookie.name == entry.cookie.name:
                 raise one_cookie_for_two(entry.cookie)
         if self._is_closed:
             entry.visit.seal()  # an exception handler may read it; nobody would commit it
-        return self._entries.setdefault(provider, entry).session
+        return self.entries.setdefault(provider, entry).session
 
     async def close(self) -> None:
         """Commit each session, in the order in which they were asked for."""
         self._is_closed = True
         try:
-            for entry in self._entries.values():
+            for entry in self.entries.values():
                 await entry.visit.close()
         except BaseException:
             await self.roll_back()
@@ -87,7 +82,7 @@ class Jar:
         """Commit nothing; what was destroyed and not awaited is deleted all the same."""
         self._is_closed = True
         failure: BaseException | None = None
-        for entry in self._entries.values():
+        for entry in self.entries.values():
             try:
                 await entry.visit.roll_back()
             except BaseException as error:  # a cancellation too: the others end all the same
@@ -97,14 +92,14 @@ class Jar:
 
     def report_lost_changes(self) -> None:
         """Log an error for each session whose data was changed too late."""
-        for entry in self._entries.values():
+        for entry in self.entries.values():
             entry.visit.report_lost_change()
 
     def lay_on(self, headers: Iterable[Header]) -> list[Header]:
         """A response's headers with what the sessions add: a new list, for a response object may
         be shared between requests."""
         laid = _varying_by_cookie(headers)
-        for entry in self._entries.values():
+        for entry in self.entries.values():
             set_cookie = entry.set_cookie()
             if set_cookie is not None:
                 laid = [header for header in laid if not _is_replaced(header, entry.cookie)]

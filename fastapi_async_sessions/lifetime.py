@@ -65,10 +65,14 @@ class Lifetime:
         ``ends_at`` is the absolute end that the session was promised; where this lifetime's own
         is sooner it counts, so that a shortened configuration reaches old sessions.
         """
-        limits = [ends_at, self.ends_at(began_at)]
+        limits: list[datetime] = []
+        if ends_at is not None:
+            limits.append(ends_at)
+        if self.absolute is not None:
+            limits.append(began_at + self.absolute)
         if self.idle is not None:
             limits.append(seen_at + self.idle)
-        return min(limit for limit in limits if limit is not None)
+        return min(limits)
 
     def is_extension_due(self, seen_at: datetime, now: datetime) -> bool:
         """Whether the last stamp is old enough to be renewed: once each tenth of the idle time."""

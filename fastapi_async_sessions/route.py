@@ -35,7 +35,7 @@ class SessionRoute(APIRoute):
             except BaseException:
                 await jar.roll_back()
                 raise
-            if jar:
+            if jar.entries:
                 await jar.close()
             return response
 
@@ -47,13 +47,13 @@ class SessionRoute(APIRoute):
         jar = scope[SCOPE_KEY] = Jar()
 
         async def send_with_cookies(message: Message) -> None:
-            if jar and message["type"] == "http.response.start":
+            if jar.entries and message["type"] == "http.response.start":
                 message = {**message, "headers": jar.lay_on(message.get("headers", ()))}
                 _warn_of_lost_cookies(scope, message["headers"])
             await send(message)
 
         await super().handle(scope, receive, send_with_cookies)
-        if jar:
+        if jar.entries:
             jar.report_lost_changes()
 
 

@@ -4,18 +4,20 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from hmac import compare_digest
 from inspect import iscoroutinefunction
 from traceback import extract_tb
-from typing import Any, Generic, Literal, TypeGuard, cast, get_args
+from typing import Any, Generic, Literal, NamedTuple, TypeGuard, cast, get_args
 from weakref import WeakValueDictionary
 
 from pydantic import RootModel, ValidationError
 
 from .codec import (
     EPOCH,
+    FACTS_SIZE,
     MICROSECOND,
     Codec,
     CorruptBody,
@@ -33,7 +35,7 @@ from .errors import (
     StoreUnavailable,
 )
 from .events import Events, logger
-from .finish import Result
+from .finish import Deadline, Result
 from .lifetime import Clock, Lifetime
 from .records import Record, new_version
 from .stores.base import Store
@@ -60,8 +62,7 @@ _KINDS: Mapping[str, type] = {
 _MARK_LIFE = timedelta(days=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Stored(Generic[Model]):
+class Stored(NamedTuple, Generic[Model]):
     """A session as the store has it.
 
     ``base`` is the data's dump right after it was read, with which a commit compares; ``raw`` is
@@ -70,10 +71,13 @@ class Stored(Generic[Model]):
 
     key: str
     record: Record
-    facts: Facts = field(repr=False)
-    data: Model = field(repr=False)
-    base: bytes = field(repr=False)
-    raw: bytes = field(repr=False)
+    facts: Facts
+    data: Model
+    base: bytes
+    raw: bytes
+
+    def __repr__(self) -> str:
+        return f"Stored(key={self.key!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +147,9 @@ class Vault(Generic[Model]):
         except (CorruptBody, OverflowError):
             self.events.tell("corrupt", key, reason="the header is not one of ours")
             return None
-        known = [compare_digest(facts.secret_hash, each) for each in secret_hashes]
-        if known and not any(known):
+        if secret_hashes and not any(
+            map(partial(compare_digest, facts.secret_hash), secret_hashes)
+        ):
             return None
         if expires_at <= self.clock():
             self.events.tell("expired", key)
@@ -152,13 +157,15 @@ class Vault(Generic[Model]):
         return self._read_data(key, record, facts)
 
     def _read_data(self, key: str, record: Record, facts: Facts) -> Stored[Model] | None:
-        raw = record.body[Facts.SIZE :]
+        raw = record.body[FACTS_SIZE:]
         try:
             data = self.codec.load(raw)
         except ValidationError as error:
             invalid = error
         else:
-            return Stored(key, record, facts, data, self.codec.dump(data), raw)
+            is_own = facts.mark != 0 and facts.mark == self.codec.mark(raw)
+            base = raw if is_own else self.codec.dump(data)
+            return Stored(key, record, facts, data, base, raw)
         # outside the except block: the error's text holds the values
         return self._read_invalid(key, record, facts, raw, invalid)
 
@@ -282,7 +289,7 @@ class Vault(Generic[Model]):
             StoreUnavailable: it failed in any way, or took longer than ``store_timeout``.
         """
         try:
-            async with asyncio.timeout(self.store_timeout.total_seconds()):
+            with Deadline(self.store_timeout):
                 return await call
         except TimeoutError:
             reason = f"no answer within {self.store_timeout.total_seconds():g} seconds"

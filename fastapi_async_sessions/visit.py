@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Generator
-from dataclasses import replace
 from datetime import datetime
 from enum import Enum
 from typing import Any, Generic
@@ -203,22 +202,25 @@ class Visit(Generic[Model]):
             SessionConflict, SessionInvalid, SessionTooLarge, StoreUnavailable: nothing is carried.
         """
         async with self._turn:
-            await self._bury()
+            if self._doomed:
+                await self._bury()
             await self._commit()
 
     async def _commit(self) -> None:
         codec = self.vault.codec
-        commit = self._new_commit()
-        self._settled = commit.ours
-        is_changed = codec.is_change(self.base, commit.ours)
+        ours = self._settled = codec.dump(self.data)
+        is_changed = codec.is_change(self.base, ours)
         if self.stored is None:
             if is_changed or self.subject is not None:
+                commit = self._new_commit(ours)
                 await self._finish(self._create(commit), commit)
         elif is_changed or self._renewal is not None:
+            commit = self._new_commit(ours)
             await self._finish(self._save(commit, self.stored), commit)
         elif self.token is not None and self.stored.facts.is_extension_due(
             self.vault.lifetime, self.vault.clock()
         ):
+            commit = self._new_commit(ours)
             # it may fail: then the session ends a little sooner, and the request goes on
             with contextlib.suppress(SessionConflict, SessionTooLarge, StoreUnavailable):
                 await self._finish(self._extend(commit, self.stored), commit)
@@ -227,14 +229,14 @@ class Visit(Generic[Model]):
 
     async def create(self) -> None:
         """Store a new session, also one whose data is still what it began with."""
-        commit = self._new_commit()
+        commit = self._new_commit(self.vault.codec.dump(self.data))
         await self._finish(self._create(commit), commit)
 
-    def _new_commit(self) -> Commit[Model]:
+    def _new_commit(self, ours: bytes) -> Commit[Model]:
         return Commit(
             vault=self.vault,
             data=self.data,
-            ours=self.vault.codec.dump(self.data),
+            ours=ours,
             base=self.base,
             token=self.token,
             subject=self.subject,
@@ -283,7 +285,7 @@ class Visit(Generic[Model]):
         was_seen_at = self.stored.facts.seen_at if self.stored else None
         if written.merged is not None:
             self._take(self._with_late_changes(written, commit.ours), commit.ours)
-        self._hold(replace(stored, data=self.data))
+        self.stored, self.base = stored, stored.base
         self._settled = stored.base
         self.token = written.token
         if self._renewal is commit.renewal:

@@ -3,7 +3,7 @@
 import pickle
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ from fastapi import Depends
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import (
+    AfterValidator,
     AliasPath,
     BaseModel,
     ConfigDict,
@@ -23,7 +24,7 @@ from pydantic import (
 )
 
 from fastapi_async_sessions import MemoryStore, Record, SessionInvalid, SessionTooLarge
-from fastapi_async_sessions.codec import Codec, Facts
+from fastapi_async_sessions.codec import FACTS_SIZE, Codec
 from fastapi_async_sessions.records import new_version
 from fastapi_async_sessions.testing import FrozenClock
 
@@ -87,7 +88,7 @@ class Visitor:
         (key,) = dict.fromkeys(self.store.keys)
         record = await self.store.inner.load(key)
         assert record is not None
-        body = record.body[: Facts.SIZE] + raw
+        body = record.body[:FACTS_SIZE] + raw
         planted = Record(body, new_version(), record.subject, record.expires_at)
         assert await self.store.inner.save(key, planted, replaces=record.version)
 
@@ -216,7 +217,7 @@ async def test_aliases_do_not_get_in_the_way() -> None:
     who = await visitor(Aliased, begin)
     assert await who.sees(lambda data: [data.name, data.first, data.plain]) == ["ada", "byron", "x"]
     (record,) = (await who.store.held()).values()
-    assert record.body[Facts.SIZE :] == b'{"name":"ada","first":"byron","plain":"x"}'
+    assert record.body[FACTS_SIZE:] == b'{"name":"ada","first":"byron","plain":"x"}'
 
 
 class Computed(BaseModel):
@@ -269,6 +270,54 @@ async def test_a_validator_that_changes_data_is_no_change_by_itself() -> None:
     who = await visitor(Cleaned, lambda session: session.data.tags.extend(["b", "a"]))
     for _ in range(2):
         assert await who.sees(lambda data: data.tags) == ["a", "b"]
+
+
+class Seen(BaseModel):
+    count: Annotated[int, AfterValidator(lambda value: value and time.perf_counter_ns())] = 0
+
+
+class Watched(BaseModel):
+    count: int = 0
+
+    def model_post_init(self, context: Any) -> None:
+        self.count = self.count and time.perf_counter_ns()
+
+
+@pytest.mark.parametrize("model", [Seen, Watched])
+async def test_a_model_that_reads_otherwise_each_time_is_no_change_by_itself(model: Any) -> None:
+    """Nothing is written for what its own functions say anew at each reading."""
+    who = await visitor(model, lambda session: setattr(session.data, "count", 1))
+    seen = [await who.sees(lambda data: data.count) for _ in range(2)]
+    assert 1 < seen[0] < seen[1]
+
+
+class Appointment(BaseModel):
+    at: datetime = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=1)))
+    names: list[str] = ["ada", "bob"]
+    both: set[str] = {"ada", "bob"}
+
+
+def test_another_order_is_a_change_unless_the_order_means_nothing() -> None:
+    """The same moment in another time zone is a change too: the text is what comes back."""
+    codec = Codec(Appointment)
+    before = codec.dump(Appointment())
+    swapped = before.replace(b'"both":["ada","bob"]', b'"both":["bob","ada"]')
+    if swapped == before:
+        swapped = before.replace(b'"both":["bob","ada"]', b'"both":["ada","bob"]')
+    assert swapped != before
+    assert not codec.is_change(before, swapped)
+    assert codec.is_change(before, codec.dump(Appointment(names=["bob", "ada"])))
+    utc = datetime(2026, 1, 1, 13, tzinfo=timezone(timedelta(hours=2)))
+    assert codec.is_change(before, codec.dump(Appointment(at=utc)))
+
+
+def test_a_mark_knows_the_data_and_the_form_that_wrote_it() -> None:
+    """Any other bytes and any other model have another, and one with functions has none."""
+    mark = Codec(Data).mark(b"{}")
+    assert mark != 0
+    assert mark == Codec(Data).mark(b"{}")
+    assert len({mark, Codec(Data).mark(b"{ }"), Codec(Newer).mark(b"{}")}) == 3
+    assert [Codec(each).mark(b"{}") for each in (Seen, Watched, Stamped, Cleaned)] == [0] * 4
 
 
 class Money(BaseModel):
@@ -382,7 +431,7 @@ async def test_a_session_that_grows_too_large_keeps_its_old_state(is_stored: boo
     """500 without a cookie; the limit itself is allowed."""
     limit = 500
     who = Visitor(Strict, max_bytes=limit)
-    room = limit - Facts.SIZE - len(Codec(Strict).dump(Strict()))
+    room = limit - FACTS_SIZE - len(Codec(Strict).dump(Strict()))
     if is_stored:
         response = await who.request(lambda session: setattr(session.data, "name", "x" * room))
         assert (response.status_code, set_cookie_kind(response)) == (200, "sent")

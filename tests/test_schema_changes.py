@@ -18,7 +18,7 @@ from fastapi_async_sessions import (
     SessionEvent,
     SessionInvalid,
 )
-from fastapi_async_sessions.codec import Facts
+from fastapi_async_sessions.codec import FACTS_SIZE, Facts
 from fastapi_async_sessions.records import new_version
 from fastapi_async_sessions.standins import session_cookies as stored_cookies
 from fastapi_async_sessions.testing import FrozenClock
@@ -297,7 +297,7 @@ async def test_a_migration_is_not_asked_about_what_is_no_data(deploys):
     app = deploys.site(Second, on_invalid=migration)
     ((_, record),) = (await deploys.store.held()).items()
     for raw in (b"[]", b'"text"', b"null", b"{", b"", b"\xff"):
-        await deploys.put(record.body[: Facts.SIZE] + raw, cookies)
+        await deploys.put(record.body[:FACTS_SIZE] + raw, cookies)
         assert (await read(app, cookies))["new"] is True
     assert asked == []
     assert deploys.kinds() == ["corrupt"] * 6
@@ -456,7 +456,7 @@ async def test_data_that_is_no_json_of_ours_is_no_session(deploys, raw):
     """Nothing is executed, nothing overflows: a new session and one event."""
     cookies = await deploys.stored(First(name="Ada"))
     ((_, record),) = (await deploys.store.held()).items()
-    await deploys.put(record.body[: Facts.SIZE] + raw, cookies)
+    await deploys.put(record.body[:FACTS_SIZE] + raw, cookies)
     response = await visitor(deploys.site(First), cookies).get("/")
     assert (response.status_code, response.json()["new"]) == (200, True)
     assert deploys.kinds() == ["corrupt"]
@@ -475,7 +475,7 @@ async def test_a_pickle_in_the_store_is_never_loaded(deploys):
     """The gadget does not run, with or without our header before it."""
     cookies = await deploys.stored(First(name="Ada"))
     ((_, record),) = (await deploys.store.held()).items()
-    for head in (b"", record.body[: Facts.SIZE]):
+    for head in (b"", record.body[:FACTS_SIZE]):
         await deploys.put(head + pickle.dumps(Gadget()), cookies)
         assert (await read(deploys.site(First), cookies))["new"] is True
     assert Gadget.ran is False
