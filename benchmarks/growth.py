@@ -90,7 +90,8 @@ class World:
         ends_at = now + timedelta(hours=24)
         for number in numbers:
             token = token_of(number)
-            facts = Facts(token.secret_hash(), now, None, now, ends_at, None, False)
+            mark = vault.codec.mark(raw)
+            facts = Facts(token.secret_hash(), now, None, now, ends_at, None, False, mark)
             key = token.key(vault.name)
             yield key, vault.record(key, facts, raw, None)
 

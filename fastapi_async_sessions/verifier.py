@@ -2,13 +2,12 @@
 
 import hashlib
 import re
-from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from enum import Enum
-from hmac import compare_digest, digest
+from hmac import compare_digest
 from typing import NamedTuple, NoReturn
 
-from itsdangerous import Signer, want_bytes
+from itsdangerous import Signer
 from pydantic import SecretStr
 
 from .errors import ConfigurationError
@@ -54,7 +53,7 @@ class CookieVerifier:
 
     def __init__(self, secret_key: Secret | Sequence[Secret], *, audience: Sequence[str]) -> None:
         salt = join_parts(b"fastapi_async_sessions/v1", *(part.encode() for part in audience))
-        self._signers = [_Signer(secret, salt) for secret in _checked(secret_key)]
+        self._signers = [_signer(secret, salt) for secret in _checked(secret_key)]
 
     def sign(self, token: Token) -> str:
         """The cookie value of a token."""
@@ -79,6 +78,7 @@ class CookieVerifier:
             return None
         text, _, signature = value.partition(b".")
         for age, signer in enumerate(self._signers):
+            # ``unsign`` would look for the parts again, and decode them, for each key
             if compare_digest(signer.get_signature(text), signature):
                 return Verified(Token.parse(text), is_stale=age > 0)
         return None
@@ -90,15 +90,10 @@ class CookieVerifier:
         raise TypeError("a verifier cannot be pickled or copied: it holds secrets")
 
 
-class _Signer(Signer):
-    """Derives its key once; by itself itsdangerous would do so for each signature."""
-
-    def __init__(self, secret: bytes, salt: bytes) -> None:
-        super().__init__(secret, salt, key_derivation="hmac", digest_method=hashlib.sha256)
-        self._key = self.derive_key()
-
-    def get_signature(self, value: str | bytes) -> bytes:
-        return urlsafe_b64encode(digest(self._key, want_bytes(value), "sha256")).rstrip(b"=")
+def _signer(secret: bytes, salt: bytes) -> Signer:
+    derived = Signer(secret, salt, key_derivation="hmac", digest_method=hashlib.sha256).derive_key()
+    # derived once: with "hmac" here itsdangerous would derive again for each signature
+    return Signer(derived, key_derivation="none", digest_method=hashlib.sha256)
 
 
 def _checked(secret_key: Secret | Sequence[Secret]) -> list[bytes]:

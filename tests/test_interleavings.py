@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from fastapi_async_sessions import Lifetime, MemoryStore, Session, SessionNotFound, SessionProvider
-from fastapi_async_sessions.stores import batch
+from fastapi_async_sessions.stores import batch, redis
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
 from tests.races import (
@@ -453,11 +453,6 @@ async def test_redis_commands(
     monkeypatch.setattr(batch, "_PATIENCE", 0)
     async with GatedRedis.from_url(redis_url) as client:
         house = House(StoreOfCommands(RedisStore(client, clock=clock), client), clock)
-        await have_every_script_known(house)
+        for script in (redis._CREATE, redis._SAVE, redis._DELETE, redis._LIST):
+            await client.script_load(script.text)
         assert await house.play(scenario, prunes=False) > 9
-
-
-async def have_every_script_known(house: House) -> None:
-    client, _ = await house.begin()
-    await client.request(writer("a"))
-    await client.request(destroyer)
