@@ -315,7 +315,7 @@ async def leak(places: Places, number: int) -> None:
     """Sign in, read, change, sign out: what stays of it in this process."""
     rows = []
     for title, make in stores(places, "leak").items():
-        if title in ("memory", "Redis", "SQLite"):
+        if title in ("memory", "Redis"):
             world = World(make())
             async with in_process(world.app) as send:
                 await lives(send, max(1000, number // 10))

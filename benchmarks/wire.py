@@ -4,6 +4,7 @@ Run as a module it is that process: ``python -m benchmarks.wire NAME FD CORE`` a
 """
 
 import asyncio
+import gc
 import os
 import socket
 import subprocess
@@ -166,6 +167,9 @@ def serve(name: str, listener: int, core: int, places: Places) -> None:
         # between two rounds the others have their turns
         timeout_keep_alive=3600,
     )
+    # as in one process: nobody pays for the modules that were imported
+    gc.collect()
+    gc.freeze()
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=listener)])
 
 

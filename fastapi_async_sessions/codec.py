@@ -214,8 +214,8 @@ class Codec(Generic[Model]):
     def mark(self, raw: bytes) -> int:
         """A checksum of data that this model wrote, and of the model's form.
 
-        Where it is found again ``dump(load(raw)) == raw``, and nobody needs to dump to know. 0 is
-        no mark: functions of the model's own may read the same data otherwise the next time.
+        Where it is found again nothing was added or put right when the data was read, and nobody
+        needs to dump to know. 0 is no mark: this model may read what it wrote otherwise.
         """
         return zlib.crc32(raw, self._form) if self._form else 0
 
@@ -279,7 +279,7 @@ class Codec(Generic[Model]):
 
     def _form_of_data(self) -> int:
         forms = [self._schema("validation"), self._schema("serialization")]
-        if not all(forms) or _runs_functions(self._adapter.core_schema):
+        if not all(forms) or _rewrites(self._adapter.core_schema):
             return 0
         return zlib.crc32(to_json([VERSION, *forms]))
 
@@ -373,15 +373,23 @@ def _may_be_reordered(before: bytes, after: bytes) -> bool:
     return all(before.count(each) == after.count(each) for each in _DIGITS_AND_LETTERS)
 
 
-def _runs_functions(schema: Any) -> bool:
-    """Whether pydantic calls functions of the application's when it reads or writes a model."""
+_REWRITING = {"custom_init", "post_init"} | {
+    prefix + option
+    for prefix in ("", "str_")
+    for option in ("strip_whitespace", "to_lower", "to_upper")
+}
+
+
+def _rewrites(schema: Any) -> bool:
+    """Whether what pydantic reads may differ from what was written: by an option of the model, or
+    by any function of the application's."""
     kind = _kind(schema)
     if issubclass(kind, dict):
-        if schema.get("post_init") or schema.get("custom_init"):
+        if any(schema.get(option) for option in _REWRITING):
             return True
-        return any(_runs_functions(schema[key]) for key in schema if key != "metadata")
+        return any(_rewrites(schema[key]) for key in schema if key != "metadata")
     if issubclass(kind, list | tuple):
-        return any(map(_runs_functions, schema))
+        return any(map(_rewrites, schema))
     return callable(schema) and not isinstance(schema, type)
 
 

@@ -283,6 +283,19 @@ class Watched(BaseModel):
         self.count = self.count and time.perf_counter_ns()
 
 
+class Trimmed(BaseModel):
+    model_config = ConfigDict(str_strip_whitespace=True)
+
+    name: str = ""
+
+
+async def test_data_that_reading_puts_right_is_no_change() -> None:
+    """Options of the model's apply when a session is read: that alone writes nothing."""
+    who = await visitor(Trimmed, lambda session: setattr(session.data, "name", " ada "))
+    for _ in range(2):
+        assert await who.sees(lambda data: data.name) == "ada"
+
+
 @pytest.mark.parametrize("model", [Seen, Watched])
 async def test_a_model_that_reads_otherwise_each_time_is_no_change_by_itself(model: Any) -> None:
     """Nothing is written for what its own functions say anew at each reading."""
@@ -317,7 +330,9 @@ def test_a_mark_knows_the_data_and_the_form_that_wrote_it() -> None:
     assert mark != 0
     assert mark == Codec(Data).mark(b"{}")
     assert len({mark, Codec(Data).mark(b"{ }"), Codec(Newer).mark(b"{}")}) == 3
-    assert [Codec(each).mark(b"{}") for each in (Seen, Watched, Stamped, Cleaned)] == [0] * 4
+    assert [Codec(each).mark(b"{}") for each in (Seen, Watched, Stamped, Cleaned, Trimmed)] == [
+        0
+    ] * 5
 
 
 class Money(BaseModel):
