@@ -348,6 +348,38 @@ async def test_writes_that_meet_keep_their_own_answers(store):
     assert await asyncio.gather(*saves) == [bool(number % 2) for number in range(20)]
 
 
+async def test_a_write_that_fails_takes_no_other_along(store, redis_client):
+    """The server refuses one key of a message, or one list: the other writes of it are done."""
+    keys = [f"{number:064x}" for number in range(20)]
+    await redis_client.rpush(f"sessions:{keys[7]}", "item")
+    await redis_client.set(index_of("bob"), "no list")
+    records = [record(subject="bob" if number == 8 else "ada") for number in range(20)]
+    creates = (store.create(key, each) for key, each in zip(keys, records, strict=True))
+    answers = await asyncio.gather(*creates, return_exceptions=True)
+    failed = [number for number, answer in enumerate(answers) if answer is not True]
+    assert failed == [7, 8]
+    assert {str(answers[number].reason) for number in failed} == {
+        "ResponseError: the key holds something else"
+    }
+    assert len(await store.find("ada")) == 18
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_a_write_that_was_sent_again_is_on_the_list(store, redis_client, is_new):
+    """Whatever was lost between its two parts."""
+    first = record()
+    newer = replace(first, version=new_version(), subject="ada")
+    if not is_new:
+        await store.create(KEY, first)
+    for _ in range(2):
+        await redis_client.delete(index_of("ada"))
+        if is_new:
+            assert await store.create(KEY, newer)
+        else:
+            assert await store.save(KEY, newer, replaces=first.version)
+        assert await store.find("ada") == [(KEY, newer)]
+
+
 async def test_a_read_sees_every_write_that_was_acknowledged_before(store):
     """It never joins a message that has left, however many are on their way."""
     first = record()
