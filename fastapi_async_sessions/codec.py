@@ -6,14 +6,13 @@ data. JSON is written and read under field names, so that a model's aliases stay
 
 import struct
 import warnings
-import zlib
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import is_dataclass
 from datetime import UTC, datetime, timedelta
 from string import ascii_letters, digits
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from pydantic import VERSION, BaseModel, RootModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticCustomError, PydanticSerializationError, from_json, to_json
 
@@ -26,9 +25,9 @@ Model = TypeVar("Model", bound=BaseModel)
 Migration = Callable[[dict[str, Any], ValidationError], Model]
 
 _FORMAT = 1
-# format, flags, binding, mark, secret hash, then microseconds: created, authenticated, seen, ends,
-# idle, absolute
-_HEADER = struct.Struct(">BB8sI32s6q")
+# format, flags, binding, secret hash, then microseconds: created, authenticated, seen, ends, idle,
+# absolute
+_HEADER = struct.Struct(">BB8s32s6q")
 FACTS_SIZE = _HEADER.size
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -52,7 +51,6 @@ class Facts(NamedTuple):
         ends_at: The absolute end that was promised; None: no absolute end.
         lifetime: This session's own; None: the provider's.
         persistent: Whether its cookie outlives the browser.
-        mark: The ``Codec.mark`` of the data beside it; 0: it may be of another release.
     """
 
     secret_hash: bytes
@@ -62,7 +60,6 @@ class Facts(NamedTuple):
     ends_at: datetime | None
     lifetime: Lifetime | None
     persistent: bool
-    mark: int = 0
 
     def expires_at(self, default: Lifetime) -> datetime:
         """When the session ends if nobody comes back."""
@@ -83,7 +80,6 @@ class Facts(NamedTuple):
             _FORMAT,
             flags,
             binding,
-            self.mark,
             self.secret_hash,
             _from_time(self.created_at),
             _from_time(self.authenticated_at),
@@ -101,7 +97,7 @@ class Facts(NamedTuple):
             CorruptBody: there are none, or they were bound to another place.
         """
         try:
-            version, flags, bound_to, mark, secret_hash, *times = _HEADER.unpack_from(body)
+            version, flags, bound_to, secret_hash, *times = _HEADER.unpack_from(body)
             created, authenticated, seen, ends, idle, absolute = times
             if version != _FORMAT or bound_to != binding:
                 raise CorruptBody
@@ -116,7 +112,6 @@ class Facts(NamedTuple):
                 ends_at=_to_time(ends),
                 lifetime=lifetime,
                 persistent=bool(flags & _PERSISTENT),
-                mark=mark,
             )
         except (struct.error, OverflowError, ConfigurationError):
             raise CorruptBody from None
@@ -145,7 +140,6 @@ class Codec(Generic[Model]):
         self.model = model
         self._adapter = _adapter(_checked_class(model))
         self._names = {*model.model_fields, *_property_names(self._schema())}
-        self._form = self._form_of_data()
         self._check_round_trip()
 
     def fresh(self) -> Model:
@@ -211,14 +205,6 @@ class Codec(Generic[Model]):
         checked = self.check(after)
         return not _may_be_reordered(before, after) or self.load(before) != checked
 
-    def mark(self, raw: bytes) -> int:
-        """A checksum of data that this model wrote, and of the model's form.
-
-        Where it is found again nothing was added or put right when the data was read, and nobody
-        needs to dump to know. 0 is no mark: this model may read what it wrote otherwise.
-        """
-        return zlib.crc32(raw, self._form) if self._form else 0
-
     def changed_fields(self, before: bytes, after: bytes) -> list[str]:
         """The names of the fields in which two dumps differ."""
         left, right = self.values(before), self.values(after)
@@ -277,22 +263,14 @@ class Codec(Generic[Model]):
             f"{self.model.__name__}() is what a new session begins with, and {reason}"
         )
 
-    def _form_of_data(self) -> int:
-        forms = [self._schema("validation"), self._schema("serialization")]
-        if not all(forms) or _rewrites(self._adapter.core_schema):
-            return 0
-        return zlib.crc32(to_json([VERSION, *forms]))
-
     def _secret_fields(self) -> list[str]:
         """Fields that write asterisks, wherever they are: ``SecretStr``, ``SecretBytes``."""
         return sorted(set(_write_only(self._schema())))
 
-    def _schema(
-        self, mode: Literal["validation", "serialization"] = "validation"
-    ) -> dict[str, Any]:
+    def _schema(self) -> dict[str, Any]:
         try:
             with warnings.catch_warnings(action="ignore"):
-                return self._adapter.json_schema(by_alias=False, mode=mode)
+                return self._adapter.json_schema(by_alias=False)
         except PydanticUserError:  # a type of the user's own without a schema: nothing to look at
             return {}
 
@@ -371,26 +349,6 @@ def _may_be_reordered(before: bytes, after: bytes) -> bool:
     if len(before) != len(after):
         return False
     return all(before.count(each) == after.count(each) for each in _DIGITS_AND_LETTERS)
-
-
-_REWRITING = {"custom_init", "post_init"} | {
-    prefix + option
-    for prefix in ("", "str_")
-    for option in ("strip_whitespace", "to_lower", "to_upper")
-}
-
-
-def _rewrites(schema: Any) -> bool:
-    """Whether what pydantic reads may differ from what was written: by an option of the model, or
-    by any function of the application's."""
-    kind = _kind(schema)
-    if issubclass(kind, dict):
-        if any(schema.get(option) for option in _REWRITING):
-            return True
-        return any(_rewrites(schema[key]) for key in schema if key != "metadata")
-    if issubclass(kind, list | tuple):
-        return any(map(_rewrites, schema))
-    return callable(schema) and not isinstance(schema, type)
 
 
 def _property_names(schema: Any) -> Iterator[str]:

@@ -98,8 +98,7 @@ class Commit(Generic[Model]):
         for _ in range(3):
             token = Token.issue()
             facts = next_facts(vault, None, self.renewal, vault.clock())
-            mark = vault.codec.mark(self.ours)
-            facts = facts._replace(secret_hash=token.secret_hash(), mark=mark)
+            facts = facts._replace(secret_hash=token.secret_hash())
             key = token.key(vault.name)
             record = vault.record(key, facts, self.ours, self.subject)
             if await vault.ask(vault.store.create(key, record), key):
@@ -177,10 +176,8 @@ class Commit(Generic[Model]):
         vault = self.vault
         is_visited = self.token is not None
         facts = next_facts(vault, over, self.renewal, vault.clock(), is_visited=is_visited)
-        facts = facts._replace(
-            secret_hash=renewed.secret_hash() if renewed else facts.secret_hash,
-            mark=vault.codec.mark(raw) if raw == base else 0,
-        )
+        if renewed is not None:
+            facts = facts._replace(secret_hash=renewed.secret_hash())
         record = vault.record(over.key, facts, raw, self.subject, over.record.version)
         return Stored(over.key, record, facts, self.data, base, raw)
 

@@ -163,9 +163,7 @@ class Vault(Generic[Model]):
         except ValidationError as error:
             invalid = error
         else:
-            is_own = facts.mark != 0 and facts.mark == self.codec.mark(raw)
-            base = raw if is_own else self.codec.dump(data)
-            return Stored(key, record, facts, data, base, raw)
+            return Stored(key, record, facts, data, self.codec.dump(data), raw)
         # outside the except block: the error's text holds the values
         return self._read_invalid(key, record, facts, raw, invalid)
 

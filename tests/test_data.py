@@ -324,17 +324,6 @@ def test_another_order_is_a_change_unless_the_order_means_nothing() -> None:
     assert codec.is_change(before, codec.dump(Appointment(at=utc)))
 
 
-def test_a_mark_knows_the_data_and_the_form_that_wrote_it() -> None:
-    """Any other bytes and any other model have another, and one with functions has none."""
-    mark = Codec(Data).mark(b"{}")
-    assert mark != 0
-    assert mark == Codec(Data).mark(b"{}")
-    assert len({mark, Codec(Data).mark(b"{ }"), Codec(Newer).mark(b"{}")}) == 3
-    assert [Codec(each).mark(b"{}") for each in (Seen, Watched, Stamped, Cleaned, Trimmed)] == [
-        0
-    ] * 5
-
-
 class Money(BaseModel):
     amount: Decimal = Decimal("0.10")
     ratio: float = 0.1
