@@ -66,8 +66,11 @@ class Written(NamedTuple, Generic[Model]):
     kind: Literal["created", "renewed", "changed", "extended"]
     merged: tuple[bytes, bytes] | None = None
 
+    def __repr__(self) -> str:
+        return f"Written({self.stored!r}, kind={self.kind!r})"
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, repr=False)
 class Commit(Generic[Model]):
     """One request's change, ready to be written.
 
