@@ -35,7 +35,7 @@ async def _bounded(work: Coroutine[Any, Any, Result], limit: timedelta) -> Resul
 
 
 class Deadline:
-    """``asyncio.timeout``, at a third of its cost: each request passes one, a commit three.
+    """``asyncio.timeout``, at half its cost: a read passes one, a commit two more.
 
     Raises:
         TimeoutError: the block took longer and was cancelled.

@@ -6,7 +6,6 @@ import re
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from hmac import compare_digest
 from inspect import iscoroutinefunction
 from traceback import extract_tb
@@ -147,9 +146,8 @@ class Vault(Generic[Model]):
         except (CorruptBody, OverflowError):
             self.events.tell("corrupt", key, reason="the header is not one of ours")
             return None
-        if secret_hashes and not any(
-            map(partial(compare_digest, facts.secret_hash), secret_hashes)
-        ):
+        known = [compare_digest(facts.secret_hash, each) for each in secret_hashes]
+        if known and not any(known):
             return None
         if expires_at <= self.clock():
             self.events.tell("expired", key)
