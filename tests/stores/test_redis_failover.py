@@ -1,12 +1,14 @@
 """RedisStore while the master changes: what must hold, and a count of what is lost."""
 
 import asyncio
+import gc
 import secrets
 import time
 from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from redis.asyncio import Sentinel
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -15,6 +17,10 @@ from fastapi_async_sessions.errors import StoreUnavailable
 from fastapi_async_sessions.records import Record, new_version
 from fastapi_async_sessions.stores.redis import RedisStore
 from tests.servers.redis import RedisSentinels
+
+# of the many connections that are made and dropped in a failover redis-py forgets to close one
+# now and then; they are collected here, and not in another test
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def record():
@@ -105,6 +111,7 @@ async def busy(group):
         losses = await users.count_losses()
         for each in (client, *sentinel.sentinels):
             await each.aclose()
+        gc.collect()
     outage = max(0.0, users.last_refusal - users.changed_at)
     print(f"\nrefused for {outage:.2f} s; {losses}; {dict(users.refused)}")  # noqa: T201
 
