@@ -313,15 +313,14 @@ async def rate(send: Send, requests: Sequence[Request], width: int, seconds: flo
 async def leak(places: Places, number: int) -> None:
     """Sign in, read, change, sign out: what stays of it in this process."""
     rows = []
-    for title, make in stores(places, "leak").items():
-        if title in ("memory", "Redis"):
-            world = World(make())
-            async with in_process(world.app) as send:
-                await lives(send, max(1000, number // 10))
-                before = held()
-                await lives(send, number)
-                after = held()
-            rows.append([title, *before, *after])
+    made = stores(places, "leak")
+    for title in ("memory", "Redis"):
+        async with in_process(World(made[title]()).app) as send:
+            await lives(send, max(1000, number // 10))
+            before = held()
+            await lives(send, number)
+            after = held()
+        rows.append([title, *before, *after])
     head = [f"{number:,} requests", "RSS before, MB", "objects", "RSS after, MB", "objects"]
     print_table([head, *rows])
 

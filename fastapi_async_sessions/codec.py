@@ -139,8 +139,9 @@ class Codec(Generic[Model]):
     def __init__(self, model: type[Model]) -> None:
         self.model = model
         self._adapter = _adapter(_checked_class(model))
-        self._names = {*model.model_fields, *_property_names(self._schema())}
-        self._check_round_trip()
+        schema = self._schema()
+        self._names = {*model.model_fields, *_property_names(schema)}
+        self._check_round_trip(schema)
 
     def fresh(self) -> Model:
         """The data of a new session."""
@@ -231,7 +232,7 @@ class Codec(Generic[Model]):
         )
         return list(dict.fromkeys(path if path != "*" else "data" for path in shown))
 
-    def _check_round_trip(self) -> None:
+    def _check_round_trip(self, schema: dict[str, Any]) -> None:
         fresh = self._first()
         fields: list[str]
         try:
@@ -244,7 +245,8 @@ class Codec(Generic[Model]):
             fields = [
                 name for name in vars(fresh) if _is_lost(vars(fresh)[name], vars(again)[name])
             ]
-            fields += self._secret_fields()
+            # what writes asterisks, wherever it is: SecretStr, SecretBytes
+            fields += sorted(set(_write_only(schema)))
         if fields:
             raise ConfigurationError(
                 f"{self.model.__name__} does not survive a round trip through JSON "
@@ -262,10 +264,6 @@ class Codec(Generic[Model]):
         raise ConfigurationError(
             f"{self.model.__name__}() is what a new session begins with, and {reason}"
         )
-
-    def _secret_fields(self) -> list[str]:
-        """Fields that write asterisks, wherever they are: ``SecretStr``, ``SecretBytes``."""
-        return sorted(set(_write_only(self._schema())))
 
     def _schema(self) -> dict[str, Any]:
         try:

@@ -63,7 +63,7 @@ def _lay_items(base: list[JSON], ours: list[JSON], stored: list[JSON]) -> JSON:
         places = {}
         position = 0
         for index, item in enumerate(ours):
-            found = next((i for i in range(position, len(base)) if is_same(base[i], item)), None)
+            found = _find(item, base, position)
             if found is not None:
                 places[index] = found
                 position = found + 1
@@ -84,6 +84,11 @@ def is_same(left: JSON, right: JSON) -> bool:
     if isinstance(left, float):
         return repr(left) == repr(right)  # NaN is the same as itself here, and -0.0 is not 0.0
     return left == right
+
+
+def _find(item: JSON, items: list[JSON], start: int) -> int | None:
+    """Where an equal item stands, from a place on."""
+    return next((i for i in range(start, len(items)) if is_same(items[i], item)), None)
 
 
 # stands for a key that an object doesn't have; never leaves this module
@@ -144,7 +149,7 @@ def _list_changes(base: list[JSON], side: list[JSON]) -> _ListChanges | None:
     kept: set[int] = set()
     position = 0
     for item in side:
-        found = next((i for i in range(position, len(base)) if is_same(base[i], item)), None)
+        found = _find(item, base, position)
         if found is None:
             break
         kept.add(found)
