@@ -34,6 +34,9 @@ MICROSECOND = timedelta(microseconds=1)
 _NONE = -(2**63)
 _DIGITS_AND_LETTERS = (digits + ascii_letters).encode()
 _PERSISTENT, _OWN_LIFETIME = 1, 2
+_MOST_VERBATIM = 10_000  # about 1 MB
+# what pydantic's core schemas call Python functions
+_FUNCTIONS = {"function", "discriminator", "post_init", "custom_init"}
 
 
 class CorruptBody(Exception):
@@ -141,6 +144,8 @@ class Codec(Generic[Model]):
         self._adapter = _adapter(_checked_class(model))
         schema = self._schema()
         self._names = {*model.model_fields, *_property_names(schema)}
+        self._is_plain = not _runs_functions(self._adapter.core_schema)
+        self._verbatim: set[int] = set()
         self._check_round_trip(schema)
 
     def fresh(self) -> Model:
@@ -181,6 +186,22 @@ class Codec(Generic[Model]):
             raise ValidationError.from_exception_data(
                 self.model.__name__, [{"type": reason, "input": None}]
             ) from error
+
+    def dump_as_read(self, data: Model, raw: bytes) -> bytes:
+        """What ``dump`` gives for data that was read from these bytes a moment ago.
+
+        Mostly the bytes themselves, and they are read many times: then only the first reader
+        dumps the data.
+        """
+        known_by = hash(raw)
+        if known_by in self._verbatim:
+            return raw
+        dump = self.dump(data)
+        if dump == raw and self._is_plain:
+            if len(self._verbatim) >= _MOST_VERBATIM:
+                self._verbatim.clear()
+            self._verbatim.add(known_by)
+        return dump
 
     def check(self, raw: bytes) -> Model:
         """The data that a write would give back to the next request.
@@ -371,6 +392,16 @@ def _write_only(schema: Any, name: str = "") -> Iterator[str]:
     elif issubclass(kind, list):
         for item in schema:
             yield from _write_only(item, name)
+
+
+def _runs_functions(schema: Any) -> bool:
+    """Whether a core schema runs functions, which may say another thing at each reading."""
+    kind = _kind(schema)
+    if issubclass(kind, dict):
+        parts = {key: value for key, value in schema.items() if key != "metadata"}
+        called = any(parts.get(name) for name in _FUNCTIONS)
+        return called or any(map(_runs_functions, parts.values()))
+    return issubclass(kind, list | tuple) and any(map(_runs_functions, schema))
 
 
 def _with_sets(data: Any, values: JSON) -> JSON:

@@ -161,7 +161,7 @@ class Vault(Generic[Model]):
         except ValidationError as error:
             invalid = error
         else:
-            return Stored(key, record, facts, data, self.codec.dump(data), raw)
+            return Stored(key, record, facts, data, self.codec.dump_as_read(data, raw), raw)
         # outside the except block: the error's text holds the values
         return self._read_invalid(key, record, facts, raw, invalid)
 

@@ -19,6 +19,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
     computed_field,
     field_validator,
 )
@@ -308,6 +309,72 @@ class Appointment(BaseModel):
     at: datetime = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=1)))
     names: list[str] = ["ada", "bob"]
     both: set[str] = {"ada", "bob"}
+
+
+TAX = {"now": 0}
+
+
+class ValidatedByTax(BaseModel):
+    price: Annotated[int, AfterValidator(lambda price: price + TAX["now"])] = 0
+
+
+class WrittenByTax(BaseModel):
+    price: Annotated[int, PlainSerializer(lambda price: price + TAX["now"])] = 0
+
+
+class FinishedByTax(BaseModel):
+    price: int = 0
+
+    def model_post_init(self, context: Any) -> None:
+        self.price += TAX["now"]
+
+
+class MadeByTax(BaseModel):
+    price: int = 0
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        self.price += TAX["now"]
+
+
+class Prices(BaseModel):
+    """Around one of those, as far down as a session may have it."""
+
+    by_name: dict[str, list[ValidatedByTax]] = {}
+    price: int = 0
+
+
+@pytest.mark.parametrize("model", [ValidatedByTax, WrittenByTax, FinishedByTax, MadeByTax, Prices])
+async def test_functions_of_a_model_may_change_their_mind(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data read as it was written, and later not: that alone writes nothing."""
+
+    def begin(session: Any) -> None:
+        session.data.price = 10
+        if model is Prices:
+            session.data.by_name = {"a": [ValidatedByTax(price=1)]}
+
+    who = await visitor(model, begin)
+    for _ in range(2):
+        assert await who.sees(lambda data: data.price) == 10
+    monkeypatch.setitem(TAX, "now", 5)
+    await who.sees(lambda data: data.price)
+    monkeypatch.setitem(TAX, "now", 0)
+    assert await who.sees(lambda data: data.price) == 10
+
+
+def test_more_contents_than_are_remembered_are_dumped_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each content read in turn, three times: what a process remembers has a limit."""
+    monkeypatch.setattr("fastapi_async_sessions.codec._MOST_VERBATIM", 2)
+    codec, dumped = Codec(Line), []
+    raws = [codec.dump(Line(name=name)) for name in "abc"]
+    monkeypatch.setattr(codec, "dump", lambda data: dumped.append(data) or Codec.dump(codec, data))
+    for raw in raws * 3:
+        assert codec.dump_as_read(codec.load(raw), raw) == raw
+    assert len(dumped) > len(raws)
 
 
 def test_another_order_is_a_change_unless_the_order_means_nothing() -> None:
