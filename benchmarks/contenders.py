@@ -101,7 +101,7 @@ def by_hand(places: Places) -> FastAPI:
     @app.post("/sign-in/{user}")
     async def sign_in(user: str, response: Response) -> dict[str, int]:
         sid = secrets.token_urlsafe(32)
-        session = {"user": user, "data": new_basket()}
+        session = {"user": user, "data": new_basket(user)}
         await redis.set("hand:" + sid, json.dumps(session), ex=HOUR)
         response.set_cookie("sid", sid, httponly=True, secure=True, samesite="lax")
         return {"count": 0}
@@ -152,7 +152,7 @@ def ours(make_store: Callable[[Places], Store]) -> Callable[[Places], FastAPI]:
 
         @app.post("/sign-in/{user}")
         async def sign_in(user: str, session: UserSession) -> dict[str, int]:
-            session.data = Basket.model_validate(new_basket())
+            session.data = Basket.model_validate(new_basket(user))
             session.renew(subject=user)
             return {"count": 0}
 

@@ -41,7 +41,7 @@ from .wire import cores, over_http, pin
 from .work import Item, Request, Run, Send
 
 WIDTH = 32
-SAMPLE = 4096
+SAMPLE = 16384  # more contents than a process remembers
 SIZES = {"100 B": 100, "1 kB": 1000, "8 kB": 8000, "64 kB": 64000}
 _BYTES_AN_ITEM = 84
 CONNECTIONS = (1, 8, 32, 128, 512)
@@ -85,10 +85,12 @@ class World:
     def records(self, numbers: Sequence[int], size: int) -> Iterator[tuple[str, Record]]:
         """Sessions whose data is about so many bytes, each with its store key."""
         vault = self.provider.vault
-        raw = vault.codec.dump(data_of(size))
+        data = data_of(size)
         now = vault.clock()
         ends_at = now + timedelta(hours=24)
         for number in numbers:
+            data.count = number  # no two have the same content
+            raw = vault.codec.dump(data)
             token = token_of(number)
             facts = Facts(token.secret_hash(), now, None, now, ends_at, None, False)
             key = token.key(vault.name)
@@ -219,7 +221,7 @@ async def against_size(places: Places, seconds: float) -> None:
 
 
 async def against_number(places: Places, seconds: float, numbers: Sequence[int]) -> None:
-    """Sessions of 1 kB; requests go to a random few thousand of them."""
+    """Sessions of 1 kB; requests go to a random sample of them."""
     rows = []
     made = stores(places, "number")
     redis, sqlite = World(made["Redis"]()), World(made["SQLite"]())

@@ -84,7 +84,7 @@ def _add_dict_routes(app: FastAPI, load: Any = None, renew: Any = None) -> None:
     async def sign_in(user: str, request: Request) -> dict[str, int]:
         session = await loaded(request)
         session["user"] = user
-        session["data"] = new_basket()
+        session["data"] = new_basket(user)
         if renew is not None:
             renew(request)
         return {"count": 0}
@@ -159,7 +159,7 @@ def fastapi_sessions(places: "Places") -> FastAPI:
     @app.post("/sign-in/{user}")
     async def sign_in(user: str, response: Response) -> dict[str, int]:
         session_id = uuid4()
-        await store.create(session_id, UserBasket.model_validate(new_basket() | {"user": user}))
+        await store.create(session_id, UserBasket.model_validate(new_basket(user) | {"user": user}))
         cookie.attach_to_response(response, session_id)
         return {"count": 0}
 
@@ -210,7 +210,7 @@ def litestar(places: "Places") -> Any:
 
     @post("/sign-in/{user:str}", status_code=200)
     async def sign_in(user: str, request: Visit) -> dict[str, int]:
-        request.set_session({"user": user, "data": new_basket()})
+        request.set_session({"user": user, "data": new_basket(user)})
         return {"count": 0}
 
     @post("/sign-out", status_code=200)

@@ -32,16 +32,16 @@ class Basket(BaseModel):
     """What a session holds, where a contender knows types."""
 
     count: int = 0
-    theme: str = "light"
+    owner: str = ""
     items: list[Item] = []
     pages: dict[str, int] = {}
 
 
-def new_basket() -> dict[str, Any]:
-    """The data of who has just signed in: about 1 kB of JSON."""
+def new_basket(owner: str) -> dict[str, Any]:
+    """The data of who has just signed in: about 1 kB of JSON, which nobody else has."""
     return {
         "count": 0,
-        "theme": "dark",
+        "owner": owner,
         "items": [
             {"sku": f"sku-{n:04}", "name": f"Thing number {n}", "quantity": n, "cents": 99 * n}
             for n in range(1, 10)
@@ -111,8 +111,9 @@ async def check(send: Send, *, in_store: bool) -> None:
     for _ in range(2):
         ada = (await ask(send, "POST", "/change", ada)).cookie(ada)
     ada = (await ask(send, "POST", "/visit/p7", ada)).cookie(ada)
-    expected = new_basket()
-    _require(await session(send, bob) == {"user": "bob", "data": expected}, "bob has his session")
+    expected = {"user": "bob", "data": new_basket("bob")}
+    _require(await session(send, bob) == expected, "bob has his session")
+    expected = new_basket("ada")
     expected["count"], expected["pages"]["p7"] = 2, 1
     _require(await session(send, ada) == {"user": "ada", "data": expected}, "changes are kept")
     read = json.loads((await ask(send, "GET", "/read", ada)).body)
