@@ -48,6 +48,7 @@ class Session(Generic[Model]):
     def data(self) -> Model:
         """Your model. After the response has begun it can still be read; changes are lost."""
         visit = self._visit
+        visit.is_shown = True
         if not visit.is_open:
             visit.is_touched = True
         return visit.data

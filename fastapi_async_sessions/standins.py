@@ -71,7 +71,7 @@ async def session_cookies(
 def _visit(vault: Vault[Model], data: Model | None, subject: str | None) -> Visit[Model]:
     visit = Visit(vault, vault.clock())
     if data is not None:
-        visit.data = data
+        visit.assign(data)
     if subject is not None:
         Session(visit).renew(subject=subject)
     return visit

@@ -50,6 +50,7 @@ class Visit(Generic[Model]):
         "exempt_mark",
         "is_new",
         "is_open",
+        "is_shown",
         "is_touched",
         "stored",
         "token",
@@ -73,6 +74,7 @@ class Visit(Generic[Model]):
         self.carry = Carry.KEEP
         self.exempt_mark: str | None = None
         self.is_open = True
+        self.is_shown = False
         self.is_touched = False
         self._is_stale = is_stale
         self._doomed: list[str] = []
@@ -208,7 +210,8 @@ class Visit(Generic[Model]):
 
     async def _commit(self) -> None:
         codec = self.vault.codec
-        ours = self._settled = codec.dump(self.data)
+        # what no route has seen no route has changed
+        ours = self._settled = codec.dump(self.data) if self.is_shown else self.base
         is_changed = codec.is_change(self.base, ours)
         if self.stored is None:
             if is_changed or self.subject is not None:
@@ -307,6 +310,7 @@ class Visit(Generic[Model]):
     def assign(self, data: Model) -> None:
         """Take another object as the data."""
         self.data = data
+        self.is_shown = True
         self._is_assigned = True
 
     def _with_late_changes(self, written: Written[Model], ours: bytes) -> Model:

@@ -135,6 +135,10 @@ def application(store: Store, clock: FrozenClock, **options: Any) -> FastAPI:
     async def members(session: MySession) -> int:
         return session.data.count
 
+    @app.post("/who")
+    async def who(session: MySession) -> str | None:
+        return session.subject
+
     @app.post("/change")
     async def change(session: MySession) -> None:
         session.data.count += 1
@@ -279,9 +283,11 @@ async def test_reads_that_meet_share_their_commands(redis_server: Any, redis_url
 
 
 async def test_bytes_are_parsed_and_written_only_so_often() -> None:
-    """One parse and one dump are a read, and one dump more of what is read for the first time; a
-    change is parsed as the next request will read it."""
+    """One parse and one dump are a read, one dump more of what is read for the first time, and none
+    where no route looks at the data; a change is parsed as the next request will read it."""
     for path, who, loads, dumps in (
+        ("/who", "reader", 1, 0),
+        ("/who", "stranger", 0, 1),
         ("/read", "reader", 1, 1),
         ("/read", "visitor", 1, 2),
         ("/assign-equal", "reader", 1, 1),
