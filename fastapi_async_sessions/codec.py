@@ -35,8 +35,25 @@ _NONE = -(2**63)
 _DIGITS_AND_LETTERS = (digits + ascii_letters).encode()
 _PERSISTENT, _OWN_LIFETIME = 1, 2
 _MOST_VERBATIM = 10_000  # about 1 MB
-# what pydantic's core schemas call Python functions
-_FUNCTIONS = {"function", "discriminator", "post_init", "custom_init"}
+
+# types of pydantic's core schemas that read and write the same each time, where their parts do;
+# sets may order their items otherwise, and enums and dataclasses run code of their classes
+_PLAIN: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("any", "none", "bool", "int", "float", "decimal", "str", "bytes"), ()),
+    **dict.fromkeys(("date", "time", "datetime", "timedelta", "uuid", "literal"), ()),
+    "definitions": ("schema", "definitions"),
+    "definition-ref": (),
+    "default": ("schema",),
+    "nullable": ("schema",),
+    "union": ("choices",),
+    "list": ("items_schema",),
+    "tuple": ("items_schema",),
+    "dict": ("keys_schema", "values_schema"),
+    "model": ("schema",),
+    "model-fields": ("extras_schema", "extras_keys_schema"),
+    "model-field": ("schema",),
+}
+_FUNCTIONS = ("post_init", "custom_init", "serialization", "serialization_exclude_if")
 
 
 class CorruptBody(Exception):
@@ -135,6 +152,9 @@ def _to_span(microseconds: int) -> timedelta | None:
 class Codec(Generic[Model]):
     """Reads and writes one model.
 
+    Attributes:
+        is_plain: No function runs with it that may say another thing each time, or keep the data.
+
     Raises:
         ConfigurationError: the model can't be a session's, with the reason and the fields.
     """
@@ -144,7 +164,7 @@ class Codec(Generic[Model]):
         self._adapter = _adapter(_checked_class(model))
         schema = self._schema()
         self._names = {*model.model_fields, *_property_names(schema)}
-        self._is_plain = not _runs_functions(self._adapter.core_schema)
+        self.is_plain = _is_plain(self._adapter.core_schema)
         self._verbatim: set[int] = set()
         self._check_round_trip(schema)
 
@@ -197,7 +217,7 @@ class Codec(Generic[Model]):
         if known_by in self._verbatim:
             return raw
         dump = self.dump(data)
-        if dump == raw and self._is_plain:
+        if dump == raw and self.is_plain:
             if len(self._verbatim) >= _MOST_VERBATIM:
                 self._verbatim.clear()
             self._verbatim.add(known_by)
@@ -394,14 +414,16 @@ def _write_only(schema: Any, name: str = "") -> Iterator[str]:
             yield from _write_only(item, name)
 
 
-def _runs_functions(schema: Any) -> bool:
-    """Whether a core schema runs functions, which may say another thing at each reading."""
+def _is_plain(schema: Any) -> bool:
+    """Whether a core schema is known to run no functions; what is unknown may."""
     kind = _kind(schema)
-    if issubclass(kind, dict):
-        parts = {key: value for key, value in schema.items() if key != "metadata"}
-        called = any(parts.get(name) for name in _FUNCTIONS)
-        return called or any(map(_runs_functions, parts.values()))
-    return issubclass(kind, list | tuple) and any(map(_runs_functions, schema))
+    if issubclass(kind, list | tuple):  # a union's choice may come with a label
+        return all(_is_plain(part) for part in schema if not isinstance(part, str))
+    parts = _PLAIN.get(schema["type"])
+    if parts is None or any(schema.get(name) not in (None, False) for name in _FUNCTIONS):
+        return False
+    inner = [schema[part] for part in parts if schema.get(part) is not None]
+    return all(map(_is_plain, [*inner, *schema.get("fields", {}).values()]))
 
 
 def _with_sets(data: Any, values: JSON) -> JSON:

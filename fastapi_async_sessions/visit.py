@@ -210,8 +210,9 @@ class Visit(Generic[Model]):
 
     async def _commit(self) -> None:
         codec = self.vault.codec
-        # what no route has seen no route has changed
-        ours = self._settled = codec.dump(self.data) if self.is_shown else self.base
+        # what nobody has seen nobody has changed
+        is_seen = self.is_shown or not codec.is_plain
+        ours = self._settled = codec.dump(self.data) if is_seen else self.base
         is_changed = codec.is_change(self.base, ours)
         if self.stored is None:
             if is_changed or self.subject is not None:

@@ -3,10 +3,12 @@
 import pickle
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, timezone
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any
+from inspect import signature
+from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,11 +18,13 @@ from hypothesis import strategies as st
 from pydantic import (
     AfterValidator,
     AliasPath,
+    AnyUrl,
     BaseModel,
     ConfigDict,
     Field,
     PlainSerializer,
     computed_field,
+    create_model,
     field_validator,
 )
 
@@ -337,14 +341,39 @@ class MadeByTax(BaseModel):
         self.price += TAX["now"]
 
 
-class Prices(BaseModel):
-    """Around one of those, as far down as a session may have it."""
+class NamedLikeAKey(BaseModel):
+    """pydantic keeps notes of its own under that name."""
 
-    by_name: dict[str, list[ValidatedByTax]] = {}
+    metadata: ValidatedByTax = ValidatedByTax()
     price: int = 0
 
 
-@pytest.mark.parametrize("model", [ValidatedByTax, WrittenByTax, FinishedByTax, MadeByTax, Prices])
+class Prices(BaseModel):
+    """Around one of those, as far down as a session may have it."""
+
+    by_name: dict[str, list[ValidatedByTax | None]] = {}
+    price: int = 0
+
+
+class Noted(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    __pydantic_extra__: dict[str, ValidatedByTax] = Field(init=False)
+    price: int = 0
+
+
+FICKLE = [
+    ValidatedByTax,
+    WrittenByTax,
+    FinishedByTax,
+    MadeByTax,
+    NamedLikeAKey,
+    Prices,
+    Noted,
+]
+
+
+@pytest.mark.parametrize("model", FICKLE)
 async def test_functions_of_a_model_may_change_their_mind(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +383,8 @@ async def test_functions_of_a_model_may_change_their_mind(
         session.data.price = 10
         if model is Prices:
             session.data.by_name = {"a": [ValidatedByTax(price=1)]}
+        if model is Noted:
+            session.data.note = ValidatedByTax(price=1)
 
     who = await visitor(model, begin)
     for _ in range(2):
@@ -362,6 +393,69 @@ async def test_functions_of_a_model_may_change_their_mind(
     await who.sees(lambda data: data.price)
     monkeypatch.setitem(TAX, "now", 0)
     assert await who.sees(lambda data: data.price) == 10
+
+
+@dataclass(eq=False)
+class Tag:
+    name: str = ""
+
+
+class Size(Enum):
+    SMALL = "s"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Any:
+        return cls.SMALL if TAX["now"] else None
+
+
+class Point(NamedTuple):
+    x: int = 0
+
+
+KINDS: list[tuple[Any, bool]] = [
+    (list[dict[str, tuple[int, bytes | None]]], True),
+    (Annotated[str, Field(max_length=5)] | None, True),
+    (Literal["light", "dark"], True),
+    (dict[UUID, tuple[datetime, date, timedelta, Decimal, float, bool]], True),
+    (Any, True),
+    (list[Line], True),
+    (set[Tag], False),
+    (frozenset[str], False),
+    (Size, False),
+    (Point, False),
+    (Tag, False),
+    (AnyUrl, False),
+]
+
+
+@pytest.mark.parametrize(("kind", "is_plain"), KINDS, ids=str)
+def test_a_model_is_plain_where_nothing_in_it_runs_code(kind: Any, is_plain: bool) -> None:
+    """What is not known to be so is not."""
+    model: Any = create_model("Model", value=(kind | None, None))
+    assert Codec(model).is_plain == is_plain
+
+
+@pytest.mark.skipif("exclude_if" not in signature(Field).parameters, reason="pydantic before 2.12")
+def test_a_field_that_is_left_out_at_times_is_not_plain() -> None:
+    """Whether it is written is asked anew each time."""
+    options: dict[str, Any] = {"exclude_if": lambda value: TAX["now"] > 0}
+    model: Any = create_model("Model", value=(int, Field(0, **options)))
+    assert not Codec(model).is_plain
+
+
+async def test_data_that_its_model_hands_out_is_looked_at() -> None:
+    """Nobody asks the session for it, and it is changed all the same."""
+    made: list[Any] = []
+
+    class Registered(BaseModel):
+        count: int = 0
+
+        def model_post_init(self, context: Any) -> None:
+            made.append(self)
+
+    who = await visitor(Registered, lambda session: setattr(session.data, "count", 1))
+    await who.request(lambda session: setattr(made[-1], "count", 99))
+    assert await who.sees(lambda data: data.count) == 99
 
 
 def test_more_contents_than_are_remembered_are_dumped_again(
