@@ -15,6 +15,7 @@ from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.sql import SQLStore
 
 from . import peers
+from .least import least
 from .work import Basket, new_basket
 
 SECRET = "benchmarks-only-0123456789-abcdefghijklmnop"
@@ -190,6 +191,7 @@ BASELINES = (FASTAPI, BY_HAND)
 CONTENDERS = (
     *BASELINES,
     Contender("ours, Redis", ours(lambda places: RedisStore.from_url(places.redis)), True),
+    Contender("the least of this design, Redis", least, uses_redis=True),
     Contender("ours, memory", ours(lambda places: MemoryStore())),
     Contender("ours, SQLite", ours(_sqlite)),
     Contender("ours, PostgreSQL", ours(_postgres)),
