@@ -36,8 +36,8 @@ _DIGITS_AND_LETTERS = (digits + ascii_letters).encode()
 _PERSISTENT, _OWN_LIFETIME = 1, 2
 _MOST_VERBATIM = 10_000  # about 1 MB
 
-# types of pydantic's core schemas that read and write the same each time, where their parts do;
-# sets may order their items otherwise, and enums and dataclasses run code of their classes
+# The types of pydantic's core schemas that read and write the same each time where their parts do.
+# Sets may order their items otherwise, and enums and dataclasses run code of their classes.
 _PLAIN: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("any", "none", "bool", "int", "float", "decimal", "str", "bytes"), ()),
     **dict.fromkeys(("date", "time", "datetime", "timedelta", "uuid", "literal"), ()),

@@ -9,9 +9,6 @@ from typing import NoReturn
 _HANDLE_BYTES = 16
 _SECRET_BYTES = 32
 
-TOKEN_PATTERN = rb"[A-Za-z0-9_-]{64}"
-"""48 bytes in base64url: no padding, and one spelling each."""
-
 
 class Token:
     """A random handle, which finds the session, and a random secret, which opens it.
@@ -33,7 +30,7 @@ class Token:
 
     @classmethod
     def parse(cls, text: bytes) -> "Token":
-        """The token that was written as this text; it must match ``TOKEN_PATTERN``."""
+        """The token that ``text`` has written so: 48 bytes in base64url, which has one spelling."""
         raw = urlsafe_b64decode(text)
         return cls(raw[:_HANDLE_BYTES], raw[_HANDLE_BYTES:])
 
