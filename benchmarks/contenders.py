@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from redis.asyncio import Redis
 
 from fastapi_async_sessions import MemoryStore, Session, SessionProvider, SessionRoute, Store
@@ -15,10 +16,9 @@ from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.sql import SQLStore
 
 from . import peers
-from .least import least
-from .work import Basket, new_basket
+from .least import LeastProvider, LeastRoute
+from .work import SECRET, Basket, new_basket
 
-SECRET = "benchmarks-only-0123456789-abcdefghijklmnop"
 HOUR = 3600
 
 
@@ -134,46 +134,57 @@ def ours(make_store: Callable[[Places], Store]) -> Callable[[Places], FastAPI]:
 
     def make(places: Places) -> FastAPI:
         provider = SessionProvider(Basket, store=make_store(places), secret_key=SECRET)
-        app = FastAPI(openapi_url=None, lifespan=provider.lifespan)
-        app.router.route_class = SessionRoute
-        UserSession = Annotated[Session[Basket], Depends(provider)]
-
-        @app.get("/plain")
-        async def plain() -> dict[str, int]:
-            return {"count": 0}
-
-        @app.get("/read")
-        async def read(session: UserSession) -> dict[str, int]:
-            return {"count": session.data.count}
-
-        @app.post("/change")
-        async def change(session: UserSession) -> dict[str, int]:
-            session.data.count += 1
-            return {"count": session.data.count}
-
-        @app.post("/sign-in/{user}")
-        async def sign_in(user: str, session: UserSession) -> dict[str, int]:
-            session.data = Basket.model_validate(new_basket(user))
-            session.renew(subject=user)
-            return {"count": 0}
-
-        @app.post("/sign-out")
-        async def sign_out(session: UserSession) -> dict[str, int]:
-            await session.destroy()
-            return {"count": 0}
-
-        @app.post("/visit/{page}")
-        async def visit(page: str, session: UserSession) -> dict[str, int]:
-            session.data.pages[page] += 1
-            return {"count": session.data.pages[page]}
-
-        @app.get("/session")
-        async def whole(session: UserSession) -> dict[str, Any]:
-            return {"user": session.subject, "data": session.data.model_dump()}
-
-        return app
+        return _with_sessions(provider, SessionRoute)
 
     return make
+
+
+def least(places: Places) -> FastAPI:
+    """The same routes, and no promise behind them."""
+    return _with_sessions(LeastProvider(Redis.from_url(places.redis)), LeastRoute)
+
+
+def _with_sessions(
+    provider: SessionProvider[Basket] | LeastProvider, route_class: type[APIRoute]
+) -> FastAPI:
+    app = FastAPI(openapi_url=None, lifespan=provider.lifespan)
+    app.router.route_class = route_class
+    UserSession = Annotated[Session[Basket], Depends(provider)]
+
+    @app.get("/plain")
+    async def plain() -> dict[str, int]:
+        return {"count": 0}
+
+    @app.get("/read")
+    async def read(session: UserSession) -> dict[str, int]:
+        return {"count": session.data.count}
+
+    @app.post("/change")
+    async def change(session: UserSession) -> dict[str, int]:
+        session.data.count += 1
+        return {"count": session.data.count}
+
+    @app.post("/sign-in/{user}")
+    async def sign_in(user: str, session: UserSession) -> dict[str, int]:
+        session.data = Basket.model_validate(new_basket(user))
+        session.renew(subject=user)
+        return {"count": 0}
+
+    @app.post("/sign-out")
+    async def sign_out(session: UserSession) -> dict[str, int]:
+        await session.destroy()
+        return {"count": 0}
+
+    @app.post("/visit/{page}")
+    async def visit(page: str, session: UserSession) -> dict[str, int]:
+        session.data.pages[page] += 1
+        return {"count": session.data.pages[page]}
+
+    @app.get("/session")
+    async def whole(session: UserSession) -> dict[str, Any]:
+        return {"user": session.subject, "data": session.data.model_dump()}
+
+    return app
 
 
 def _sqlite(places: Places) -> Store:

@@ -33,12 +33,12 @@ from fastapi_async_sessions.stores.sql import SQLStore
 from fastapi_async_sessions.tokens import Token
 from tests.servers.redis import RedisServer
 
-from .contenders import CONTENDERS, SECRET, Places
+from .contenders import CONTENDERS, Places
 from .direct import in_process
 from .report import print_table
 from .servers import servers
 from .wire import cores, over_http, pin
-from .work import Item, Request, Run, Send
+from .work import SECRET, Item, Request, Run, Send
 
 WIDTH = 32
 SAMPLE = 16384  # more contents than a process remembers

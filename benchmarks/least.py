@@ -13,9 +13,9 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha1
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 from redis.asyncio import Redis
@@ -25,14 +25,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from fastapi_async_sessions.stores.batch import Together
 
-from .work import Basket, new_basket
+from .work import SECRET, Basket
 
-if TYPE_CHECKING:
-    from .contenders import Places
-
-SECRET = b"benchmarks-only-0123456789-abcdefghijklmnop"
 VERSION = 14  # bytes
 _COOKIES = re.compile(rb"(?:^|;)[ \t]*sid=([^;]*)").findall
+_KEY = SECRET.encode()
 _BASKET = TypeAdapter(Basket)
 _SAVE = f"""
 local done = {{}}
@@ -52,7 +49,7 @@ _SHA = sha1(_SAVE.encode(), usedforsecurity=False).hexdigest()
 
 
 class Visit:
-    """One request's session."""
+    """One request's session, as far as the routes know one."""
 
     __slots__ = ("base", "data", "has_new_token", "is_gone", "token", "user", "version")
 
@@ -76,10 +73,17 @@ class Visit:
         visit.has_new_token = visit.is_gone = False
         return visit
 
-    def sign_in(self, user: str) -> None:
-        self.user = user
+    @property
+    def subject(self) -> str | None:
+        return self.user or None
+
+    def renew(self, *, subject: str) -> None:
+        self.user = subject
         self.token, self.version = secrets.token_urlsafe(48).encode(), b""
         self.has_new_token = True
+
+    async def destroy(self) -> None:
+        self.is_gone = True
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         headers = [(b"vary", b"Cookie")]
@@ -115,16 +119,19 @@ class LeastRoute(APIRoute):
         await super().handle(scope, receive, send_with_cookie)
 
 
-class Provider:
+class LeastProvider:
     """The dependency, on Redis."""
 
     def __init__(self, redis: Redis) -> None:
-        self.redis = redis
+        self._redis = redis
 
-    async def open(self) -> None:
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         self._reads: Together[bytes, bytes | None] = Together(loop, self._read_all)
         self._saves: Together[tuple[bytes, bytes, bytes], int] = Together(loop, self._save_all)
+        yield
+        await self._redis.aclose()
 
     async def __call__(self, connection: HTTPConnection) -> Visit:
         scope = connection.scope
@@ -142,6 +149,9 @@ class Provider:
         return Visit()
 
     async def _commit(self, visit: Visit) -> None:
+        if visit.is_gone:
+            await self._redis.delete(b"least:" + visit.token)
+            return
         data = _BASKET.serializer.to_json(visit.data)
         if data == visit.base:
             return
@@ -154,70 +164,16 @@ class Provider:
         if visit.has_new_token:
             await self._reads(b"revoked:" + visit.user.encode())
 
-    async def destroy(self, visit: Visit) -> None:
-        visit.is_gone = True
-        await self.redis.delete(b"least:" + visit.token)
-
     async def _read_all(self, keys: list[bytes]) -> list[bytes | None]:
-        return list(await self.redis.execute_command("MGET", *keys))
+        return list(await self._redis.execute_command("MGET", *keys))
 
     async def _save_all(self, steps: list[tuple[bytes, bytes, bytes]]) -> list[int]:
         words = [key for key, _, _ in steps] + [word for step in steps for word in step[1:]]
         try:
-            return list(await self.redis.execute_command("EVALSHA", _SHA, len(steps), *words))
+            return list(await self._redis.execute_command("EVALSHA", _SHA, len(steps), *words))
         except NoScriptError:
-            return list(await self.redis.execute_command("EVAL", _SAVE, len(steps), *words))
+            return list(await self._redis.execute_command("EVAL", _SAVE, len(steps), *words))
 
 
 def _signature(token: bytes) -> bytes:
-    return hmac.digest(SECRET, token, "sha256").hex().encode()
-
-
-def least(places: "Places") -> FastAPI:
-    """The routes on that."""
-    provider = Provider(Redis.from_url(places.redis))
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await provider.open()
-        yield
-        await provider.redis.aclose()
-
-    app = FastAPI(openapi_url=None, lifespan=lifespan)
-    app.router.route_class = LeastRoute
-    MyVisit = Annotated[Visit, Depends(provider)]
-
-    @app.get("/plain")
-    async def plain() -> dict[str, int]:
-        return {"count": 0}
-
-    @app.get("/read")
-    async def read(visit: MyVisit) -> dict[str, int]:
-        return {"count": visit.data.count}
-
-    @app.post("/change")
-    async def change(visit: MyVisit) -> dict[str, int]:
-        visit.data.count += 1
-        return {"count": visit.data.count}
-
-    @app.post("/sign-in/{user}")
-    async def sign_in(user: str, visit: MyVisit) -> dict[str, int]:
-        visit.data = Basket.model_validate(new_basket(user))
-        visit.sign_in(user)
-        return {"count": 0}
-
-    @app.post("/sign-out")
-    async def sign_out(visit: MyVisit) -> dict[str, int]:
-        await provider.destroy(visit)
-        return {"count": 0}
-
-    @app.post("/visit/{page}")
-    async def visit_page(page: str, visit: MyVisit) -> dict[str, int]:
-        visit.data.pages[page] += 1
-        return {"count": visit.data.pages[page]}
-
-    @app.get("/session")
-    async def whole(visit: MyVisit) -> dict[str, Any]:
-        return {"user": visit.user or None, "data": visit.data.model_dump()}
-
-    return app
+    return hmac.digest(_KEY, token, "sha256").hex().encode()

@@ -8,12 +8,11 @@ from uuid import UUID, uuid4
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from redis.asyncio import Redis
 
-from .work import Basket, new_basket
+from .work import SECRET, Basket, new_basket
 
 if TYPE_CHECKING:
     from .contenders import Places
 
-SECRET = "benchmarks-only-0123456789-abcdefghijklmnop"
 HOUR = 3600
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+SECRET = "benchmarks-only-0123456789-abcdefghijklmnop"
 USERS = 256
 PAGES = 32
 
