@@ -23,7 +23,7 @@ from redis.exceptions import NoScriptError
 from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
-from fastapi_async_sessions.stores.batch import Together
+from fastapi_async_sessions.stores._batcher import Together
 
 from .work import SECRET, Basket
 

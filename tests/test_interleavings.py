@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from fastapi_async_sessions import Lifetime, MemoryStore, Session, SessionNotFound, SessionProvider
-from fastapi_async_sessions.stores import batch, redis
+from fastapi_async_sessions.stores import _batcher, redis
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
 from tests.races import (
@@ -450,7 +450,7 @@ async def test_redis_commands(
 ) -> None:
     """A call of the store is several commands: stopped before each of them."""
     no_pauses(monkeypatch)
-    monkeypatch.setattr(batch, "_PATIENCE", 0)
+    monkeypatch.setattr(_batcher, "_PATIENCE", 0)
     async with GatedRedis.from_url(redis_url) as client:
         house = House(StoreOfCommands(RedisStore(client, clock=clock), client), clock)
         for script in (redis._CREATE, redis._SAVE, redis._DELETE, redis._LIST):

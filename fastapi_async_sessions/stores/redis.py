@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 from ..errors import ConfigurationError, StoreUnavailable
 from ..lifetime import Clock, utc_now
 from ..records import Record
+from ._batcher import Together
 from .base import Store
-from .batch import Together
 
 try:
     from redis.asyncio import Redis, RedisCluster

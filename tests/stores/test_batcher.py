@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from fastapi_async_sessions.errors import StoreUnavailable
-from fastapi_async_sessions.stores.batch import Together
+from fastapi_async_sessions.stores._batcher import Together
 
 
 class Road:
@@ -162,7 +162,7 @@ async def test_the_first_ones_failure_is_its_own(road):
 
 async def test_a_message_without_an_end_is_given_up(road, monkeypatch):
     """Where the client has no timeout of its own, connections do not pile up."""
-    monkeypatch.setattr("fastapi_async_sessions.stores.batch._GIVE_UP", 0.01)
+    monkeypatch.setattr("fastapi_async_sessions.stores._batcher._GIVE_UP", 0.01)
     tasks = await road.start("a", "b")
     await road.arrive(0)
     with pytest.raises(StoreUnavailable, match="no answer in time"):
