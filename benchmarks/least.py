@@ -23,7 +23,7 @@ from redis.exceptions import NoScriptError
 from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
-from fastapi_async_sessions.stores._batcher import Together
+from fastapi_async_sessions.stores._batcher import Batcher
 
 from .work import SECRET, Basket
 
@@ -128,8 +128,8 @@ class LeastProvider:
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
-        self._reads: Together[bytes, bytes | None] = Together(loop, self._read_all)
-        self._saves: Together[tuple[bytes, bytes, bytes], int] = Together(loop, self._save_all)
+        self._reads: Batcher[bytes, bytes | None] = Batcher(loop, self._read_all)
+        self._saves: Batcher[tuple[bytes, bytes, bytes], int] = Batcher(loop, self._save_all)
         yield
         await self._redis.aclose()
 

@@ -450,7 +450,7 @@ async def test_redis_commands(
 ) -> None:
     """A call of the store is several commands: stopped before each of them."""
     no_pauses(monkeypatch)
-    monkeypatch.setattr(_batcher, "_PATIENCE", 0)
+    monkeypatch.setattr(_batcher, "_MAX_DELAY", 0)
     async with GatedRedis.from_url(redis_url) as client:
         house = House(StoreOfCommands(RedisStore(client, clock=clock), client), clock)
         for script in (redis._CREATE, redis._SAVE, redis._DELETE, redis._LIST):

@@ -1,4 +1,4 @@
-"""Requests that meet travel together."""
+"""Concurrent requests to a server are sent in batches."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,18 +9,19 @@ from ..errors import StoreUnavailable
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 
-_MOST = 100
-_PATIENCE = 0.01
-_GIVE_UP = 10
+_MAX_SIZE = 100
+_MAX_DELAY = 0.01
+_TIMEOUT = 10
 
 
-class Together(Generic[_Item, _Answer]):
-    """Makes one message of the items that come while another message is on its way.
+class Batcher(Generic[_Item, _Answer]):
+    """Sends the items that come in while a request is in flight as one batch.
 
-    An item that finds the road empty leaves at once, in its caller's own task. The next ones
-    leave together as soon as an answer is back or ``_MOST`` of them wait, and after ``_PATIENCE``
-    seconds in any case: a lost reply holds nobody up. Nothing joins a message that has left.
-    Who stops waiting stops nobody else. Belongs to one event loop.
+    When nothing is in flight, an item is sent at once, in its caller's own task. The items that
+    follow are sent together as soon as a request completes or ``_MAX_SIZE`` of them are waiting,
+    and after ``_MAX_DELAY`` seconds in any case, so that a lost reply does not hold them up. An
+    item never joins a batch that is already in flight. A cancelled caller does not affect the
+    others. A batcher belongs to one event loop.
     """
 
     def __init__(
@@ -30,66 +31,66 @@ class Together(Generic[_Item, _Answer]):
     ) -> None:
         self._loop = loop
         self._send = send
-        self._under_way = 0
+        self._in_flight = 0
         self._waiting: list[tuple[_Item, asyncio.Future[_Answer]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, item: _Item) -> _Answer:
-        """Send an item, alone or with others, and give its own answer."""
-        if self._under_way:
-            return await self._join(item)
-        self._under_way += 1
+        """Send an item, alone or in a batch, and return its own answer."""
+        if self._in_flight:
+            return await self._enqueue(item)
+        self._in_flight += 1
         try:
             (answer,) = await self._send([item])
         finally:
-            self._arrived()
+            self._completed()
         return answer
 
-    async def settle(self) -> None:
-        """Wait until nothing is on its way."""
+    async def drain(self) -> None:
+        """Wait until no batch is in flight."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _join(self, item: _Item) -> asyncio.Future[_Answer]:
+    def _enqueue(self, item: _Item) -> asyncio.Future[_Answer]:
         answer: asyncio.Future[_Answer] = self._loop.create_future()
         self._waiting.append((item, answer))
         if len(self._waiting) == 1:
-            self._timer = self._loop.call_later(_PATIENCE, self._leave)
-        elif len(self._waiting) == _MOST:
-            self._leave()
+            self._timer = self._loop.call_later(_MAX_DELAY, self._flush)
+        elif len(self._waiting) == _MAX_SIZE:
+            self._flush()
         return answer
 
-    def _leave(self) -> None:
+    def _flush(self) -> None:
         self._timer.cancel()
-        # an answer that is done already was cancelled: its caller is gone
-        group = [(item, answer) for item, answer in self._waiting if not answer.done()]
+        # an answer that is done by now was cancelled along with its caller
+        batch = [(item, answer) for item, answer in self._waiting if not answer.done()]
         self._waiting = []
-        if group:
-            self._under_way += 1
-            task = self._loop.create_task(self._carry(group))
+        if batch:
+            self._in_flight += 1
+            task = self._loop.create_task(self._send_batch(batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _carry(self, group: list[tuple[_Item, asyncio.Future[_Answer]]]) -> None:
+    async def _send_batch(self, batch: list[tuple[_Item, asyncio.Future[_Answer]]]) -> None:
         try:
-            async with asyncio.timeout(_GIVE_UP):
-                found = await self._send([item for item, _ in group])
+            async with asyncio.timeout(_TIMEOUT):
+                values = await self._send([item for item, _ in batch])
         except (StoreUnavailable, TimeoutError) as error:
             reason = getattr(error, "reason", "no answer in time")
-            for _, answer in group:
+            for _, answer in batch:
                 if not answer.done():
-                    # one exception each: a shared one would collect every caller's traceback
+                    # one exception each: a shared one would collect the tracebacks of all callers
                     answer.set_exception(StoreUnavailable(reason))
         else:
-            for (_, answer), value in zip(group, found, strict=True):
+            for (_, answer), value in zip(batch, values, strict=True):
                 if not answer.done():
                     answer.set_result(value)
         finally:
-            for _, answer in group:
+            for _, answer in batch:
                 answer.cancel()
-            self._arrived()
+            self._completed()
 
-    def _arrived(self) -> None:
-        self._under_way -= 1
+    def _completed(self) -> None:
+        self._in_flight -= 1
         if self._waiting:
-            self._leave()
+            self._flush()

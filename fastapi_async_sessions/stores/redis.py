@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from ..errors import ConfigurationError, StoreUnavailable
 from ..lifetime import Clock, utc_now
 from ..records import Record
-from ._batcher import Together
+from ._batcher import Batcher
 from .base import Store
 
 try:
@@ -299,7 +299,7 @@ class RedisStore(Store):
 
     async def aclose(self) -> None:
         """Finish what is on its way, and close the client if ``from_url`` made it."""
-        await self._link.settle()
+        await self._link.drain()
         if self._owns_client:
             await self._link.close()
 
@@ -382,11 +382,11 @@ class _Link:
         # the client's own method: in a cluster it sorts the keys by slot
         await self._ask(self._client.delete(*names))
 
-    async def settle(self) -> None:
+    async def drain(self) -> None:
         lanes = self._lanes()
-        await lanes.reads.settle()
+        await lanes.reads.drain()
         for lane in lanes.steps.values():
-            await lane.settle()
+            await lane.drain()
 
     async def close(self) -> None:
         await self._ask(self._client.aclose())
@@ -397,8 +397,8 @@ class _Link:
             self._loop = loop
             scripts = (_CREATE, _SAVE, _DELETE, _LIST)
             self._lanes_of_loop = _Lanes(
-                Together(loop, self._send_reads),
-                {script: Together(loop, partial(self._send_steps, script)) for script in scripts},
+                Batcher(loop, self._send_reads),
+                {script: Batcher(loop, partial(self._send_steps, script)) for script in scripts},
             )
         return self._lanes_of_loop
 
@@ -438,8 +438,8 @@ class _Link:
 class _Lanes(NamedTuple):
     """Reads, and steps of each script, that meet in one event loop."""
 
-    reads: Together[str, bytes | None]
-    steps: dict[_Script, Together[_Step, int | Exception]]
+    reads: Batcher[str, bytes | None]
+    steps: dict[_Script, Batcher[_Step, int | Exception]]
 
 
 def _checked(client: Redis | RedisCluster) -> Redis | RedisCluster:

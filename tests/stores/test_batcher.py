@@ -1,192 +1,192 @@
-"""Together: what meets travels together, and nobody pays for another."""
+"""Batcher: what is batched, and that the callers of a batch do not affect each other."""
 
 import asyncio
 
 import pytest
 
 from fastapi_async_sessions.errors import StoreUnavailable
-from fastapi_async_sessions.stores._batcher import Together
+from fastapi_async_sessions.stores._batcher import Batcher
 
 
-class Road:
-    """Where messages go: shows each one, and lets it arrive when the test says so."""
+class Server:
+    """Records each batch it is sent, and replies when the test says so."""
 
     def __init__(self):
-        self.messages = []
-        self.arrivals = []
-        self.left = asyncio.Event()
-        self.together = Together(asyncio.get_running_loop(), self.send)
+        self.batches = []
+        self.replies = []
+        self.was_sent_a_batch = asyncio.Event()
+        self.batcher = Batcher(asyncio.get_running_loop(), self.receive)
 
-    async def send(self, items):
-        arrival = asyncio.get_running_loop().create_future()
-        self.messages.append(items)
-        self.arrivals.append(arrival)
-        self.left.set()
-        await arrival
+    async def receive(self, items):
+        reply = asyncio.get_running_loop().create_future()
+        self.batches.append(items)
+        self.replies.append(reply)
+        self.was_sent_a_batch.set()
+        await reply
         return [f"answer to {item}" for item in items]
 
-    async def start(self, *items):
-        tasks = [asyncio.create_task(self.together(item)) for item in items]
-        await settle()
+    async def request(self, *items):
+        tasks = [asyncio.create_task(self.batcher(item)) for item in items]
+        await run_what_can_run()
         return tasks
 
-    async def arrive(self, number, error=None):
+    async def reply(self, number, error=None):
         if error is None:
-            self.arrivals[number].set_result(None)
+            self.replies[number].set_result(None)
         else:
-            self.arrivals[number].set_exception(error)
-        await settle()
+            self.replies[number].set_exception(error)
+        await run_what_can_run()
 
 
-async def settle():
-    """Let everything run that can."""
+async def run_what_can_run():
+    """Let every task run as far as it can."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 @pytest.fixture
-async def road():
-    return Road()
+async def server():
+    return Server()
 
 
-async def test_the_first_leaves_at_once_and_the_next_ones_together(road):
-    """When it is back, and in the order in which they came."""
-    tasks = await road.start("a", "b", "c")
-    assert road.messages == [["a"]]
-    await road.arrive(0)
-    assert road.messages == [["a"], ["b", "c"]]
-    await road.arrive(1)
+async def test_the_first_item_is_sent_at_once_and_the_next_ones_in_a_batch(server):
+    """The batch is sent when the first reply is back, in the order of the calls."""
+    tasks = await server.request("a", "b", "c")
+    assert server.batches == [["a"]]
+    await server.reply(0)
+    assert server.batches == [["a"], ["b", "c"]]
+    await server.reply(1)
     assert [task.result() for task in tasks] == ["answer to a", "answer to b", "answer to c"]
 
 
-async def test_nothing_joins_a_message_that_has_left(road):
-    """The same item too is sent again: its answer may be newer."""
-    await road.start("a", "b")
-    await road.arrive(0)
-    late = await road.start("b")
-    assert road.messages == [["a"], ["b"]]
-    await road.arrive(1)
-    assert road.messages == [["a"], ["b"], ["b"]]
-    await road.arrive(2)
+async def test_no_item_joins_a_batch_that_is_in_flight(server):
+    """Even an equal item is sent again: its answer may be newer."""
+    await server.request("a", "b")
+    await server.reply(0)
+    late = await server.request("b")
+    assert server.batches == [["a"], ["b"]]
+    await server.reply(1)
+    assert server.batches == [["a"], ["b"], ["b"]]
+    await server.reply(2)
     assert late[0].result() == "answer to b"
 
 
-async def test_a_lost_answer_holds_nobody_up(road):
-    """The others leave after a short while without it."""
-    tasks = await road.start("a", "b", "c")
-    road.left.clear()
+async def test_a_lost_reply_does_not_hold_up_the_next_batch(server):
+    """It is sent after a short delay all the same."""
+    tasks = await server.request("a", "b", "c")
+    server.was_sent_a_batch.clear()
     async with asyncio.timeout(2):
-        await road.left.wait()
-    assert road.messages == [["a"], ["b", "c"]]
-    await road.arrive(1)
+        await server.was_sent_a_batch.wait()
+    assert server.batches == [["a"], ["b", "c"]]
+    await server.reply(1)
     assert [task.done() for task in tasks] == [False, True, True]
-    await road.arrive(0)
+    await server.reply(0)
 
 
-async def test_a_message_has_a_largest_size(road):
-    """A crowd leaves in several."""
-    tasks = await road.start("first", *range(250))
-    assert [len(message) for message in road.messages] == [1, 100, 100]
+async def test_a_batch_has_a_maximum_size(server):
+    """A crowd is sent in several batches."""
+    tasks = await server.request("first", *range(250))
+    assert [len(batch) for batch in server.batches] == [1, 100, 100]
     for number in range(3):
-        await road.arrive(number)
-    await road.arrive(3)
-    assert [len(message) for message in road.messages] == [1, 100, 100, 50]
+        await server.reply(number)
+    await server.reply(3)
+    assert [len(batch) for batch in server.batches] == [1, 100, 100, 50]
     assert all(task.done() for task in tasks)
 
 
-async def test_who_gives_up_before_leaving_does_not_travel(road):
-    """The others do."""
-    tasks = await road.start("a", "b", "c")
+async def test_an_item_cancelled_before_its_batch_is_not_sent(server):
+    """The other items of the batch are."""
+    tasks = await server.request("a", "b", "c")
     tasks[1].cancel()
-    await road.arrive(0)
-    assert road.messages == [["a"], ["c"]]
-    await road.arrive(1)
+    await server.reply(0)
+    assert server.batches == [["a"], ["c"]]
+    await server.reply(1)
     assert tasks[2].result() == "answer to c"
 
 
-async def test_who_gives_up_on_the_way_disturbs_nobody(road):
-    """The first one ends its own message and lets the next leave; a later one leaves a message."""
-    tasks = await road.start("a", "b", "c")
+async def test_a_caller_cancelled_in_flight_does_not_affect_the_others(server):
+    """A lone request ends and the next batch is sent; a batch goes on without the caller."""
+    tasks = await server.request("a", "b", "c")
     tasks[0].cancel()
-    await settle()
-    assert road.messages == [["a"], ["b", "c"]]
+    await run_what_can_run()
+    assert server.batches == [["a"], ["b", "c"]]
     tasks[1].cancel()
-    await road.arrive(1)
+    await server.reply(1)
     assert [task.cancelled() for task in tasks] == [True, True, False]
     assert tasks[2].result() == "answer to c"
 
 
-async def test_nobody_left_to_travel_is_no_message(road):
-    """And the road is free again."""
-    tasks = await road.start("a", "b")
+async def test_a_batch_whose_callers_were_all_cancelled_is_not_sent(server):
+    """The next item is sent at once again."""
+    tasks = await server.request("a", "b")
     tasks[1].cancel()
-    await road.arrive(0)
-    assert road.messages == [["a"]]
-    await road.start("c")
-    assert road.messages == [["a"], ["c"]]
-    await road.arrive(1)
+    await server.reply(0)
+    assert server.batches == [["a"]]
+    await server.request("c")
+    assert server.batches == [["a"], ["c"]]
+    await server.reply(1)
 
 
-async def test_a_failure_reaches_those_who_travelled_and_no_one_else(road):
-    """Each gets an exception of its own, and the next message leaves."""
-    tasks = await road.start("a", "b", "c")
-    await road.arrive(0)
-    later = await road.start("d")
-    await road.arrive(1, StoreUnavailable("down"))
+async def test_a_failure_reaches_the_callers_of_its_batch_and_no_others(server):
+    """Each gets an exception of its own, and the next batch is sent."""
+    tasks = await server.request("a", "b", "c")
+    await server.reply(0)
+    later = await server.request("d")
+    await server.reply(1, StoreUnavailable("down"))
     errors = [task.exception() for task in tasks[1:]]
     assert [error.reason for error in errors] == ["down", "down"]
     assert errors[0] is not errors[1]
     assert [(error.__cause__, error.__context__) for error in errors] == [(None, None)] * 2
-    await road.arrive(2)
+    await server.reply(2)
     assert later[0].result() == "answer to d"
 
 
-async def test_a_failure_does_not_reach_who_has_given_up(road):
-    """And nobody is told about an exception that nobody takes."""
-    tasks = await road.start("a", "b", "c")
-    await road.arrive(0)
+async def test_a_failure_does_not_reach_a_cancelled_caller(server):
+    """No exception is left that nobody retrieves."""
+    tasks = await server.request("a", "b", "c")
+    await server.reply(0)
     tasks[1].cancel()
-    await road.arrive(1, StoreUnavailable("down"))
+    await server.reply(1, StoreUnavailable("down"))
     assert tasks[1].cancelled()
     assert isinstance(tasks[2].exception(), StoreUnavailable)
 
 
-async def test_the_first_ones_failure_is_its_own(road):
-    """The next message leaves."""
-    tasks = await road.start("a", "b")
-    await road.arrive(0, StoreUnavailable("down"))
-    await road.arrive(1)
+async def test_a_failure_of_the_first_item_is_its_own(server):
+    """The next batch is sent."""
+    tasks = await server.request("a", "b")
+    await server.reply(0, StoreUnavailable("down"))
+    await server.reply(1)
     assert isinstance(tasks[0].exception(), StoreUnavailable)
     assert tasks[1].result() == "answer to b"
 
 
-async def test_a_message_without_an_end_is_given_up(road, monkeypatch):
-    """Where the client has no timeout of its own, connections do not pile up."""
-    monkeypatch.setattr("fastapi_async_sessions.stores._batcher._GIVE_UP", 0.01)
-    tasks = await road.start("a", "b")
-    await road.arrive(0)
+async def test_a_batch_without_a_reply_times_out(server, monkeypatch):
+    """Connections do not pile up, even if the client has no timeout of its own."""
+    monkeypatch.setattr("fastapi_async_sessions.stores._batcher._TIMEOUT", 0.01)
+    tasks = await server.request("a", "b")
+    await server.reply(0)
     with pytest.raises(StoreUnavailable, match="no answer in time"):
         await tasks[1]
-    assert road.arrivals[1].cancelled()
+    assert server.replies[1].cancelled()
 
 
-async def test_settling_waits_for_what_is_on_its_way(road):
+async def test_draining_waits_for_the_batches_in_flight(server):
     """As when a store closes."""
-    await road.start("a", "b")
-    await road.arrive(0)
-    settling = asyncio.create_task(road.together.settle())
-    await settle()
-    assert not settling.done()
-    await road.arrive(1)
-    assert settling.done()
-    await road.together.settle()
+    await server.request("a", "b")
+    await server.reply(0)
+    draining = asyncio.create_task(server.batcher.drain())
+    await run_what_can_run()
+    assert not draining.done()
+    await server.reply(1)
+    assert draining.done()
+    await server.batcher.drain()
 
 
-async def test_nobody_is_left_waiting_when_the_loop_ends(road):
-    """As asyncio.run() does, which cancels what still runs."""
-    tasks = await road.start("a", "b", "c")
-    await road.arrive(0)
+async def test_no_caller_is_left_waiting_when_the_loop_ends(server):
+    """asyncio.run() cancels the tasks that are still running, and so does this test."""
+    tasks = await server.request("a", "b", "c")
+    await server.reply(0)
     for task in asyncio.all_tasks() - {asyncio.current_task(), *tasks}:
         task.cancel()
-    await settle()
+    await run_what_can_run()
     assert [task.cancelled() for task in tasks] == [False, True, True]
