@@ -1,19 +1,19 @@
-"""What travels between a session and its store."""
+"""The record, which a session is to its store."""
 
 import secrets
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A stored session, as a store sees it.
+    """A stored session, as its store sees it.
 
     Attributes:
         body: Opaque bytes, at most 1 MiB.
-        version: Another one for each write; at most 64 characters of ``[A-Za-z0-9_.-]``.
+        version: Differs with every write; at most 64 characters of ``[A-Za-z0-9_.-]``.
         subject: Whose session it is, for ``Store.find``; at most 400 characters.
-        expires_at: Aware, UTC; from then on the record is not there.
+        expires_at: An aware datetime in UTC, from which on the record no longer exists.
     """
 
     body: bytes = field(repr=False)
@@ -22,19 +22,36 @@ class Record:
     expires_at: datetime
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_microseconds(moment: datetime) -> int:
+    """Return the microseconds from 1970, UTC, to an aware datetime; exact, unlike a float."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(count: int) -> datetime:
+    """Return the moment, in UTC, that ``to_microseconds`` made this number of.
+
+    Raises:
+        OverflowError: ``datetime`` cannot express the moment.
+    """
+    return _EPOCH + timedelta(microseconds=count)
+
+
 _GENERATIONS = 4
 
 
 def new_version(replaces: str = "") -> str:
-    """A version for one write: its own random name, and the names of the three writes before it.
+    """Return the version of a write: its own random name, then those of the three writes before.
 
-    The names before it answer a question that a lost reply raises: was my write done, although
-    another one has followed?
+    When a reply is lost, they tell whether a write was done even if others have followed it.
     """
     name = secrets.token_bytes(7).hex()
     return ".".join([name, *replaces.split(".")[: _GENERATIONS - 1]]) if replaces else name
 
 
 def includes_write(version: str, write: str) -> bool:
-    """Whether a record of this version holds the write of that version, itself or underneath."""
+    """Tell whether the record of this version holds that write, itself or beneath later ones."""
     return write.partition(".")[0] in version.split(".")

@@ -1,72 +1,77 @@
-"""The contract of a store."""
+"""The contract of a store, and what every store needs to keep it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, SessionError
 from ..records import Record
 
 
 class Store(ABC):
-    """Keeps records under keys. Subclass it, write the four verbs, inherit ``StoreContract``.
+    """Keeps records under keys: subclass it, write the four verbs, inherit ``StoreContract``.
 
-    Keys are 64 lower-case hexadecimal digits. Each verb is one atomic step, whatever else runs at
-    the same time, here or in another process. A record whose ``expires_at`` has come is not
-    there, for any verb. Each raises ``StoreUnavailable`` when it can't tell what happened.
+    Keys are 64 lower-case hexadecimal digits. Every verb is one atomic step, whatever runs at the
+    same time in this process or another. From its ``expires_at`` on, a record does not exist for
+    any verb. Every verb raises ``StoreUnavailable`` when it cannot tell what happened;
+    ``translate_errors`` keeps the driver's own error out of it.
     """
 
     @abstractmethod
     async def create(self, key: str, record: Record) -> bool:
         """Store a record under a key that has none.
 
-        False: the key exists, and what is there stays. True also when this very write is there
-        already (the same version): drivers send again when a reply was lost.
+        False: the key exists and its record is unchanged. True also when this very write, told by
+        its version, has been done already: drivers send a write again when a reply was lost.
         """
 
     @abstractmethod
     async def load(self, key: str) -> Record | None:
-        """The record as it was stored. None: missing or expired."""
+        """Return the record as it was stored, or None when it is missing or expired."""
 
     @abstractmethod
     async def save(self, key: str, record: Record, *, replaces: str) -> bool:
-        """Store a record over the one with the version ``replaces``, and over no other.
+        """Store a record over the one whose version is ``replaces``, and over no other.
 
-        False: it is gone, expired or of another version, and nothing was written; a record that
-        was deleted or has expired never comes back. True also when this very write is there
+        False: the record is gone, expired or has another version, and nothing was written. A
+        deleted or expired record never comes back. True also when this very write has been done
         already.
         """
 
     @abstractmethod
     async def delete(self, key: str) -> bool:
-        """Remove a record. False: nothing was there."""
+        """Remove a record. False: there was none."""
 
     async def find(self, subject: str) -> list[tuple[str, Record]]:
-        """The live records of a subject with their keys, the one that expires last first."""
+        """Return the live records of a subject with their keys, the last to expire first."""
         raise ConfigurationError(
             f"{type(self).__name__} does not list sessions: write find(subject) to use "
             "sessions() and revoke_all()"
         )
 
     async def purge(self) -> int:
-        """Remove what has expired, and say how many; 0 where the store does it by itself."""
+        """Remove expired records and return their number; 0 where the server removes them."""
         return 0
 
     async def clear(self) -> None:
         """Remove every record of this store, and nothing else."""
-        raise ConfigurationError(f"{type(self).__name__} does not clear: write clear() to use it")
+        raise ConfigurationError(
+            f"{type(self).__name__} cannot be cleared: write clear() to use it"
+        )
 
     async def open(self) -> None:
-        """Get ready; called once before the first request where ``lifespan`` is used."""
+        """Prepare for use; ``lifespan`` calls it once, before the first request."""
 
     async def aclose(self) -> None:
-        """Let go of what ``open`` and the verbs took."""
+        """Release the connections and other resources that the store holds."""
 
     def claim(self, name: str) -> None:
-        """Note that a provider of this name keeps its sessions here.
+        """Register the name of a provider that keeps its sessions here.
 
         Raises:
-            ConfigurationError: another provider of that name does so already; each would
-                overwrite the other's cookie.
+            ConfigurationError: the name is taken by another provider; each would overwrite the
+                other's cookie.
         """
         attributes: dict[str, Any] = vars(self)
         names: set[str] = attributes.setdefault("_claimed", set())
@@ -76,3 +81,48 @@ class Store(ABC):
                 f'give one of them another name, as in SessionProvider(..., name="{name}-2")'
             )
         names.add(name)
+
+
+class translate_errors:
+    """Raises an error of this library in place of a driver's, with no reference to the driver's.
+
+        with translate_errors(lambda error: StoreUnavailable(type(error).__name__)):
+            return await client.get(key)
+
+    The message and the frames of a driver's error may hold addresses, passwords and records, and
+    error trackers report both. ``raise ... from None`` only hides it: it is still the new error's
+    ``__context__``. Here ``__cause__`` and ``__context__`` are None.
+
+    Errors of this library and cancellation pass unchanged. An instance keeps no state: make it
+    once and use it for any number of blocks at the same time.
+
+    Args:
+        translate: Makes the error to raise from the one that was caught. Its message should name
+            the type or code of that error and leave out its text.
+        catch: The errors to translate, by default every ``Exception``.
+    """
+
+    def __init__(
+        self, translate: Callable[[Exception], SessionError], *catch: type[Exception]
+    ) -> None:
+        self._translate = translate
+        self._catch = catch or (Exception,)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, self._catch) or isinstance(error, SessionError):
+            return
+        translated = self._translate(error)
+        del error, traceback  # the traceback of the new error leads to this frame
+        try:
+            raise translated
+        finally:
+            # Python sets the context when an error is raised, so it is cleared afterwards
+            translated.__context__ = None
