@@ -9,7 +9,8 @@ import pytest
 from pydantic import BaseModel
 
 from fastapi_async_sessions import Lifetime, MemoryStore, Session, SessionNotFound, SessionProvider
-from fastapi_async_sessions.stores import _batcher, redis
+from fastapi_async_sessions.stores import _batcher
+from fastapi_async_sessions.stores._scripts import ADD_TO_INDEX, CREATE, DELETE, SAVE
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
 from tests.races import (
@@ -453,6 +454,6 @@ async def test_redis_commands(
     monkeypatch.setattr(_batcher, "_MAX_DELAY", 0)
     async with GatedRedis.from_url(redis_url) as client:
         house = House(StoreOfCommands(RedisStore(client, clock=clock), client), clock)
-        for script in (redis._CREATE, redis._SAVE, redis._DELETE, redis._LIST):
+        for script in (CREATE, SAVE, DELETE, ADD_TO_INDEX):
             await client.script_load(script.text)
         assert await house.play(scenario, prunes=False) > 9

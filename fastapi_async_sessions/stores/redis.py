@@ -4,18 +4,28 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Awaitable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
-from hashlib import sha1, sha256
+from hashlib import sha256
 from itertools import chain
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from ..errors import ConfigurationError, StoreUnavailable
 from ..lifetime import Clock, utc_now
-from ..records import Record
+from ..records import Record, from_microseconds, to_microseconds
 from ._batcher import Batcher
-from .base import Store
+from ._scripts import (
+    ADD_TO_INDEX,
+    CREATE,
+    DELETE,
+    REFUSED,
+    SAVE,
+    SAVED_NEW_HEAD,
+    Operation,
+    Script,
+)
+from .base import Store, translate_errors
 
 try:
     from redis.asyncio import Redis, RedisCluster
@@ -30,162 +40,19 @@ except ImportError:
 
 logger = logging.getLogger("fastapi_async_sessions")
 
-_T = TypeVar("_T")
-_Step = tuple[str, str, str, str | bytes]
-
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _MILLISECOND = timedelta(milliseconds=1)
-_AT_ONCE = 50
-
-
-class _Script:
-    """Does a step in Lua for each of several keys; each answer is a number or the step's error.
-
-    A step has two keys, which are one where there is no list, and two arguments. What one step
-    meets, a key of another type, touches no other.
-    """
-
-    def __init__(self, *parts: str) -> None:
-        self.text = "".join([*parts, _EACH_STEP])
-        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-
-_EACH_STEP = r"""
-local answers = {}
-for i = 1, #KEYS, 2 do
-  local is_done, answer = pcall(step, KEYS[i], KEYS[i + 1], ARGV[i], ARGV[i + 1])
-  if not is_done and type(answer) ~= 'table' then
-    answer = redis.error_reply(answer)
-  end
-  answers[#answers + 1] = answer
-end
-return answers
-"""
-
-# An index entry outlives its score by a day: a record may live a little longer than its entry
-# says, when a process died between the two writes.
-_INDEX_GRACE = 24 * 60 * 60 * 1000
-_INDEX = f"""
-local function index(list, member, ends, now)
-  redis.call('ZADD', list, ends, member)
-  redis.call('ZREMRANGEBYSCORE', list, '-inf', now - {_INDEX_GRACE})
-  local last = redis.call('ZREVRANGE', list, 0, 0, 'WITHSCORES')
-  if last[2] then
-    redis.call('PEXPIRE', list, tonumber(last[2]) - now + {_INDEX_GRACE})
-  end
-end
-"""
-
-# A value is "<version>\n<head><body>", and a head "<expires_at> <length of subject>\n<subject>".
-_LIVE_VERSION = r"""
-local function live_version(stored, now)
-  if not stored then
-    return nil
-  end
-  local version, expires_at = string.match(stored, '^([^\n]*)\n(%d+) ')
-  if expires_at and tonumber(expires_at) > tonumber(now) then
-    return version
-  end
-end
-"""
-
-# the record first, for a list may not promise what is not there
-_WRITE = r"""
-local function enlist(key, list, now, value)
-  if list ~= key then
-    local expires_at = string.match(value, '\n(%d+)')
-    index(list, string.sub(key, -64), string.sub(expires_at, 1, -4), string.sub(now, 1, -4))
-  end
-end
-
-local function write(key, list, now, lifetime, value)
-  redis.call('SET', key, value, 'PX', lifetime)
-  enlist(key, list, now, value)
-end
-"""
-
-_CREATE = _Script(
-    _INDEX,
-    _LIVE_VERSION,
-    _WRITE,
-    r"""
-local function step(key, list, order, value)
-  local now, lifetime = string.match(order, '^(%d+) (%d+)')
-  local version = live_version(redis.call('GET', key), now)
-  if version == string.match(value, '^[^\n]*') then
-    enlist(key, list, now, value)
-    return 1
-  end
-  if version then
-    return 0
-  end
-  write(key, list, now, lifetime, value)
-  return 1
-end
-""",
-)
-
-_REFUSED, _NEW_HEAD = 0, 2
-_SAVE = _Script(
-    _INDEX,
-    _LIVE_VERSION,
-    _WRITE,
-    r"""
-local function step(key, list, order, value)
-  local now, lifetime, head_size, replaces = string.match(order, '^(%d+) (%d+) (%d+) (.*)$')
-  local stored = redis.call('GET', key)
-  local version, own_version = live_version(stored, now), string.match(value, '^[^\n]*')
-  if version == own_version then
-    enlist(key, list, now, value)
-    return 2
-  end
-  if version ~= replaces then
-    return 0
-  end
-  local old_head = string.sub(stored, #version + 2, #version + 1 + head_size)
-  local head = string.sub(value, #own_version + 2, #own_version + 1 + head_size)
-  local is_new = head ~= old_head
-  write(key, is_new and list or key, now, lifetime, value)
-  return is_new and 2 or 1
-end
-""",
-)
-
-_DELETE = _Script(
-    _LIVE_VERSION,
-    r"""
-local function step(key, _, now)
-  local stored = redis.call('GET', key)
-  if stored then
-    redis.call('DEL', key)
-  end
-  return live_version(stored, now) and 1 or 0
-end
-""",
-)
-
-_LIST = _Script(
-    _INDEX,
-    r"""
-local function step(list, _, member, times)
-  local ends, now = string.match(times, '^(%d+) (%d+)$')
-  index(list, member, ends, now)
-  return 1
-end
-""",
-)
+_CHUNK = 50
 
 
 class RedisStore(Store):
-    """For many processes: keeps sessions where a redis-py asyncio client leads.
+    """For many processes: keeps sessions in the server of a redis-py asyncio client.
 
-    The client is a ``Redis``, the ``master_for()`` of a ``Sentinel`` or a ``RedisCluster``; who
-    made it closes it. Keys begin with ``prefix``. Redis forgets expired sessions by itself. Run it
-    with ``maxmemory-policy noeviction``: another one forgets live sessions too when memory is
-    short, or the list of a user's sessions. A failover may lose the last writes, a logout too:
-    ``min-replicas-to-write`` keeps a master that was left behind from taking more of them.
+    The client is a ``Redis``, the ``master_for()`` of a ``Sentinel`` or a ``RedisCluster``; close
+    it yourself. Keys begin with ``prefix``. Redis removes expired sessions by itself. Run it with
+    ``maxmemory-policy noeviction``: under any other policy a server that is short of memory evicts
+    live sessions, or the index of a user's sessions. A failover may lose the last writes, including
+    a logout: ``min-replicas-to-write`` limits how many more of them an isolated master accepts.
 
     Raises:
         ConfigurationError: the client is none of these or decodes responses, or the prefix has
@@ -199,7 +66,7 @@ class RedisStore(Store):
             raise ConfigurationError(
                 "RedisStore(prefix=...) takes 1 to 64 characters of A-Z a-z 0-9 _ . -"
             )
-        self._link = _Link(_checked(client))
+        self._client = _BatchingClient(_checked(client))
         self._owns_client = False
         self._prefix = prefix
         self._clock = clock
@@ -208,100 +75,88 @@ class RedisStore(Store):
     def from_url(
         cls, url: str, *, prefix: str = "sessions", clock: Clock = utc_now, **options: Any
     ) -> "RedisStore":
-        """A store with a client of its own, for ``redis://``, ``rediss://`` or ``unix://``.
+        """Make a store with a client of its own, for ``redis://``, ``rediss://`` or ``unix://``.
 
-        ``options`` go to ``redis.asyncio.Redis.from_url``. Unless they say otherwise, a connection
-        must be made within one second and an answer be there within two, and a command that meets
-        a lost connection is sent once more.
+        ``options`` are passed on to ``redis.asyncio.Redis.from_url``. By default, connecting may
+        take one second and a reply two, and a command is sent once more when its connection was
+        lost.
         """
         defaults: dict[str, Any] = {"socket_connect_timeout": 1.0, "socket_timeout": 2.0}
         if not {"retry", "retry_on_error"} & options.keys():
-            # redis-py 5 wants the errors named a second time to retry a command
+            # redis-py 5 retries a command only after errors that are named here as well
             errors = (RedisConnectionError,)
             defaults |= {"retry": Retry(NoBackoff(), 1, errors), "retry_on_error": [*errors]}
         untyped: Any = Redis
-        try:
+        with translate_errors(_wrong_address, TypeError, ValueError, RedisError):
             client = untyped.from_url(url, **(defaults | options))
-            # else a wrong option would show with the first request
+            # otherwise a wrong option would only fail with the first request
             client.connection_pool.make_connection()
-        except (TypeError, ValueError, RedisError) as error:
-            reason = type(error).__name__
-        else:
-            store = cls(client, prefix=prefix, clock=clock)
-            store._owns_client = True
-            return store
-        # the driver's text is left out: it may quote the URL with its password
-        raise ConfigurationError(
-            "RedisStore.from_url takes a redis://, rediss:// or unix:// URL and options of "
-            f"redis.asyncio.Redis.from_url ({reason})"
-        )
+        store = cls(client, prefix=prefix, clock=clock)
+        store._owns_client = True
+        return store
 
     def __repr__(self) -> str:
         return f"RedisStore(prefix={self._prefix!r})"
 
     async def create(self, key: str, record: Record) -> bool:
-        created = await self._link.run(_CREATE, *self._step(key, record))
-        if created and self._link.is_cluster:
-            await self._list(key, record)
+        created = await self._client.run(CREATE, *self._operation(key, record))
+        if created and self._client.is_cluster:
+            await self._add_to_index(key, record)
         return bool(created)
 
     async def load(self, key: str) -> Record | None:
-        value = await self._link.get(self._name(key))
+        value = await self._client.get(self._name(key))
         if value is None:
             return None
         try:
             record = _decode(value)
         except (ValueError, OverflowError):
-            logger.warning("what Redis keeps for session %s is no record: taken as missing", key)
+            logger.warning("Redis holds no valid record for session %s: treated as missing", key)
             return None
         return record if record.expires_at > self._clock() else None
 
     async def save(self, key: str, record: Record, *, replaces: str) -> bool:
-        saved = await self._link.run(_SAVE, *self._step(key, record, replaces))
-        if saved == _NEW_HEAD and self._link.is_cluster:
-            await self._list(key, record)
-        return saved != _REFUSED
+        saved = await self._client.run(SAVE, *self._operation(key, record, replaces))
+        if saved == SAVED_NEW_HEAD and self._client.is_cluster:
+            await self._add_to_index(key, record)
+        return saved != REFUSED
 
     async def delete(self, key: str) -> bool:
-        name, now = self._name(key), str(_microseconds(self._clock()))
-        return bool(await self._link.run(_DELETE, name, name, now, ""))
+        name, now = self._name(key), str(to_microseconds(self._clock()))
+        return bool(await self._client.run(DELETE, name, name, now, ""))
 
     async def find(self, subject: str) -> list[tuple[str, Record]]:
         index = self._index(subject)
-        keys = [member.decode() for member in await self._link.command("ZRANGE", index, 0, -1)]
-        found: list[tuple[str, Record]] = []
-        dead: list[str] = []
-        for key, record in zip(keys, await self._load_all(keys), strict=True):
-            if record is not None and record.subject == subject:
-                found.append((key, record))
-            else:
-                dead.append(key)
-        if dead:
-            await self._link.command("ZREM", index, *dead)
-            # who signed in meanwhile listed itself before that: its record is there by now
-            for key, record in zip(dead, await self._load_all(dead), strict=True):
-                if record is not None and record.subject == subject:
-                    await self._list(key, record)
-                    found.append((key, record))
-        return sorted(found, key=lambda item: item[1].expires_at, reverse=True)
+        keys = [member.decode() for member in await self._client.command("ZRANGE", index, 0, -1)]
+        found = await self._load_all(keys, subject)
+        stale = [key for key in keys if key not in found]
+        if stale:
+            await self._client.command("ZREM", index, *stale)
+            # A session that was given this subject since we loaded it may just have lost its new
+            # entry. Records are written before entries, so its record can be loaded by now.
+            returned = await self._load_all(stale, subject)
+            for key, record in returned.items():
+                await self._add_to_index(key, record)
+            found |= returned
+        return sorted(found.items(), key=lambda item: item[1].expires_at, reverse=True)
 
     async def clear(self) -> None:
         ours = re.compile(rf"{re.escape(self._prefix)}:(subject:)?[0-9a-f]{{64}}".encode())
-        names = [n for n in await self._link.scan(f"{self._prefix}:*") if ours.fullmatch(n)]
-        for start in range(0, len(names), _AT_ONCE):
-            await self._link.remove(names[start : start + _AT_ONCE])
+        names = [n for n in await self._client.scan(f"{self._prefix}:*") if ours.fullmatch(n)]
+        for start in range(0, len(names), _CHUNK):
+            await self._client.delete(names[start : start + _CHUNK])
 
     async def open(self) -> None:
-        """Ask what every request will ask: a wrong address, user or ACL shows now."""
-        nobody = "0" * 64
-        await self.load(nobody)
-        await self.delete(nobody)
+        """Send the commands of a request, so that a wrong address, user or ACL is found now."""
+        unused = "0" * 64
+        await self.load(unused)
+        await self.delete(unused)
 
     async def aclose(self) -> None:
-        """Finish what is on its way, and close the client if ``from_url`` made it."""
-        await self._link.drain()
+        """Wait for the commands in flight, and close the client if ``from_url`` made it."""
+        await self._client.drain()
         if self._owns_client:
-            await self._link.close()
+            await self._client.close()
 
     def _name(self, key: str) -> str:
         return f"{self._prefix}:{key}"
@@ -309,137 +164,135 @@ class RedisStore(Store):
     def _index(self, subject: str) -> str:
         return f"{self._prefix}:subject:{sha256(subject.encode()).hexdigest()}"
 
-    def _step(self, key: str, record: Record, replaces: str = "") -> _Step:
+    def _operation(self, key: str, record: Record, replaces: str = "") -> Operation:
         name, now, head = self._name(key), self._clock(), _head(record)
-        list_name = name
-        if record.subject is not None and not self._link.is_cluster:
-            # in a cluster it is in another slot, where the script does not reach
-            list_name = self._index(record.subject)
-        # Redis refuses a lifetime of 0: what has expired already is gone within a millisecond
+        index = name
+        if record.subject is not None and not self._client.is_cluster:
+            # in a cluster the index is in another slot, which the script cannot reach
+            index = self._index(record.subject)
+        # Redis refuses a lifetime of 0: a record that has expired already lasts for a millisecond
         lifetime = max(1, -((now - record.expires_at) // _MILLISECOND))
-        order = f"{_microseconds(now)} {lifetime} {len(head)} {replaces}"
-        return name, list_name, order, b"%b\n%b%b" % (record.version.encode(), head, record.body)
+        condition = f"{to_microseconds(now)} {lifetime} {len(head)} {replaces}"
+        return name, index, condition, b"%b\n%b%b" % (record.version.encode(), head, record.body)
 
-    async def _list(self, key: str, record: Record) -> None:
-        """Put a session on its subject's list; after the record, for a list may not promise."""
+    async def _add_to_index(self, key: str, record: Record) -> None:
+        """Add a session to the index of its subject, once its record has been written."""
         if record.subject is None:
             return
-        ends, now = ((time - _EPOCH) // _MILLISECOND for time in (record.expires_at, self._clock()))
+        moments = (record.expires_at, self._clock())
+        expires_at, now = (to_microseconds(moment) // 1000 for moment in moments)
         index = self._index(record.subject)
-        await self._link.run(_LIST, index, index, key, f"{ends} {now}")
+        await self._client.run(ADD_TO_INDEX, index, index, key, f"{expires_at} {now}")
 
-    async def _load_all(self, keys: Sequence[str]) -> list[Record | None]:
-        records: list[Record | None] = []
-        for start in range(0, len(keys), _AT_ONCE):
-            loads = (self.load(key) for key in keys[start : start + _AT_ONCE])
-            records += await asyncio.gather(*loads)
-        return records
+    async def _load_all(self, keys: Sequence[str], subject: str) -> dict[str, Record]:
+        """Return those sessions that are live and belong to the subject."""
+        found: dict[str, Record] = {}
+        for start in range(0, len(keys), _CHUNK):
+            chunk = keys[start : start + _CHUNK]
+            loaded = zip(chunk, await asyncio.gather(*map(self.load, chunk)), strict=True)
+            found |= {key: record for key, record in loaded if record and record.subject == subject}
+        return found
 
 
-class _Link:
-    """The way to Redis and back: commands, which of them travel together, and what goes wrong."""
+class _BatchingClient:
+    """A redis-py client that batches what can be batched and raises ``StoreUnavailable``."""
 
     def __init__(self, client: Redis | RedisCluster) -> None:
-        # redis-py types its answers as sync or async at once: checked above, Any from here on
-        self._client: Any = client
-        # in a cluster few requests go the same way, and a lost node would take others along
+        # redis-py types its replies as sync or async at once: checked above, Any from here on
+        self._redis: Any = client
+        # A cluster gets no batches: few of their keys would be on the same node, and one lost node
+        # would fail the others too.
         self.is_cluster = isinstance(client, RedisCluster)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def get(self, name: str) -> bytes | None:
         if not self.is_cluster:
-            return await self._lanes().reads(name)
-        (value,) = await self._send_reads([name])
+            return await self._batchers().reads(name)
+        (value,) = await self._read([name])
         return value
 
-    async def run(self, script: _Script, *step: *_Step) -> int:
-        """Do a script's step for one key."""
+    async def run(self, script: Script, *operation: *Operation) -> int:
+        """Run one operation of a script and return its answer."""
         if not self.is_cluster:
-            answer = await self._lanes().steps[script](step)
+            answer = await self._batchers().scripts[script](operation)
         else:
-            (answer,) = await self._send_steps(script, [step])
+            (answer,) = await self._run_all(script, [operation])
         if isinstance(answer, Exception):
-            await self._look_for_master(answer)
-            raise StoreUnavailable(_reason(answer))
+            await self._leave_demoted_master(answer)
+            raise _unavailable(answer)
         return answer
 
-    async def _look_for_master(self, error: Exception) -> None:
-        # Scripts hide READONLY from redis-py, which would go on with a master that is one no more.
-        # The next connection asks the sentinels, or the name server.
-        if not self.is_cluster and _DEMOTED.search(_text(error)):
-            await self._ask(self._client.connection_pool.disconnect(inuse_connections=False))
-
     async def command(self, *words: Any) -> Any:
-        return await self._ask(self._client.execute_command(*words))
+        with _translated:
+            return await self._redis.execute_command(*words)
 
     async def scan(self, pattern: str) -> list[bytes]:
-        async def scan() -> list[bytes]:
-            return [name async for name in self._client.scan_iter(match=pattern, count=1000)]
+        with _translated:
+            return [name async for name in self._redis.scan_iter(match=pattern, count=1000)]
 
-        return await self._ask(scan())
-
-    async def remove(self, names: Sequence[bytes]) -> None:
-        # the client's own method: in a cluster it sorts the keys by slot
-        await self._ask(self._client.delete(*names))
+    async def delete(self, names: Sequence[bytes]) -> None:
+        with _translated:
+            # the client's own method: in a cluster it sorts the keys by slot
+            await self._redis.delete(*names)
 
     async def drain(self) -> None:
-        lanes = self._lanes()
-        await lanes.reads.drain()
-        for lane in lanes.steps.values():
-            await lane.drain()
+        batchers = self._batchers()
+        await batchers.reads.drain()
+        for batcher in batchers.scripts.values():
+            await batcher.drain()
 
     async def close(self) -> None:
-        await self._ask(self._client.aclose())
+        with _translated:
+            await self._redis.aclose()
 
-    def _lanes(self) -> "_Lanes":
+    def _batchers(self) -> "_Batchers":
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop = loop
-            scripts = (_CREATE, _SAVE, _DELETE, _LIST)
-            self._lanes_of_loop = _Lanes(
-                Batcher(loop, self._send_reads),
-                {script: Batcher(loop, partial(self._send_steps, script)) for script in scripts},
+            scripts = (CREATE, SAVE, DELETE, ADD_TO_INDEX)
+            self._batchers_of_loop = _Batchers(
+                Batcher(loop, self._read),
+                {script: Batcher(loop, partial(self._run_all, script)) for script in scripts},
             )
-        return self._lanes_of_loop
+        return self._batchers_of_loop
 
-    async def _send_reads(self, names: list[str]) -> list[bytes | None]:
+    async def _read(self, names: list[str]) -> list[bytes | None]:
         unique = list(dict.fromkeys(names))
-        found = dict(zip(unique, await self.command("MGET", *unique), strict=True))
-        return [found[name] for name in names]
+        values = dict(zip(unique, await self.command("MGET", *unique), strict=True))
+        return [values[name] for name in names]
 
-    async def _send_steps(self, script: _Script, steps: list[_Step]) -> list[int | Exception]:
-        return await self._ask(self._answers(script, steps))
+    async def _run_all(self, script: Script, operations: list[Operation]) -> list[int | Exception]:
+        keys = chain.from_iterable(operation[:2] for operation in operations)
+        arguments = chain.from_iterable(operation[2:] for operation in operations)
+        words = (2 * len(operations), *keys, *arguments)
+        with _translated:
+            try:
+                return await self._evaluate(script, words)
+            except ResponseError as error:
+                # refused as a whole
+                return [error for _ in operations]
 
-    async def _answers(self, script: _Script, steps: list[_Step]) -> list[int | Exception]:
-        keys = chain.from_iterable(step[:2] for step in steps)
-        arguments = chain.from_iterable(step[2:] for step in steps)
-        words = (2 * len(steps), *keys, *arguments)
+    async def _evaluate(self, script: Script, words: tuple[Any, ...]) -> list[int | Exception]:
         answers: list[int | Exception]
         try:
-            try:
-                answers = await self._client.execute_command("EVALSHA", script.sha, *words)
-            except NoScriptError:
-                answers = await self._client.execute_command("EVAL", script.text, *words)
-        except ResponseError as error:
-            answers = [error for _ in steps]
+            answers = await self._redis.execute_command("EVALSHA", script.sha, *words)
+        except NoScriptError:
+            answers = await self._redis.execute_command("EVAL", script.text, *words)
         return answers
 
-    async def _ask(self, answer: Awaitable[_T]) -> _T:
-        """Await the driver; what it raises leaves as ``StoreUnavailable``, without its words."""
-        try:
-            return await answer
-        except Exception as error:
-            # all of them: in a failover drivers raise AttributeErrors and KeyErrors too
-            reason = _reason(error)
-        # out here it has no context: the driver's text and frames may hold passwords and records
-        raise StoreUnavailable(reason)
+    async def _leave_demoted_master(self, error: Exception) -> None:
+        # A script hides READONLY from redis-py, which would go on using a master that has been
+        # demoted. New connections ask the sentinels, or the name server.
+        if not self.is_cluster and _DEMOTED.search(_text(error)):
+            with _translated:
+                await self._redis.connection_pool.disconnect(inuse_connections=False)
 
 
-class _Lanes(NamedTuple):
-    """Reads, and steps of each script, that meet in one event loop."""
+class _Batchers(NamedTuple):
+    """The batchers of one event loop: one for reads, and one for each script."""
 
     reads: Batcher[str, bytes | None]
-    steps: dict[_Script, Batcher[_Step, int | Exception]]
+    scripts: dict[Script, Batcher[Operation, int | Exception]]
 
 
 def _checked(client: Redis | RedisCluster) -> Redis | RedisCluster:
@@ -456,12 +309,8 @@ def _checked(client: Redis | RedisCluster) -> Redis | RedisCluster:
     return client
 
 
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND
-
-
 def _head(record: Record) -> bytes:
-    expires_at = _microseconds(record.expires_at)
+    expires_at = to_microseconds(record.expires_at)
     if record.subject is None:
         return b"%d -\n" % expires_at
     subject = record.subject.encode()
@@ -475,9 +324,22 @@ def _decode(value: bytes) -> Record:
     if length != b"-":
         size = int(length)
         subject, rest = rest[:size].decode(), rest[size:]
-    moment = _EPOCH + timedelta(microseconds=int(expires_at))
-    return Record(body=rest, version=version.decode(), subject=subject, expires_at=moment)
+    return Record(rest, version.decode(), subject, from_microseconds(int(expires_at)))
 
+
+def _wrong_address(error: Exception) -> ConfigurationError:
+    return ConfigurationError(
+        "RedisStore.from_url takes a redis://, rediss:// or unix:// URL and options of "
+        f"redis.asyncio.Redis.from_url ({type(error).__name__})"
+    )
+
+
+def _unavailable(error: Exception) -> StoreUnavailable:
+    return StoreUnavailable(_reason(error))
+
+
+# of every Exception: during a failover drivers raise AttributeErrors and KeyErrors too
+_translated = translate_errors(_unavailable)
 
 _HINTS = (
     (
@@ -492,30 +354,30 @@ _HINTS = (
     ("AuthenticationError|AuthenticationWrong", "the server refuses the user or the password"),
     (
         "NoPermissionError|can't run this command",
-        "the user may not run GET, MGET, EVALSHA, EVAL and what scripts call on these keys",
+        "the user may not run GET, MGET, EVALSHA, EVAL or what the scripts call on these keys",
     ),
     ("ReadOnlyError|READONLY", "the server is a read-only replica"),
     ("OutOfMemoryError|OOM", "the server is out of memory"),
-    ("NOREPLICAS", "the server has too few replicas to take writes"),
-    ("MISCONF", "the server can't save to disk and takes no writes"),
+    ("NOREPLICAS", "the server has too few replicas to accept writes"),
+    ("MISCONF", "the server cannot save to disk and accepts no writes"),
     ("WRONGTYPE", "the key holds something else"),
     (
         "MaxConnectionsError|Too many connections",
         "all connections are in use: raise max_connections",
     ),
     ("BusyLoadingError", "the server is loading its data"),
-    ("ClusterDownError|SlotNotCovered", "the cluster is down, or a part of it"),
+    ("ClusterDownError|SlotNotCovered", "the cluster or a part of it is down"),
     ("MasterNotFoundError", "no sentinel knows a master"),
     ("SSL", "the TLS connection failed"),
     ("TimeoutError", "no answer in time"),
-    (r"Error -\d+ connecting", "the server's name is not known"),
+    (r"Error -\d+ connecting", "the server's name cannot be resolved"),
 )
 _DEMOTED = re.compile("ReadOnlyError|READONLY|NOREPLICAS")
 _ERRNO = re.compile(r"Err(?:or|no) (\d+)|: \((\d+), ")
 
 
 def _reason(error: Exception) -> str:
-    """What a driver's error means. Its text is read and not shown: it may quote what was sent."""
+    """Explain a driver's error without its text, which may quote what was sent."""
     name, text = type(error).__name__, _text(error)
     for pattern, hint in _HINTS:
         if re.search(pattern, text):
