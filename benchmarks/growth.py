@@ -27,10 +27,10 @@ from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 
 from fastapi_async_sessions import MemoryStore, Record, Session, SessionProvider, SessionRoute
-from fastapi_async_sessions.codec import Facts
+from fastapi_async_sessions._core.codec import Facts
+from fastapi_async_sessions._core.tokens import Token
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.sql import SQLStore
-from fastapi_async_sessions.tokens import Token
 from tests.servers.redis import RedisServer
 
 from .contenders import CONTENDERS, Places

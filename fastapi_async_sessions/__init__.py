@@ -9,7 +9,10 @@ against what others have written, and the ``jar`` lays the cookie on the respons
 sends.
 """
 
-from .cookies import CookieConfig
+from ._core.session import Session
+from ._web.cookies import CookieConfig
+from ._web.provider import SessionProvider
+from ._web.route import SessionRoute
 from .errors import (
     ConfigurationError,
     SessionClosed,
@@ -22,10 +25,7 @@ from .errors import (
 )
 from .events import SessionEvent
 from .lifetime import Lifetime
-from .provider import SessionProvider
 from .records import Record
-from .route import SessionRoute
-from .session import Session
 from .stores.base import Store
 from .stores.memory import MemoryStore
 

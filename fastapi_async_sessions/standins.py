@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from fastapi import FastAPI
 
-from .codec import Model
-from .provider import SessionProvider
-from .session import Session
+from ._core.codec import Model
+from ._core.session import Session
+from ._core.vault import Vault
+from ._core.visit import Visit
+from ._web.provider import SessionProvider
 from .stores.memory import MemoryStore
-from .vault import Vault
-from .visit import Visit
 
 
 @contextmanager

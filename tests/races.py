@@ -25,7 +25,7 @@ from fastapi_async_sessions import (
     Store,
     commit,
 )
-from fastapi_async_sessions.jar import SCOPE_KEY, Jar
+from fastapi_async_sessions._web.jar import SCOPE_KEY, Jar
 from fastapi_async_sessions.records import Record
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.sql import SQLStore

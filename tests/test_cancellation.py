@@ -22,7 +22,7 @@ from fastapi_async_sessions import (
     Store,
     StoreUnavailable,
 )
-from fastapi_async_sessions.jar import SCOPE_KEY, Jar
+from fastapi_async_sessions._web.jar import SCOPE_KEY, Jar
 from fastapi_async_sessions.lifetime import utc_now
 from fastapi_async_sessions.records import Record
 from fastapi_async_sessions.stores.redis import RedisStore

@@ -13,7 +13,7 @@ from fastapi_async_sessions import (
     MemoryStore,
     Session,
 )
-from fastapi_async_sessions.cookies import Cookie
+from fastapi_async_sessions._web.cookies import Cookie
 from fastapi_async_sessions.testing import FrozenClock
 
 from .apps import (

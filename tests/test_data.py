@@ -29,7 +29,7 @@ from pydantic import (
 )
 
 from fastapi_async_sessions import MemoryStore, Record, SessionInvalid, SessionTooLarge
-from fastapi_async_sessions.codec import FACTS_SIZE, Codec
+from fastapi_async_sessions._core.codec import FACTS_SIZE, Codec
 from fastapi_async_sessions.records import new_version
 from fastapi_async_sessions.testing import FrozenClock
 
@@ -462,7 +462,7 @@ def test_more_contents_than_are_remembered_are_dumped_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each content read in turn, three times: what a process remembers has a limit."""
-    monkeypatch.setattr("fastapi_async_sessions.codec._MOST_VERBATIM", 2)
+    monkeypatch.setattr("fastapi_async_sessions._core.codec._MOST_VERBATIM", 2)
     codec, dumped = Codec(Line), []
     raws = [codec.dump(Line(name=name)) for name in "abc"]
     monkeypatch.setattr(codec, "dump", lambda data: dumped.append(data) or Codec.dump(codec, data))

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from fastapi_async_sessions.finish import Deadline, finish
+from fastapi_async_sessions._core.finish import Deadline, finish
 
 AT_ONCE, NEVER = timedelta(0), timedelta(hours=1)
 

@@ -20,10 +20,10 @@ from fastapi_async_sessions import (
     Session,
     Store,
 )
-from fastapi_async_sessions.codec import Facts
+from fastapi_async_sessions._core.codec import Facts
+from fastapi_async_sessions._core.visit import Visit
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
-from fastapi_async_sessions.visit import Visit
 
 from .apps import (
     Data,

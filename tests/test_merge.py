@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastapi_async_sessions.merge import JSON, JSONSet, is_same, lay_over, merge
+from fastapi_async_sessions._core.merge import JSON, JSONSet, is_same, lay_over, merge
 from fastapi_async_sessions.records import Record, includes_write, new_version
 from fastapi_async_sessions.stores.memory import MemoryStore
 from fastapi_async_sessions.testing import FrozenClock

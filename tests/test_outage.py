@@ -21,10 +21,10 @@ from fastapi_async_sessions import (
     Store,
     StoreUnavailable,
 )
+from fastapi_async_sessions._core.upkeep import Upkeep
 from fastapi_async_sessions.records import new_version
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
-from fastapi_async_sessions.upkeep import Upkeep
 
 from .apps import Data, browser, make_app, make_provider, set_cookie_kind
 

@@ -18,7 +18,7 @@ from fastapi_async_sessions import (
     SessionEvent,
     SessionInvalid,
 )
-from fastapi_async_sessions.codec import FACTS_SIZE, Facts
+from fastapi_async_sessions._core.codec import FACTS_SIZE, Facts
 from fastapi_async_sessions.records import new_version
 from fastapi_async_sessions.standins import session_cookies as stored_cookies
 from fastapi_async_sessions.testing import FrozenClock

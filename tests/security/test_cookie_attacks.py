@@ -15,7 +15,7 @@ from itsdangerous import Signer, TimestampSigner, URLSafeSerializer
 from starlette.middleware.sessions import SessionMiddleware
 
 from fastapi_async_sessions import CookieConfig, MemoryStore, Session
-from fastapi_async_sessions.cookies import Cookie
+from fastapi_async_sessions._web.cookies import Cookie
 
 from ..apps import (
     COOKIE,

@@ -7,8 +7,8 @@ import pytest
 from fastapi import Depends
 
 from fastapi_async_sessions import MemoryStore, Record, Session
+from fastapi_async_sessions._core.tokens import Token
 from fastapi_async_sessions.testing import FrozenClock
-from fastapi_async_sessions.tokens import Token
 
 from ..apps import (
     COOKIE,

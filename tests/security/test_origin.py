@@ -12,7 +12,7 @@ from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 from fastapi_async_sessions import ConfigurationError, MemoryStore, Session, SessionEvent
-from fastapi_async_sessions.origin import OriginCheck
+from fastapi_async_sessions._web.origin import OriginCheck
 
 from ..apps import Data, SpyStore, browser, call, cookie_value, make_app, make_provider
 

@@ -36,9 +36,9 @@ from fastapi_async_sessions import (
     SessionTooLarge,
     StoreUnavailable,
 )
+from fastapi_async_sessions._core.tokens import Token
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
-from fastapi_async_sessions.tokens import Token
 
 from ..apps import COOKIE, SECRET, SpyStore, browser, cookie_value, make_app, make_provider
 

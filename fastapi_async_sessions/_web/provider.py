@@ -20,20 +20,20 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from .admin import SessionAdmin
-from .codec import Codec, Migration, Model
+from .._core.admin import SessionAdmin
+from .._core.codec import Codec, Migration, Model
+from .._core.session import COMES_BY_DEPENDS, NotAParameter, Session
+from .._core.upkeep import Upkeep
+from .._core.vault import OnConflict, Vault, is_plain, require
+from .._core.visit import Visit
+from ..errors import ConfigurationError, SessionError
+from ..events import Events, SessionEvent, logger
+from ..lifetime import Clock, Lifetime, utc_now
+from ..stores.base import Store
 from .cookies import Cookie, CookieConfig
-from .errors import ConfigurationError, SessionError
-from .events import Events, SessionEvent, logger
 from .jar import SCOPE_KEY, Entry, Jar, one_cookie_for_two
-from .lifetime import Clock, Lifetime, utc_now
 from .origin import OriginCheck
-from .session import COMES_BY_DEPENDS, NotAParameter, Session
-from .stores.base import Store
-from .upkeep import Upkeep
-from .vault import OnConflict, Vault, is_plain, require
 from .verifier import CookieVerifier, Rejected, Secret, Verified
-from .visit import Visit
 
 # since FastAPI keeps included routers apart this walks them; before, an app listed all its routes
 _iter_route_contexts: Callable[[Sequence[Any]], Iterable[Any]] = getattr(

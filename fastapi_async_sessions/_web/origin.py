@@ -7,7 +7,7 @@ with a session cookie or without: being signed in to an attacker's account is an
 import re
 from collections.abc import Iterable
 
-from .errors import ConfigurationError
+from ..errors import ConfigurationError
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # as a browser writes one: lower case, no path, no port where it is the scheme's own

@@ -7,16 +7,16 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Generic
 
-from .codec import Facts, Model, adopt, write_json
-from .commit import Commit, Renewal, Written, next_facts
-from .errors import (
+from ..errors import (
     SessionClosed,
     SessionConflict,
     SessionInvalid,
     SessionTooLarge,
     StoreUnavailable,
 )
-from .events import logger
+from ..events import logger
+from .codec import Facts, Model, adopt, write_json
+from .commit import Commit, Renewal, Written, next_facts
 from .finish import Result, finish
 from .merge import merge
 from .tokens import Token

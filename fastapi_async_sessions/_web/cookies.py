@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, get_args
 
-from .errors import ConfigurationError
+from ..errors import ConfigurationError
 
 SameSite = Literal["lax", "strict", "none"]
 

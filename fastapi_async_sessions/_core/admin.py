@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from types import EllipsisType
 from typing import Any, Generic
 
+from ..errors import SessionNotFound
+from ..records import Record, new_version
 from .codec import Model
-from .errors import SessionNotFound
-from .records import Record, new_version
 from .session import Session, visit_of
 from .tokens import is_key, store_key
 from .vault import Vault

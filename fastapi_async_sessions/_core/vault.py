@@ -14,6 +14,18 @@ from weakref import WeakValueDictionary
 
 from pydantic import RootModel, ValidationError
 
+from .._web.cookies import LONGEST_MAX_AGE
+from ..errors import (
+    ConfigurationError,
+    SessionError,
+    SessionInvalid,
+    SessionTooLarge,
+    StoreUnavailable,
+)
+from ..events import Events, logger
+from ..lifetime import Clock, Lifetime
+from ..records import Record, new_version
+from ..stores.base import Store
 from .codec import (
     EPOCH,
     FACTS_SIZE,
@@ -25,19 +37,7 @@ from .codec import (
     Model,
     read_json,
 )
-from .cookies import LONGEST_MAX_AGE
-from .errors import (
-    ConfigurationError,
-    SessionError,
-    SessionInvalid,
-    SessionTooLarge,
-    StoreUnavailable,
-)
-from .events import Events, logger
 from .finish import Deadline, Result
-from .lifetime import Clock, Lifetime
-from .records import Record, new_version
-from .stores.base import Store
 from .tokens import store_key
 
 OnInvalid = Literal["discard", "raise"]

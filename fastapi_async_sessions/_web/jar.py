@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from .._core.session import Session
+from .._core.visit import Carry, Visit
+from ..errors import ConfigurationError
 from .cookies import Cookie
-from .errors import ConfigurationError
-from .session import Session
 from .verifier import CookieVerifier
-from .visit import Carry, Visit
 
 Header = tuple[bytes, bytes]
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Literal, NamedTuple
 
+from ..errors import SessionConflict, SessionInvalid, StoreUnavailable
+from ..lifetime import Lifetime
+from ..records import includes_write
 from .codec import FACTS_SIZE, Facts, Model, read_json, write_json
-from .errors import SessionConflict, SessionInvalid, StoreUnavailable
-from .lifetime import Lifetime
 from .merge import lay_over, merge
-from .records import includes_write
 from .tokens import Token
 from .vault import Stored, Vault
 

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
-from .errors import ConfigurationError, StoreUnavailable
-from .events import logger
-from .stores.base import Store
+from ..errors import ConfigurationError, StoreUnavailable
+from ..events import logger
+from ..stores.base import Store
 
 
 class Upkeep:

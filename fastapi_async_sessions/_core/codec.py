@@ -16,8 +16,8 @@ from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticCustomError, PydanticSerializationError, from_json, to_json
 
-from .errors import ConfigurationError, SessionInvalid
-from .lifetime import Lifetime
+from ..errors import ConfigurationError, SessionInvalid
+from ..lifetime import Lifetime
 from .merge import JSON, JSONSet, is_same
 
 Model = TypeVar("Model", bound=BaseModel)

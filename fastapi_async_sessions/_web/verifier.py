@@ -9,8 +9,8 @@ from typing import NamedTuple, NoReturn
 from itsdangerous import Signer
 from pydantic import SecretStr
 
-from .errors import ConfigurationError
-from .tokens import Token, join_parts
+from .._core.tokens import Token, join_parts
+from ..errors import ConfigurationError
 
 Secret = str | bytes | SecretStr
 

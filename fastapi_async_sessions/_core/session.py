@@ -7,9 +7,9 @@ from typing import Annotated, Any, Generic, NoReturn, TypeVar
 
 from pydantic import BaseModel
 
+from ..errors import ConfigurationError, SessionClosed
+from ..lifetime import Lifetime
 from .commit import Renewal
-from .errors import ConfigurationError, SessionClosed
-from .lifetime import Lifetime
 from .visit import Visit
 
 Model = TypeVar("Model", bound=BaseModel)

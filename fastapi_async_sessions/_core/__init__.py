@@ -1,0 +1,1 @@
+"""What a session is. Nothing here knows HTTP or FastAPI."""
