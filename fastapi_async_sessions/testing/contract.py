@@ -1,43 +1,20 @@
-"""For your tests: stand-ins for sessions, a clock that you move, and the contract of a store."""
+"""The contract of a store, as tests to inherit."""
 
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import FrozenInstanceError, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from inspect import isawaitable
 from typing import Any
 
-from .errors import ConfigurationError
-from .records import Record, new_version
-from .standins import override_session, session_cookies
-from .stores.base import Store
-
-__all__ = ["FrozenClock", "StoreContract", "override_session", "session_cookies"]
+from ..records import Record, new_version
+from ..stores.base import Store
+from .clock import FrozenClock
 
 _LIFE = timedelta(hours=1)
 _TICK = timedelta(milliseconds=1)
 _CROWD = 50
-
-
-class FrozenClock:
-    """Stands still until it is moved: ``clock = FrozenClock()``, ``clock.advance(...)``.
-
-    Attributes:
-        now: What it shows; assign to set it, back in time too.
-    """
-
-    def __init__(self, start: datetime | None = None) -> None:
-        if start is not None and start.tzinfo is None:
-            raise ConfigurationError("FrozenClock(start) takes an aware datetime")
-        self.now = start or datetime.now(UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, by: timedelta) -> None:
-        """Move it on, or back by a negative time."""
-        self.now += by
 
 
 _Scenario = Callable[[Any, Store, FrozenClock], Coroutine[Any, Any, None]]
