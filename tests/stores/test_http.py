@@ -17,8 +17,9 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from fastapi_async_sessions.errors import ConfigurationError, StoreUnavailable
 from fastapi_async_sessions.records import Record, new_version
 from fastapi_async_sessions.stores.base import Store
-from fastapi_async_sessions.stores.http import HTTPStore, session_service
+from fastapi_async_sessions.stores.http import HTTPStore
 from fastapi_async_sessions.stores.memory import MemoryStore
+from fastapi_async_sessions.stores.service import session_service
 from fastapi_async_sessions.stores.sql import SQLStore
 from fastapi_async_sessions.testing import FrozenClock, StoreContract
 from tests.servers.asgi import serve
@@ -385,8 +386,8 @@ async def test_the_service_opens_and_closes_its_store():
         (PlainTextResponse("oops", 500), "answered 500"),
         (RedirectResponse("http://169.254.169.254/"), "answered 307"),
         (RedirectResponse("http://169.254.169.254/", 302), "answered 302"),
-        (Response("[", 200, {"Session-Service": "1"}), "something else than sessions"),
-        (Response(b"\x1f\x8b", 200, {"Session-Service": "1"}), "something else than sessions"),
+        (Response("[", 200, {"Session-Service": "1"}), "something other than sessions"),
+        (Response(b"\x1f\x8b", 200, {"Session-Service": "1"}), "something other than sessions"),
         (Response(bytes(2**26 + 1), 200, {"Session-Service": "1"}), "answered more than"),
     ],
 )
