@@ -102,9 +102,7 @@ class translate_errors:
         catch: The errors to translate, by default every ``Exception``.
     """
 
-    def __init__(
-        self, translate: Callable[[Exception], SessionError], *catch: type[Exception]
-    ) -> None:
+    def __init__(self, translate: Callable[[Any], SessionError], *catch: type[Exception]) -> None:
         self._translate = translate
         self._catch = catch or (Exception,)
 

@@ -1,4 +1,4 @@
-"""For your tests: sessions to stand in for real ones, a clock to set, the contract of a store."""
+"""For your tests: stand-ins for sessions, a clock that you set, and the contract of a store."""
 
 from ..standins import override_session, session_cookies
 from .clock import FrozenClock

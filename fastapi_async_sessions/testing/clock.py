@@ -6,10 +6,10 @@ from ..errors import ConfigurationError
 
 
 class FrozenClock:
-    """Stands still until it is moved: ``clock = FrozenClock()``, ``clock.advance(...)``.
+    """Stands still until the test moves it: ``clock = FrozenClock()``, ``clock.advance(...)``.
 
     Attributes:
-        now: What it shows; assign to set it, back in time too.
+        now: The time it shows, an aware datetime; assign another, even an earlier one, to set it.
     """
 
     def __init__(self, start: datetime | None = None) -> None:
@@ -21,5 +21,5 @@ class FrozenClock:
         return self.now
 
     def advance(self, by: timedelta) -> None:
-        """Move it on, or back by a negative time."""
+        """Move the clock forward, or back by a negative duration."""
         self.now += by
