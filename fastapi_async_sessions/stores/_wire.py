@@ -1,4 +1,4 @@
-"""What ``HTTPStore`` and ``session_service`` send to each other."""
+"""The JSON, headers and token that ``HTTPStore`` and ``session_service`` exchange."""
 
 import re
 from typing import Annotated
@@ -74,10 +74,10 @@ def from_etag(etag: str) -> str:
 
 
 def checked_token(token: str | SecretStr) -> SecretStr:
-    """Return the token, which is what keeps strangers out of the service.
+    """Return the token of a service if it is long enough to be a secret.
 
     Raises:
-        ConfigurationError: it is too short to be a secret, or a header could not carry it.
+        ConfigurationError: it is too short, or has characters that a header cannot hold.
     """
     text = token.get_secret_value() if isinstance(token, SecretStr) else token
     if not _TOKEN.fullmatch(text):

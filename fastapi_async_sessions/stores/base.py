@@ -1,4 +1,4 @@
-"""The contract of a store, and what every store needs to keep it."""
+"""The contract of a store, and the translation of a driver's errors."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -183,7 +183,7 @@ async def _send(client: httpx.AsyncClient, request: httpx.Request, limit: int) -
 
 
 def _checked(reply: _Reply) -> _Reply:
-    """Return the reply if it means what it says: a session service sent it, and did the work."""
+    """Return a reply in which a session service answers; any other is ``StoreUnavailable``."""
     if reply.status in _ANSWERS and SERVICE_HEADER in reply.headers:
         return reply
     hint = _HINTS.get(reply.status, "")
