@@ -3,8 +3,8 @@
     export SESSION_SECRET=...
     uvicorn examples.custom_store:app --workers 2
 
-Subclass ``Store``, write the four verbs, and let ``StoreContract`` tell whether each is one atomic
-step: ``tests/examples/test_custom_store.py`` is all it takes. ``find`` and ``purge`` are extras.
+Subclass ``Store``, write the four verbs, and inherit ``StoreContract`` to test that each of them is
+one atomic step, as in ``tests/examples/test_custom_store.py``. ``find`` and ``purge`` are optional.
 """
 
 import asyncio
@@ -31,17 +31,18 @@ from fastapi_async_sessions import (
     StoreUnavailable,
 )
 from fastapi_async_sessions.lifetime import Clock, utc_now
+from fastapi_async_sessions.stores.base import translate_errors
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class FileStore(Store):
-    """Keeps each record in a file of its own, in a directory that only we can read.
+    """Keeps each record in a file of its own, in a directory that only this user can read.
 
-    A file is replaced as a whole, so reading needs no lock. Who writes holds the lock of the key
-    from looking to writing. A key shares its lock file with others: were there one for each key,
-    it could not be removed without a race.
+    A file is replaced as a whole, so reading needs no lock. A writer holds the lock of the key
+    while it reads the old record and writes the new one. Keys share 256 lock files: a lock file
+    for each key could not be removed without a race.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, clock: Clock = utc_now) -> None:
@@ -71,7 +72,7 @@ class FileStore(Store):
     async def purge(self) -> int:
         return await in_a_thread(self._purge)
 
-    # what follows runs in threads
+    # the methods below block, and run in threads
 
     def _create(self, key: str, record: Record) -> bool:
         with self._locked(key):
@@ -116,24 +117,24 @@ class FileStore(Store):
             head, body = self._path(key).read_bytes().split(b"\n", 1)
         except FileNotFoundError:
             return None
-        facts = json.loads(head)
-        expires_at = datetime.fromisoformat(facts["expires_at"])
-        record = Record(body, facts["version"], facts["subject"], expires_at)
+        header = json.loads(head)
+        expires_at = datetime.fromisoformat(header["expires_at"])
+        record = Record(body, header["version"], header["subject"], expires_at)
         return record if record.expires_at > self._clock() else None
 
     def _write(self, key: str, record: Record) -> None:
-        facts = {
+        header = {
             "version": record.version,
             "subject": record.subject,
             "expires_at": record.expires_at.isoformat(),
         }
         new = self._path(key).with_suffix(".new")
         with new.open("wb") as file:
-            file.write(json.dumps(facts).encode() + b"\n" + record.body)
+            file.write(json.dumps(header).encode() + b"\n" + record.body)
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, self._path(key))
-        self._sync_directory()  # or a power cut could bring the old file back
+        self._sync_directory()  # otherwise the old file could be back after a power failure
 
     def _sync_directory(self) -> None:
         directory = os.open(self._directory, os.O_RDONLY)
@@ -145,7 +146,7 @@ class FileStore(Store):
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:
         with (self._directory / f"{self._path(key).name[:2]}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
             yield
 
     def _path(self, key: str) -> Path:
@@ -155,13 +156,14 @@ class FileStore(Store):
 
 
 async def in_a_thread(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Files block, and the event loop must not wait for them."""
-    try:
+    """Run a step that reads or writes files, so that the event loop does not wait for the disk."""
+    with translate_errors(unavailable, OSError):
         return await asyncio.to_thread(step, *args, **kwargs)
-    except OSError as error:
-        reason = f"{type(error).__name__}: {error.strerror}"
-    # raised out here, so that the file's name is not in __context__
-    raise StoreUnavailable(reason)
+
+
+def unavailable(error: OSError) -> StoreUnavailable:
+    """Say what failed without the name of the file."""
+    return StoreUnavailable(f"{type(error).__name__}: {error.strerror}")
 
 
 class Visits(BaseModel):

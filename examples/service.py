@@ -18,7 +18,8 @@ from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 
 from fastapi_async_sessions import MemoryStore, Session, SessionProvider, SessionRoute
-from fastapi_async_sessions.stores.http import HTTPStore, session_service
+from fastapi_async_sessions.stores.http import HTTPStore
+from fastapi_async_sessions.stores.service import session_service
 
 SECRET = os.environ.get("SESSION_SECRET") or secrets.token_urlsafe(32)
 TOKEN = os.environ.get("SERVICE_TOKEN") or secrets.token_urlsafe(32)

@@ -27,11 +27,14 @@ ORDER = [
     "merge",
     "codec",
     "stores.base",
-    "stores.batch",
+    "stores._batcher",
+    "stores._scripts",
+    "stores._wire",
     "stores.memory",
     "stores.redis",
     "stores.sql",
     "stores.http",
+    "stores.service",
     "finish",
     "vault",
     "commit",
@@ -44,20 +47,25 @@ ORDER = [
     "provider",
     "route",
     "standins",
+    "testing.clock",
+    "testing.contract",
     "testing",
 ]
 ROOMS = {"", "stores"}  # the packages' own __init__ files
 
-FASTAPI = {"provider", "route", "standins", "testing", "stores.http"}
+FASTAPI = {"provider", "route", "standins", "stores.service"}
 STARLETTE = FASTAPI | {"errors"}
-A_STORE_MAY_IMPORT = {"errors", "lifetime", "records", "stores.base", "stores.batch"}
+A_STORE_MAY_IMPORT = {
+    *("errors", "lifetime", "records"),
+    *("stores.base", "stores._batcher", "stores._scripts", "stores._wire"),
+}
 OPTIONAL = {
     "redis": {"stores.redis"},
     "sqlalchemy": {"stores.sql"},
     "aiosqlite": {"stores.sql"},
     "asyncpg": {"stores.sql"},
     "httpx": {"stores.http"},
-    "pytest": {"testing"},
+    "pytest": {"testing.contract"},
 }
 # what FastAPI itself brings, and the one dependency beside it
 HARD = {"fastapi", "starlette", "pydantic", "pydantic_core", "anyio", "itsdangerous"}

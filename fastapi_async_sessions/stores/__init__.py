@@ -1,1 +1,1 @@
-"""Where sessions are kept. Each store but the one in memory needs its client library."""
+"""Stores, which keep sessions. All but ``MemoryStore`` need a client library."""

@@ -1,4 +1,4 @@
-"""The contract of a store, and what every store needs to keep it."""
+"""The contract of a store, and the translation of a driver's errors."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -102,9 +102,7 @@ class translate_errors:
         catch: The errors to translate, by default every ``Exception``.
     """
 
-    def __init__(
-        self, translate: Callable[[Exception], SessionError], *catch: type[Exception]
-    ) -> None:
+    def __init__(self, translate: Callable[[Any], SessionError], *catch: type[Exception]) -> None:
         self._translate = translate
         self._catch = catch or (Exception,)
 

@@ -18,9 +18,9 @@ _WORKERS = re.compile(r" (?:--workers|-w)[ =]?(\d+)")
 
 
 class MemoryStore(Store):
-    """For one process: development, tests, small services. A restart forgets every session.
+    """For one process: development, tests, small services. A restart ends every session.
 
-    Holds at most ``max_sessions``: when it is full the one that was used least recently goes.
+    Holds at most ``max_sessions``: when it is full, the least recently used one is evicted.
     """
 
     def __init__(self, max_sessions: int = 100_000, *, clock: Clock = utc_now) -> None:
@@ -33,11 +33,11 @@ class MemoryStore(Store):
         self._creates_until_purge = _PURGE_EVERY
 
     async def open(self) -> None:
-        """Warn where the command line or ``WEB_CONCURRENCY`` asks for several workers."""
+        """Warn if the command line or ``WEB_CONCURRENCY`` asks for several workers."""
         asked = _WORKERS.findall(" ".join(sys.argv)) or [os.getenv("WEB_CONCURRENCY", "")]
         if asked[-1].isdecimal() and int(asked[-1]) > 1:
             logger.warning(
-                "MemoryStore is for one process: each of %s workers has sessions of its own, and "
+                "MemoryStore is for one process: each of the %s workers has its own sessions, so "
                 "users are signed out at random. Run one worker, or use RedisStore or SQLStore.",
                 asked[-1],
             )
@@ -105,7 +105,7 @@ class MemoryStore(Store):
                 del self._keys[record.subject]
 
     async def _make_room(self) -> None:
-        # a purge after as many creates as there are records costs each O(1) in the long run
+        # purging once for as many creates as there are records is O(1) per create, amortized
         self._creates_until_purge -= 1
         if self._creates_until_purge <= 0:
             await self.purge()

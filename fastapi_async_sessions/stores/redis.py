@@ -258,7 +258,9 @@ class _BatchingClient:
 
     async def _read(self, names: list[str]) -> list[bytes | None]:
         unique = list(dict.fromkeys(names))
-        values = dict(zip(unique, await self.command("MGET", *unique), strict=True))
+        with _translated:
+            found = await self._redis.execute_command("MGET", *unique)
+        values = dict(zip(unique, found, strict=True))
         return [values[name] for name in names]
 
     async def _run_all(self, script: Script, operations: list[Operation]) -> list[int | Exception]:

@@ -1,4 +1,4 @@
-"""The example of a store of one's own keeps the contract, between processes too."""
+"""The example of a custom store keeps the contract, between processes too."""
 
 import asyncio
 import multiprocessing
@@ -31,14 +31,14 @@ def a_record(version=None):
 
 
 def create_all(directory):
-    """Run in a process of its own: create each key."""
+    """Create each key; runs in a process of its own."""
     return asyncio.run(
         all_of(FileStore(directory), lambda store, key: store.create(key, a_record()))
     )
 
 
 def save_all(directory):
-    """Run in a process of its own: replace the first version of each key."""
+    """Replace the first version of each key; runs in a process of its own."""
     return asyncio.run(
         all_of(
             FileStore(directory),
@@ -53,29 +53,29 @@ async def all_of(store, call):
 
 @pytest.fixture
 def processes():
-    """Three, which do not share our memory or our locks."""
+    """Three processes, which share neither memory nor locks with each other."""
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         yield pool
         pool.close()
         pool.join()
 
 
-def test_of_many_processes_one_creates_a_key(tmp_path, processes):
-    """Looking and writing are one step, whoever else looks."""
+def test_one_of_several_processes_creates_a_key(tmp_path, processes):
+    """Reading and writing are one atomic step between processes too."""
     created = processes.map(create_all, [tmp_path] * 3, chunksize=1)
     assert [sum(each) for each in zip(*created, strict=True)] == [1] * len(KEYS)
 
 
-def test_of_many_processes_one_replaces_a_version(tmp_path, processes):
-    """So no change is lost."""
+def test_one_of_several_processes_replaces_a_version(tmp_path, processes):
+    """Otherwise a change would be lost."""
     store = FileStore(tmp_path)
     asyncio.run(all_of(store, lambda store, key: store.create(key, a_record("first"))))
     saved = processes.map(save_all, [tmp_path] * 3, chunksize=1)
     assert [sum(each) for each in zip(*saved, strict=True)] == [1] * len(KEYS)
 
 
-async def test_a_file_left_by_a_crash_is_no_session(tmp_path):
-    """It is written anew and takes its name only when it is whole."""
+async def test_a_file_left_by_a_crash_is_not_a_session(tmp_path):
+    """A new file gets its final name only when it is complete."""
     store = FileStore(tmp_path)
     (tmp_path / f"{KEYS[0]}.new").write_bytes(b"{")
     assert await store.find("user:42") == []
@@ -83,8 +83,8 @@ async def test_a_file_left_by_a_crash_is_no_session(tmp_path):
     assert await store.load(KEYS[0])
 
 
-async def test_what_is_no_key_is_no_path(tmp_path):
-    """Nothing outside of the directory is read, written or locked."""
+async def test_an_invalid_key_does_not_become_a_path(tmp_path):
+    """Nothing outside the directory is read, written or locked."""
     for key in ("../secret", "/etc/passwd", "AB" * 32, KEYS[0] + "\n"):
         for call in (FileStore(tmp_path).load, FileStore(tmp_path).delete):
             with pytest.raises(ValueError, match="64 hexadecimal digits"):
@@ -92,17 +92,17 @@ async def test_what_is_no_key_is_no_path(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_disk_that_fails_is_unavailable(tmp_path):
-    """The error names no file."""
+async def test_a_failing_disk_is_an_unavailable_store(tmp_path):
+    """The error does not name the file."""
     store = FileStore(tmp_path / "gone")
     with pytest.raises(StoreUnavailable) as raised:
         await store.create(KEYS[0], a_record())
     assert raised.value.reason == "FileNotFoundError: No such file or directory"
-    assert raised.value.__context__ is None
+    assert (raised.value.__cause__, raised.value.__context__) == (None, None)
 
 
 def test_the_application_counts_visits(tmp_path, monkeypatch):
-    """And counts on after a restart."""
+    """It goes on counting after a restart."""
     monkeypatch.setattr(custom_store.store, "_directory", tmp_path)
     cookies = None
     for expected in (1, 2):

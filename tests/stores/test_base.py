@@ -1,4 +1,4 @@
-"""What every store is made with: errors without the driver's, and exact times."""
+"""The helpers of every store: errors that do not lead to the driver's, and exact times."""
 
 import asyncio
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""StoreContract catches what it says: each wrong store below fails the tests named beside it."""
+"""StoreContract catches faulty stores: each one below fails the tests named above it."""
 
 import asyncio
 import subprocess
@@ -15,8 +15,8 @@ from fastapi_async_sessions.stores.base import Store
 from fastapi_async_sessions.testing import FrozenClock, StoreContract
 
 
-class Right(Store):
-    """The contract in a dictionary, in pieces that can each be wrong."""
+class Correct(Store):
+    """A correct store in a dictionary, in parts that a subclass can get wrong one by one."""
 
     def __init__(self, clock):
         self.clock = clock
@@ -80,41 +80,41 @@ class Right(Store):
         self.records.clear()
 
 
-class TestRight(StoreContract):
-    """What every wrong store below is derived from is right."""
+class TestCorrect(StoreContract):
+    """The store that every faulty one is derived from is correct."""
 
     def make_store(self, clock):
-        return Right(clock)
+        return Correct(clock)
 
 
-WRONG = []
+FAULTY = []
 
 
 def fails(*names):
-    """Note which tests a wrong store fails."""
+    """Register a faulty store with the tests that it must fail."""
 
-    def note(store):
-        WRONG.append((store, names))
+    def register(store):
+        FAULTY.append((store, names))
         return store
 
-    return note
+    return register
 
 
-@fails("test_create_never_overwrites", "test_of_many_creates_of_one_key_one_wins")
-class CreateOverwrites(Right):
+@fails("test_create_never_overwrites", "test_one_of_many_concurrent_creates_wins")
+class CreateOverwrites(Correct):
     async def create(self, key, record):
         self.records[key] = record
         return True
 
 
-@fails("test_the_same_create_again_is_done")
-class CreateForgetsItself(Right):
+@fails("test_a_repeated_create_succeeds")
+class CreateRefusesARepeat(Correct):
     async def create(self, key, record):
         return self.live(key) is None and await super().create(key, record)
 
 
-@fails("test_of_many_creates_of_one_key_one_wins")
-class CreateLooksThenWrites(Right):
+@fails("test_one_of_many_concurrent_creates_wins")
+class CreateIsNotAtomic(Correct):
     async def create(self, key, record):
         existing = self.live(key)
         await asyncio.sleep(0)
@@ -124,32 +124,32 @@ class CreateLooksThenWrites(Right):
         return True
 
 
-@fails("test_save_leaves_another_version_alone", "test_a_version_is_replaced_once")
-class SaveIgnoresVersions(Right):
+@fails("test_save_leaves_another_version_alone", "test_a_version_is_replaced_only_once")
+class SaveIgnoresVersions(Correct):
     def is_version(self, stored, named):
         return True
 
 
 @fails("test_save_leaves_another_version_alone")
-class SaveComparesBeginnings(Right):
+class SaveComparesPrefixes(Correct):
     def is_version(self, stored, named):
         return stored.startswith(named)
 
 
 @fails("test_save_leaves_another_version_alone")
-class SaveComparesEnds(Right):
+class SaveComparesSuffixes(Correct):
     def is_version(self, stored, named):
         return named.endswith(stored)
 
 
 @fails("test_save_leaves_another_version_alone")
-class SaveFoldsCase(Right):
+class SaveFoldsCase(Correct):
     def is_version(self, stored, named):
         return stored.casefold() == named.casefold()
 
 
-@fails("test_the_same_save_again_is_done")
-class SaveForgetsItself(Right):
+@fails("test_a_repeated_save_succeeds")
+class SaveRefusesARepeat(Correct):
     async def save(self, key, record, *, replaces):
         existing = self.live(key)
         if existing is None or existing.version != replaces:
@@ -157,8 +157,8 @@ class SaveForgetsItself(Right):
         return await super().save(key, record, replaces=replaces)
 
 
-@fails("test_of_many_saves_over_one_version_one_wins", "test_a_save_that_meets_a_delete_never_wins")
-class SaveLooksThenWrites(Right):
+@fails("test_one_of_many_concurrent_saves_wins", "test_a_save_concurrent_with_a_delete_never_wins")
+class SaveIsNotAtomic(Correct):
     async def save(self, key, record, *, replaces):
         existing = self.live(key)
         await asyncio.sleep(0)
@@ -168,8 +168,8 @@ class SaveLooksThenWrites(Right):
         return True
 
 
-@fails("test_save_never_brings_a_deleted_record_back", "test_a_key_that_nobody_made_is_missing")
-class SaveRevives(Right):
+@fails("test_save_never_brings_a_deleted_record_back", "test_an_unknown_key_is_missing")
+class SaveRevivesDeleted(Correct):
     async def save(self, key, record, *, replaces):
         if self.live(key) is None:
             return await self.create(key, record)
@@ -177,7 +177,7 @@ class SaveRevives(Right):
 
 
 @fails("test_no_verb_sees_an_expired_record")
-class SaveRevivesWhatExpired(Right):
+class SaveRevivesExpired(Correct):
     async def save(self, key, record, *, replaces):
         existing = self.records.get(key)
         if existing is None or existing.version not in (replaces, record.version):
@@ -187,14 +187,14 @@ class SaveRevivesWhatExpired(Right):
 
 
 @fails("test_save_replaces_the_version_it_names")
-class SaveSaysTrueAndWritesNothing(Right):
+class SaveWritesNothing(Correct):
     async def save(self, key, record, *, replaces):
         existing = self.live(key)
         return existing is not None and existing.version in (replaces, record.version)
 
 
 @fails("test_an_extended_record_lives_longer", "test_save_replaces_the_version_it_names")
-class SaveKeepsTheFirstEnd(Right):
+class SaveKeepsTheFirstExpiry(Correct):
     async def save(self, key, record, *, replaces):
         existing = self.live(key)
         if existing is not None:
@@ -203,7 +203,7 @@ class SaveKeepsTheFirstEnd(Right):
 
 
 @fails("test_save_replaces_the_version_it_names", "test_find_follows_a_change_of_subject")
-class SaveKeepsTheFirstSubject(Right):
+class SaveKeepsTheFirstSubject(Correct):
     async def save(self, key, record, *, replaces):
         existing = self.live(key)
         if existing is not None:
@@ -211,27 +211,27 @@ class SaveKeepsTheFirstSubject(Right):
         return await super().save(key, record, replaces=replaces)
 
 
-@fails("test_a_deleted_record_is_gone", "test_a_key_that_nobody_made_is_missing")
-class DeleteSaysTrue(Right):
+@fails("test_a_deleted_record_is_gone", "test_an_unknown_key_is_missing")
+class DeleteAlwaysReturnsTrue(Correct):
     async def delete(self, key):
         self.records.pop(key, None)
         return True
 
 
 @fails("test_a_deleted_record_is_gone", "test_save_never_brings_a_deleted_record_back")
-class DeleteDoesNothing(Right):
+class DeleteDoesNothing(Correct):
     async def delete(self, key):
         return self.live(key) is not None
 
 
 @fails("test_no_verb_sees_an_expired_record")
-class DeleteSeesWhatExpired(Right):
+class DeleteSeesExpired(Correct):
     async def delete(self, key):
         return self.records.pop(key, None) is not None
 
 
-@fails("test_of_many_deletes_one_says_true")
-class DeleteLooksThenRemoves(Right):
+@fails("test_one_of_many_concurrent_deletes_returns_true")
+class DeleteIsNotAtomic(Correct):
     async def delete(self, key):
         existed = self.live(key) is not None
         await asyncio.sleep(0)
@@ -240,59 +240,59 @@ class DeleteLooksThenRemoves(Right):
 
 
 @fails("test_a_deleted_key_can_be_created_again")
-class DeleteLeavesAMark(Right):
+class DeleteBlocksTheKey(Correct):
     async def delete(self, key):
         existed = await super().delete(key)
         if existed:
-            self.marks = {*getattr(self, "marks", ()), key}
+            self.blocked = {*getattr(self, "blocked", ()), key}
         return existed
 
     async def create(self, key, record):
-        return key not in getattr(self, "marks", ()) and await super().create(key, record)
+        return key not in getattr(self, "blocked", ()) and await super().create(key, record)
 
 
 @fails("test_a_record_lives_until_its_expiry")
-class ServesWhatExpired(Right):
+class ServesExpired(Correct):
     def is_live(self, record):
         return True
 
 
 @fails("test_a_record_lives_until_its_expiry")
-class EndsTooLate(Right):
+class ExpiresTooLate(Correct):
     def is_live(self, record):
         return record.expires_at >= self.clock()
 
 
 @fails("test_a_record_lives_until_its_expiry", "test_an_extended_record_lives_longer")
-class EndsTooEarly(Right):
+class ExpiresTooEarly(Correct):
     def is_live(self, record):
         return record.expires_at.replace(microsecond=0) > self.clock()
 
 
 @fails("test_a_record_lives_until_its_expiry")
-class TellsItsOwnTime(Right):
+class IgnoresTheClock(Correct):
     def is_live(self, record):
         return record.expires_at > datetime.now(UTC)
 
 
 @fails("test_an_expired_key_can_be_created_again")
-class ExpiredKeysAreTaken(Right):
+class ExpiredKeysStayTaken(Correct):
     async def create(self, key, record):
         if key in self.records:
             return self.records[key].version == record.version
         return await super().create(key, record)
 
 
-@fails("test_a_record_that_has_expired_is_stored_as_nothing")
-class RefusesThePast(Right):
+@fails("test_a_record_stored_after_its_expiry_is_missing")
+class RefusesAnExpiredRecord(Correct):
     def keep(self, record):
         if not self.is_live(record):
             raise ValueError("invalid expire time")
         return record
 
 
-@fails("test_a_record_that_has_expired_is_stored_as_nothing")
-class KeepsThePastForGood(Right):
+@fails("test_a_record_stored_after_its_expiry_is_missing")
+class KeepsAnExpiredRecordForever(Correct):
     def keep(self, record):
         return (
             record
@@ -301,65 +301,65 @@ class KeepsThePastForGood(Right):
         )
 
 
-@fails("test_a_body_is_any_bytes")
-class KeepsText(Right):
+@fails("test_a_body_may_be_any_bytes")
+class KeepsBodiesAsText(Correct):
     def keep(self, record):
         return replace(record, body=record.body.decode(errors="replace").encode())
 
 
-@fails("test_a_body_is_any_bytes")
-class StripsBodies(Right):
+@fails("test_a_body_may_be_any_bytes")
+class StripsBodies(Correct):
     def keep(self, record):
         return replace(record, body=record.body.strip())
 
 
-@fails("test_a_body_is_any_bytes")
-class KeepsLittle(Right):
+@fails("test_a_body_may_be_any_bytes")
+class TruncatesBodies(Correct):
     def keep(self, record):
         return replace(record, body=record.body[:65535])
 
 
-@fails("test_a_body_is_any_bytes")
-class GivesMemory(Right):
+@fails("test_a_body_may_be_any_bytes")
+class ReturnsAMemoryview(Correct):
     def keep(self, record):
         return replace(record, body=memoryview(record.body))
 
 
 @fails("test_a_created_record_is_loaded_as_it_was", "test_find_lists_the_sessions_of_one_subject")
-class ForgetsSubjects(Right):
+class ForgetsSubjects(Correct):
     def keep(self, record):
         return replace(record, subject=None)
 
 
-@fails("test_a_record_without_a_subject_has_none")
-class NobodyIsEmpty(Right):
+@fails("test_a_record_may_have_no_subject")
+class MakesNoSubjectEmpty(Correct):
     def keep(self, record):
         return replace(record, subject=record.subject or "")
 
 
 @fails("test_an_expiry_is_kept_to_the_microsecond")
-class KeepsMilliseconds(Right):
+class KeepsMilliseconds(Correct):
     def keep(self, record):
         microsecond = record.expires_at.microsecond // 1000 * 1000
         return replace(record, expires_at=record.expires_at.replace(microsecond=microsecond))
 
 
 @fails("test_an_expiry_is_kept_to_the_microsecond")
-class KeepsFloats(Right):
+class KeepsTimesAsFloats(Correct):
     def keep(self, record):
         seconds = round(record.expires_at.timestamp(), 4)
         return replace(record, expires_at=datetime.fromtimestamp(seconds, UTC))
 
 
 @fails("test_an_expiry_is_kept_to_the_microsecond")
-class GivesLocalTimes(Right):
+class ReturnsLocalTimes(Correct):
     def keep(self, record):
         there = timezone(timedelta(hours=2))
         return replace(record, expires_at=record.expires_at.astimezone(there))
 
 
 @fails("test_a_loaded_record_is_a_snapshot")
-class ChangesWhatItGave(Right):
+class ChangesLoadedRecords(Correct):
     async def save(self, key, record, *, replaces):
         existing = self.live(key)
         if existing is None or existing.version not in (replaces, record.version):
@@ -370,8 +370,8 @@ class ChangesWhatItGave(Right):
 
 
 @fails("test_a_loaded_record_is_a_snapshot")
-class GivesWhatCanBeChanged(Right):
-    class Loose(Record):
+class ReturnsMutableRecords(Correct):
+    class Mutable(Record):
         __setattr__ = object.__setattr__
 
         def __eq__(self, other):
@@ -380,16 +380,16 @@ class GivesWhatCanBeChanged(Right):
         __hash__ = None
 
     def keep(self, record):
-        return self.Loose(record.body, record.version, record.subject, record.expires_at)
+        return self.Mutable(record.body, record.version, record.subject, record.expires_at)
 
 
-@fails("test_keys_do_not_touch_each_other")
-class CutsKeys(Right):
+@fails("test_keys_are_independent")
+class TruncatesKeys(Correct):
     def __init__(self, clock):
         super().__init__(clock)
-        self.records = self.Cut()
+        self.records = self.Truncating()
 
-    class Cut(dict):
+    class Truncating(dict):
         def __setitem__(self, key, value):
             super().__setitem__(key[:63], value)
 
@@ -398,82 +398,82 @@ class CutsKeys(Right):
 
 
 @fails("test_find_lists_the_sessions_of_one_subject")
-class FindListsEverybody(Right):
+class FindListsEverySubject(Correct):
     def is_subject(self, stored, named):
         return True
 
 
-@fails("test_a_subject_is_any_text")
-class FindFoldsCase(Right):
+@fails("test_a_subject_may_be_any_text")
+class FindFoldsCase(Correct):
     def is_subject(self, stored, named):
         return (stored or "").casefold() == named.casefold()
 
 
-@fails("test_a_subject_is_any_text")
-class FindStrips(Right):
+@fails("test_a_subject_may_be_any_text")
+class FindStrips(Correct):
     def is_subject(self, stored, named):
         return (stored or "").strip() == named.strip()
 
 
-@fails("test_a_subject_is_any_text")
-class FindMatchesPatterns(Right):
+@fails("test_a_subject_may_be_any_text")
+class FindMatchesPatterns(Correct):
     def is_subject(self, stored, named):
         return fnmatchcase(stored or "", named)
 
 
-@fails("test_a_subject_is_any_text")
-class FindComparesBeginnings(Right):
+@fails("test_a_subject_may_be_any_text")
+class FindComparesPrefixes(Correct):
     def is_subject(self, stored, named):
         return (stored or "")[:255] == named[:255] and len(stored or "") < 256
 
 
-@fails("test_find_lists_the_one_that_expires_last_first")
-class FindListsInOrderOfMaking(Right):
+@fails("test_find_sorts_by_expiry_the_latest_first")
+class FindSortsByCreation(Correct):
     async def find(self, subject):
         found = dict(await super().find(subject))
         return [(key, found[key]) for key in self.records if key in found]
 
 
-@fails("test_find_lists_no_session_that_has_ended")
-class FindListsWhatExpired(Right):
+@fails("test_find_leaves_out_sessions_that_have_ended")
+class FindListsExpired(Correct):
     async def find(self, subject):
         found = [(key, record) for key, record in self.records.items() if record.subject == subject]
         return sorted(found, key=lambda item: item[1].expires_at, reverse=True)
 
 
-class Indexed(Right):
-    """Keeps its own list of keys for each subject, as a store without queries must."""
+class Indexed(Correct):
+    """Keeps an index of keys for each subject, as a store without queries must."""
 
     def __init__(self, clock):
         super().__init__(clock)
         self.index = {}
 
-    async def listed(self, key, record):
+    async def add_to_index(self, key, record):
         self.index.setdefault(record.subject, {})[key] = record
 
     async def create(self, key, record):
         created = await super().create(key, record)
         if created:
-            await self.listed(key, record)
+            await self.add_to_index(key, record)
         return created
 
 
-@fails("test_find_lists_no_session_that_has_ended", "test_clear_removes_every_record")
-class FindTrustsItsList(Indexed):
+@fails("test_find_leaves_out_sessions_that_have_ended", "test_clear_removes_every_record")
+class FindTrustsItsIndex(Indexed):
     async def find(self, subject):
         live = [item for item in self.index.get(subject, {}).items() if self.is_live(item[1])]
         return sorted(live, key=lambda item: item[1].expires_at, reverse=True)
 
 
 @fails("test_find_follows_a_change_of_subject")
-class FindKnowsTheFirstSubjectOnly(Indexed):
+class FindKnowsOnlyTheFirstSubject(Indexed):
     async def find(self, subject):
         found = [(key, self.live(key)) for key in self.index.get(subject, ())]
         found = [(key, record) for key, record in found if record and record.subject == subject]
         return sorted(found, key=lambda item: item[1].expires_at, reverse=True)
 
 
-@fails("test_find_shows_what_was_saved_last")
+@fails("test_find_returns_the_latest_records")
 class FindShowsTheFirstRecord(Indexed):
     async def find(self, subject):
         return [
@@ -483,15 +483,15 @@ class FindShowsTheFirstRecord(Indexed):
 
 
 @fails("test_find_still_lists_an_extended_session")
-class FindForgetsAtTheFirstEnd(Indexed):
+class FindForgetsAtTheFirstExpiry(Indexed):
     async def find(self, subject):
         ended = {k for k, record in self.index.get(subject, {}).items() if not self.is_live(record)}
         return [(key, record) for key, record in await super().find(subject) if key not in ended]
 
 
-@fails("test_find_misses_none_of_many")
-class ListsAreReadThenWritten(Indexed):
-    async def listed(self, key, record):
+@fails("test_find_misses_no_concurrent_create")
+class IndexIsNotAtomic(Indexed):
+    async def add_to_index(self, key, record):
         keys = dict(self.index.get(record.subject, {}))
         await asyncio.sleep(0)
         self.index[record.subject] = {**keys, key: record}
@@ -501,40 +501,40 @@ class ListsAreReadThenWritten(Indexed):
         return [(key, record) for key, record in await super().find(subject) if key in keys]
 
 
-@fails("test_purge_removes_what_has_expired_and_nothing_else")
-class PurgeTakesAll(Right):
+@fails("test_purge_removes_expired_records_only")
+class PurgeRemovesEverything(Correct):
     async def purge(self):
         count = len(self.records)
         self.records.clear()
         return count
 
 
-@fails("test_purge_removes_what_has_expired_and_nothing_else")
-class PurgeSaysNothing(Right):
+@fails("test_purge_removes_expired_records_only")
+class PurgeReturnsNothing(Correct):
     async def purge(self):
         await super().purge()
 
 
-@fails("test_purge_removes_what_has_expired_and_nothing_else")
-class PurgeOnlyCounts(Right):
+@fails("test_purge_removes_expired_records_only")
+class PurgeOnlyCounts(Correct):
     async def purge(self):
         return sum(not self.is_live(record) for record in self.records.values())
 
 
 @fails("test_clear_removes_every_record")
-class ClearForgetsNothing(Right):
+class ClearDoesNothing(Correct):
     async def clear(self):
         pass
 
 
-@fails("test_a_body_is_any_bytes", "test_a_created_record_is_loaded_as_it_was")
-class KeepsNothing(Right):
+@fails("test_a_body_may_be_any_bytes", "test_a_created_record_is_loaded_as_it_was")
+class KeepsNothing(Correct):
     async def load(self, key):
         return None
 
 
 def contract_of(store):
-    """The contract over a store, to run by hand."""
+    """Return the contract of a store, so that its tests can be called."""
 
     class Contract(StoreContract):
         def make_store(self, clock):
@@ -544,27 +544,27 @@ def contract_of(store):
 
 
 @pytest.mark.parametrize(
-    ("store", "name"), [(store, name) for store, names in WRONG for name in names]
+    ("store", "name"), [(store, name) for store, names in FAULTY for name in names]
 )
-def test_a_wrong_store_is_caught(store, name):
+def test_a_faulty_store_is_caught(store, name):
     """The test that is meant for its fault fails."""
-    # whatever it raises: a wrong store may also break on its way
+    # with either error: a faulty store may also raise one of its own
     with pytest.raises((AssertionError, ValueError)):
         getattr(contract_of(store), name)()
 
 
-def test_each_part_of_the_contract_catches_something():
-    """A test that no wrong store fails would promise nothing."""
+def test_each_test_of_the_contract_catches_a_faulty_store():
+    """A test that every store passes would guarantee nothing."""
     names = {name for name in dir(StoreContract) if name.startswith("test_")}
-    assert {name for _, names in WRONG for name in names} == names
+    assert {name for _, names in FAULTY for name in names} == names
     assert all(getattr(StoreContract, name).__doc__ for name in names)
 
 
 class Smallest(Store):
-    """The four verbs and no more."""
+    """The four verbs and nothing else."""
 
     def __init__(self, clock):
-        inner = Right(clock)
+        inner = Correct(clock)
         self.inner = inner
 
     async def create(self, key, record):
@@ -580,8 +580,8 @@ class Smallest(Store):
         return await self.inner.delete(key)
 
 
-def test_what_a_store_does_not_write_is_skipped():
-    """Listing and clearing are optional: their tests say why they did not run."""
+def test_the_tests_of_optional_verbs_are_skipped():
+    """find() and clear() are optional: without them, their tests give that as the reason."""
     contract = contract_of(Smallest)
     skipped = {}
     for name in dir(contract):
@@ -591,15 +591,15 @@ def test_what_a_store_does_not_write_is_skipped():
             except pytest.skip.Exception as reason:
                 skipped[name] = str(reason)
     finds = {name for name in dir(contract) if name.startswith("test_find")}
-    finds.add("test_a_subject_is_any_text")
+    finds.add("test_a_subject_may_be_any_text")
     assert skipped == {
         **dict.fromkeys(finds, "Smallest does not write find()"),
         "test_clear_removes_every_record": "Smallest does not write clear()",
     }
 
 
-def test_a_store_that_clears_and_does_not_list_is_right():
-    """One optional verb does not ask for the other."""
+def test_a_store_may_write_clear_without_find():
+    """Neither optional verb requires the other."""
 
     class Clearing(Smallest):
         async def clear(self):
@@ -608,8 +608,8 @@ def test_a_store_that_clears_and_does_not_list_is_right():
     contract_of(Clearing).test_clear_removes_every_record()
 
 
-def test_a_store_may_be_made_by_a_coroutine_and_is_closed():
-    """Opened before, closed after, also when the test fails."""
+def test_make_store_may_be_a_coroutine():
+    """The store is opened before the test, and closed after it even when the test fails."""
     seen = []
 
     class Watched(CreateOverwrites):
@@ -629,8 +629,8 @@ def test_a_store_may_be_made_by_a_coroutine_and_is_closed():
     assert seen == ["open", "aclose"]
 
 
-def test_a_contract_without_a_store_says_what_to_write():
-    """make_store is what its user writes."""
+def test_a_contract_without_make_store_says_what_to_write():
+    """It is the only method that a user has to write."""
     with pytest.raises(NotImplementedError, match="make_store"):
         StoreContract().test_create_never_overwrites()
 
@@ -642,8 +642,8 @@ def test_a_contract_without_a_store_says_what_to_write():
         ["-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function"],
     ],
 )
-def test_the_contract_needs_no_plugin(options, tmp_path):
-    """Nor minds one: a user's file is these four lines."""
+def test_the_contract_works_with_and_without_plugins(options, tmp_path):
+    """A user's file needs these lines and nothing else."""
     (tmp_path / "test_mine.py").write_text(
         "from fastapi_async_sessions.stores.memory import MemoryStore\n"
         "from fastapi_async_sessions.testing import StoreContract\n\n"
@@ -659,8 +659,8 @@ def test_the_contract_needs_no_plugin(options, tmp_path):
     assert "skipped" not in done.stdout
 
 
-def test_a_frozen_clock_stands_until_it_is_moved():
-    """On, back, or to a moment."""
+def test_a_frozen_clock_stands_still_until_it_is_moved():
+    """Forward, back, or to a given time."""
     clock = FrozenClock(datetime(2030, 1, 1, tzinfo=UTC))
     assert clock() == clock() == datetime(2030, 1, 1, tzinfo=UTC)
     clock.advance(timedelta(hours=2))
@@ -670,13 +670,13 @@ def test_a_frozen_clock_stands_until_it_is_moved():
     assert clock() == datetime(2020, 1, 1, tzinfo=UTC)
 
 
-def test_a_frozen_clock_starts_now():
-    """Where no moment is given; it is aware."""
+def test_a_frozen_clock_starts_at_the_current_time():
+    """Unless another is given, and as an aware datetime."""
     before = datetime.now(UTC)
     assert before <= FrozenClock()() <= datetime.now(UTC)
 
 
-def test_a_frozen_clock_wants_to_know_the_zone():
-    """A naive time is a mistake."""
+def test_a_frozen_clock_refuses_a_naive_datetime():
+    """It would not compare with the others."""
     with pytest.raises(ConfigurationError, match="aware"):
         FrozenClock(datetime(2030, 1, 1))  # noqa: DTZ001 - naive on purpose

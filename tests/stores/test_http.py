@@ -1,4 +1,4 @@
-"""HTTPStore and its service: the contract over a real socket, and a network that fails."""
+"""HTTPStore and its service: the contract over a real socket, and a failing network."""
 
 import asyncio
 import importlib
@@ -17,8 +17,9 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from fastapi_async_sessions.errors import ConfigurationError, StoreUnavailable
 from fastapi_async_sessions.records import Record, new_version
 from fastapi_async_sessions.stores.base import Store
-from fastapi_async_sessions.stores.http import HTTPStore, session_service
+from fastapi_async_sessions.stores.http import HTTPStore
 from fastapi_async_sessions.stores.memory import MemoryStore
+from fastapi_async_sessions.stores.service import session_service
 from fastapi_async_sessions.stores.sql import SQLStore
 from fastapi_async_sessions.testing import FrozenClock, StoreContract
 from tests.servers.asgi import serve
@@ -64,7 +65,7 @@ class TestContractBeforeSQL(StoreContract):
 
 @pytest.fixture
 def backing():
-    """What the service of a test keeps its sessions in."""
+    """The store that the service of a test keeps its sessions in."""
     return MemoryStore()
 
 
@@ -93,7 +94,7 @@ async def through_a_proxy(url, **options):
 
 @asynccontextmanager
 async def answering(response):
-    """A store whose service answers everything with one response; the requests are collected."""
+    """A store whose service gives one response to every request, and the list of requests."""
     requests = []
 
     async def app(scope, receive, send):
@@ -110,7 +111,7 @@ def a_record(**changes):
 
 
 async def every_call(store, key=KEY):
-    """What each verb with a key raises, in turn."""
+    """Call each verb that takes a key, and return the results or errors in order."""
     record = a_record()
     calls = [
         store.create(key, record),
@@ -122,15 +123,15 @@ async def every_call(store, key=KEY):
 
 
 async def the_other_calls(store):
-    """What the verbs without a key raise."""
+    """Call the verbs that take no key, and return the results or errors."""
     return await asyncio.gather(store.find("user:42"), store.purge(), return_exceptions=True)
 
 
-# what travels
+# what is sent
 
 
-async def test_a_subject_travels_as_its_hash(service, backing):
-    """Neither the path nor the service's store shows who it is; loading gives it back."""
+async def test_a_subject_is_sent_as_its_hash(service, backing):
+    """Neither the path nor the service's store shows the subject; load() returns it."""
     record = a_record(subject="provider:ada@example.com")
     async with opened(service) as store:
         await store.create(KEY, record)
@@ -140,7 +141,7 @@ async def test_a_subject_travels_as_its_hash(service, backing):
 
 
 async def test_versions_of_any_characters_are_compared_exactly(service):
-    """An entity tag carries them quoted."""
+    """They are quoted in an entity tag."""
     async with opened(service) as store:
         await store.create(KEY, a_record(version='a "b" \\ %20 é,W/'))
         assert not await store.save(KEY, a_record(), replaces='a "b" \\ %20 e,W/')
@@ -157,16 +158,16 @@ async def test_the_largest_record_fits(service):
 
 
 @pytest.mark.parametrize("key", ["..", "../purge", "", "AB" * 32, "ab" * 32 + "\n", "ab" * 33])
-async def test_what_is_no_key_is_never_sent(key):
-    """It cannot become another path."""
+async def test_an_invalid_key_is_never_sent(key):
+    """It cannot become a different path."""
     async with answering(Response()) as (store, requests):
         for error in await every_call(store, key):
             assert isinstance(error, ValueError)
         assert requests == []
 
 
-async def test_the_clock_of_the_client_ends_a_session_too(service):
-    """A service whose clock is late revives nothing."""
+async def test_a_session_also_ends_by_the_clock_of_the_client(service):
+    """A service whose clock is slow does not prolong it."""
     record = a_record()
     async with opened(service) as store, opened(service, clock=lambda: record.expires_at) as late:
         await store.create(KEY, record)
@@ -176,7 +177,7 @@ async def test_the_clock_of_the_client_ends_a_session_too(service):
 
 
 async def test_a_store_works_again_after_it_was_closed(service):
-    """A second lifespan, as in tests, opens it again, in another event loop too."""
+    """As with a second lifespan in tests, even in another event loop."""
     store = HTTPStore(service, token=TOKEN)
     for _ in range(2):
         assert await store.load(KEY) is None
@@ -184,7 +185,7 @@ async def test_a_store_works_again_after_it_was_closed(service):
     await store.aclose()
 
 
-# the service by itself
+# the service without HTTPStore
 
 
 @asynccontextmanager
@@ -199,7 +200,7 @@ async def client_of(backing, token=TOKEN):
 
 @pytest.mark.parametrize("token", ["", "wrong", TOKEN[:-1], TOKEN + "x", "é" * 40, "\xff\xfe"])
 async def test_a_wrong_token_is_refused(backing, token):
-    """By every path, before anything is read."""
+    """On every path, before anything is read."""
     await backing.create(KEY, a_record())
     async with client_of(backing, token) as client:
         calls = [
@@ -215,15 +216,15 @@ async def test_a_wrong_token_is_refused(backing, token):
     assert await backing.load(KEY)
 
 
-async def test_no_token_is_refused(backing):
-    """Neither is another scheme."""
+async def test_a_missing_token_is_refused(backing):
+    """So is another scheme."""
     async with client_of(backing) as client:
         for headers in ({"Authorization": ""}, {"Authorization": f"Basic {TOKEN}"}):
             assert (await client.get(f"/sessions/{KEY}", headers=headers)).status_code == 401
 
 
 async def test_a_store_with_another_token_is_unavailable(service):
-    """And says why, without the token."""
+    """The reason says so, without the token."""
     async with opened(service, token="x" * 32) as store:
         for error in await every_call(store):
             assert isinstance(error, StoreUnavailable)
@@ -231,7 +232,7 @@ async def test_a_store_with_another_token_is_unavailable(service):
 
 
 async def test_the_openapi_document_names_the_paths_and_the_scheme(backing):
-    """So a client in another language can be written from it."""
+    """A client in another language can be written from it."""
     document = session_service(backing, token=TOKEN).openapi()
     operations = {
         (method, path) for path, methods in document["paths"].items() for method in methods
@@ -254,8 +255,8 @@ async def wire(client, key=KEY):
     return (await client.get(f"/sessions/{key}")).json()
 
 
-async def test_a_session_has_its_version_as_entity_tag(backing):
-    """And nobody on the way keeps a copy."""
+async def test_the_version_of_a_session_is_its_entity_tag(backing):
+    """Caches on the way are told not to keep a copy."""
     await backing.create(KEY, a_record(version="v1", subject=None))
     async with client_of(backing) as client:
         reply = await client.get(f"/sessions/{KEY}")
@@ -265,7 +266,7 @@ async def test_a_session_has_its_version_as_entity_tag(backing):
 
 
 async def test_a_write_needs_a_condition(backing):
-    """An unconditional PUT would overwrite what nobody has read."""
+    """An unconditional PUT would overwrite changes that its sender has not read."""
     await backing.create(KEY, a_record(version="v1", subject=None))
     async with client_of(backing) as client:
         session = await wire(client)
@@ -298,7 +299,7 @@ async def test_a_write_needs_a_condition(backing):
         {"body": None},
     ],
 )
-async def test_what_is_no_session_is_refused(backing, change):
+async def test_an_invalid_session_is_refused(backing, change):
     """Nothing is stored."""
     await backing.create(KEY, a_record(subject=None))
     async with client_of(backing) as client:
@@ -311,8 +312,8 @@ async def test_what_is_no_session_is_refused(backing, change):
     assert await backing.load(KEY) is None
 
 
-async def test_a_path_takes_keys_only(backing):
-    """Anything else is refused before the store is asked."""
+async def test_an_invalid_key_in_a_path_is_refused(backing):
+    """The store is not called."""
     async with client_of(backing) as client:
         for key in ("AB" * 32, "ab", "ab" * 33, "%2e%2e", "ab" * 32 + "%0a"):
             assert (await client.get(f"/sessions/{key}")).status_code == 422
@@ -320,7 +321,7 @@ async def test_a_path_takes_keys_only(backing):
 
 
 async def test_a_large_request_is_refused_while_it_is_read(backing):
-    """The rest is not waited for."""
+    """The rest of it is not read."""
     sent = 0
 
     async def eight_megabytes():
@@ -336,7 +337,7 @@ async def test_a_large_request_is_refused_while_it_is_read(backing):
 
 
 class Failing(Store):
-    """Each verb fails."""
+    """A store whose every verb fails."""
 
     async def fail(self, *args, **kwargs):
         raise StoreUnavailable("down", retry_after=7)
@@ -344,8 +345,8 @@ class Failing(Store):
     create = load = save = delete = find = purge = fail
 
 
-async def test_a_service_whose_store_fails_says_when_to_come_back():
-    """The client passes it on."""
+async def test_a_failing_store_behind_the_service_says_when_to_retry():
+    """The client passes its Retry-After on."""
     with serve(session_service(Failing(), token=TOKEN)) as url:
         async with opened(url) as store:
             for error in [*await every_call(store), *await the_other_calls(store)]:
@@ -355,7 +356,7 @@ async def test_a_service_whose_store_fails_says_when_to_come_back():
 
 
 async def test_the_service_opens_and_closes_its_store():
-    """With its own lifespan."""
+    """In its own lifespan."""
     seen = []
 
     class Watched(MemoryStore):
@@ -370,7 +371,7 @@ async def test_the_service_opens_and_closes_its_store():
     assert seen == ["open", "close"]
 
 
-# a service that is none, and a network that fails
+# other servers, and a failing network
 
 
 @pytest.mark.parametrize(
@@ -385,13 +386,13 @@ async def test_the_service_opens_and_closes_its_store():
         (PlainTextResponse("oops", 500), "answered 500"),
         (RedirectResponse("http://169.254.169.254/"), "answered 307"),
         (RedirectResponse("http://169.254.169.254/", 302), "answered 302"),
-        (Response("[", 200, {"Session-Service": "1"}), "something else than sessions"),
-        (Response(b"\x1f\x8b", 200, {"Session-Service": "1"}), "something else than sessions"),
+        (Response("[", 200, {"Session-Service": "1"}), "something other than sessions"),
+        (Response(b"\x1f\x8b", 200, {"Session-Service": "1"}), "something other than sessions"),
         (Response(bytes(2**26 + 1), 200, {"Session-Service": "1"}), "answered more than"),
     ],
 )
-async def test_an_answer_of_somebody_else_is_unavailable(response, reason):
-    """It is no missing session, no conflict, and no redirect is followed."""
+async def test_an_answer_from_another_server_is_unavailable(response, reason):
+    """It is taken neither for a missing session nor for a conflict, and redirects are ignored."""
     async with answering(response) as (store, requests):
         errors = [*await every_call(store), *await the_other_calls(store)]
         assert len(requests) == len(errors)
@@ -405,8 +406,8 @@ async def test_an_answer_of_somebody_else_is_unavailable(response, reason):
 @pytest.mark.parametrize(
     ("value", "seconds"), [("9", 9), ("-1", 1), ("soon", 1), ("9" * 5000, 1), ("", 1)]
 )
-async def test_a_busy_service_says_when_to_come_back(value, seconds):
-    """In seconds; anything else is one second."""
+async def test_a_busy_service_says_when_to_retry(value, seconds):
+    """Retry-After is used if it is in seconds; otherwise it is one second."""
     for status in (429, 503):
         busy = Response(status_code=status, headers={"Retry-After": value})
         async with answering(busy) as (store, _):
@@ -416,7 +417,7 @@ async def test_a_busy_service_says_when_to_come_back(value, seconds):
 
 
 async def test_a_session_under_another_key_is_refused():
-    """A confused cache on the way hands nobody's session to somebody else."""
+    """A faulty cache on the way cannot give one user's session to another."""
     backing = MemoryStore()
     await backing.create("cd" * 32, a_record(subject=None))
     service = session_service(backing, token=TOKEN)
@@ -429,8 +430,8 @@ async def test_a_session_under_another_key_is_refused():
             await store.load(KEY)
 
 
-async def test_a_body_that_was_not_sealed_here_is_refused(service, backing):
-    """Its subject must be the one that it was filed under."""
+async def test_a_body_without_its_subject_is_refused(service, backing):
+    """The subject in the body must match the hash that it is stored under."""
     await backing.create(KEY, a_record(subject="ab" * 32))
     async with opened(service) as store:
         with pytest.raises(StoreUnavailable, match="not made here"):
@@ -438,7 +439,7 @@ async def test_a_body_that_was_not_sealed_here_is_refused(service, backing):
 
 
 async def test_a_write_whose_reply_was_lost_is_recognised(service):
-    """It is sent again with the same condition, and finds itself."""
+    """It is sent again with the same condition, and finds that it was done."""
     async with through_a_proxy(service) as (store, proxy):
         record, newer = a_record(), a_record()
         proxy.lose_replies = 1
@@ -449,8 +450,8 @@ async def test_a_write_whose_reply_was_lost_is_recognised(service):
         assert proxy.lose_replies == 0
 
 
-async def test_a_connection_that_was_cut_is_replaced(service):
-    """The next call works."""
+async def test_a_broken_connection_is_replaced(service):
+    """The next call succeeds."""
     async with through_a_proxy(service) as (store, proxy):
         await store.load(KEY)
         proxy.cut()
@@ -458,7 +459,7 @@ async def test_a_connection_that_was_cut_is_replaced(service):
 
 
 async def test_a_request_is_sent_twice_at_most(service):
-    """Then the caller hears of it."""
+    """Then the call fails."""
     async with through_a_proxy(service) as (store, proxy):
         proxy.lose_replies = 100
         with pytest.raises(StoreUnavailable):
@@ -468,8 +469,8 @@ async def test_a_request_is_sent_twice_at_most(service):
         assert await store.load(KEY) is None
 
 
-async def test_a_silent_service_is_given_up_in_time(service):
-    """The deadline is that of the whole call; afterwards all is well again."""
+async def test_a_call_to_a_silent_service_times_out(service):
+    """The timeout is for the whole call, and the next call succeeds."""
     async with through_a_proxy(service, timeout=timedelta(seconds=0.2)) as (store, proxy):
         proxy.pause()
         started = asyncio.get_running_loop().time()
@@ -480,8 +481,8 @@ async def test_a_silent_service_is_given_up_in_time(service):
         assert await store.load(KEY) is None
 
 
-async def test_an_answer_that_drips_is_given_up_in_time():
-    """Each piece is in time, the whole is not."""
+async def test_a_call_whose_answer_comes_in_drops_times_out():
+    """The timeout is not for each piece of the answer but for all of them together."""
 
     async def drip(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -498,7 +499,7 @@ async def test_an_answer_that_drips_is_given_up_in_time():
 
 
 async def test_a_cancelled_call_is_cancelled(service):
-    """The connection is dropped, so that the next answer is the right one."""
+    """Its connection is dropped, so that the next call does not get its answer."""
     async with through_a_proxy(service) as (store, proxy):
         record = a_record()
         await store.create(KEY, record)
@@ -514,7 +515,7 @@ async def test_a_cancelled_call_is_cancelled(service):
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "https://127.0.0.1:1"])
 async def test_a_service_that_is_down_is_unavailable(url):
-    """The error shows neither address nor token."""
+    """The error shows neither the address nor the token."""
     async with opened(url) as store:
         for error in [*await every_call(store), *await the_other_calls(store)]:
             assert isinstance(error, StoreUnavailable)
@@ -525,7 +526,7 @@ async def test_a_service_that_is_down_is_unavailable(url):
 
 
 async def test_tls_that_cannot_be_verified_is_unavailable(service):
-    """There is no way around it."""
+    """Nothing is sent over a connection that cannot be verified."""
     async with opened(service.replace("http", "https")) as store:
         with pytest.raises(StoreUnavailable, match="SSLError"):
             await store.load(KEY)
@@ -545,7 +546,7 @@ async def test_proxies_and_credentials_of_the_environment_are_not_used(
 
 
 async def test_cookies_of_the_service_are_not_kept():
-    """Nothing goes along with a request but the token."""
+    """Of the credentials, only the token is sent."""
     cookies = []
 
     async def app(scope, receive, send):
@@ -560,8 +561,8 @@ async def test_cookies_of_the_service_are_not_kept():
     assert cookies == []
 
 
-async def test_the_token_shows_nowhere(service, caplog):
-    """In no log line and no repr, on either end."""
+async def test_the_token_is_never_shown(service, caplog):
+    """It is in no log line and no repr, on either end."""
     caplog.set_level(logging.DEBUG)
     async with opened(service) as store:
         await every_call(store)
@@ -591,7 +592,7 @@ async def test_the_token_shows_nowhere(service, caplog):
     ],
 )
 def test_the_base_url_is_safe(url):
-    """https, or this machine; no password that would end up in a log."""
+    """https, or this machine; and no password, which would end up in a log."""
     with pytest.raises(ConfigurationError, match="HTTPStore takes a base URL") as raised:
         HTTPStore(url, token=TOKEN)
     assert "pa55word" not in str(raised.value)
@@ -606,14 +607,14 @@ def test_the_base_url_is_safe(url):
         "http://[::1]:80",
     ],
 )
-def test_plain_http_is_for_this_machine(url):
-    """Elsewhere the token would be readable."""
+def test_plain_http_is_allowed_on_this_machine(url):
+    """Elsewhere others could read the token."""
     HTTPStore(url, token=SecretStr(TOKEN))
 
 
 @pytest.mark.parametrize("token", ["", "short", "x" * 31, "é" * 40, "with spaces " * 9])
 def test_a_weak_token_is_refused_at_both_ends(token):
-    """It says how to make one, and does not repeat it."""
+    """The error says how to make a token, and does not repeat this one."""
     for make in (
         lambda: HTTPStore("https://sessions.example.com", token=token),
         lambda: session_service(MemoryStore(), token=token),
@@ -636,14 +637,23 @@ async def test_a_base_url_may_have_a_path():
 
 
 def test_a_timeout_is_positive():
-    """Zero would refuse every call."""
+    """With a timeout of zero every call would fail."""
     with pytest.raises(ConfigurationError, match="timeout"):
         HTTPStore("https://sessions.example.com", token=TOKEN, timeout=timedelta(0))
 
 
 def test_a_missing_httpx_says_how_to_install_it(monkeypatch):
-    """At import of the module, which is the only one that needs it."""
+    """Importing the module fails, which is the only one that needs it."""
     monkeypatch.setitem(sys.modules, "httpx", None)
     monkeypatch.delitem(sys.modules, "fastapi_async_sessions.stores.http")
     with pytest.raises(ConfigurationError, match=r"fastapi_async_sessions\[http\]"):
         importlib.import_module("fastapi_async_sessions.stores.http")
+
+
+def test_the_service_does_not_need_httpx(monkeypatch):
+    """Only its client does."""
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    monkeypatch.delitem(sys.modules, "fastapi_async_sessions.stores.http")
+    monkeypatch.delitem(sys.modules, "fastapi_async_sessions.stores.service")
+    service = importlib.import_module("fastapi_async_sessions.stores.service")
+    assert service.session_service(MemoryStore(), token=TOKEN).title == "Session service"

@@ -1,4 +1,4 @@
-"""MemoryStore: the contract, and its bounds."""
+"""MemoryStore: the contract, and its limits."""
 
 import gc
 import weakref
@@ -33,12 +33,12 @@ def key(number):
 
 
 async def alive(store, numbers):
-    """Those of the numbers that are there. Looks backwards: looking is using."""
+    """Return the numbers whose records exist; loads them in reverse, because a load is a use."""
     return [number for number in numbers if await store.load(key(number))]
 
 
-async def test_a_full_store_forgets_the_one_that_was_used_least_recently(clock):
-    """Loading and saving are use."""
+async def test_a_full_store_evicts_the_least_recently_used_session(clock):
+    """Loading and saving count as use."""
     store = MemoryStore(max_sessions=3, clock=clock)
     records = [record(clock) for _ in range(5)]
     for number in range(3):
@@ -50,8 +50,8 @@ async def test_a_full_store_forgets_the_one_that_was_used_least_recently(clock):
     assert await alive(store, range(5)) == [1, 3, 4]
 
 
-async def test_a_refused_create_costs_nobody_a_place(clock):
-    """Nor does one that replaces what has expired."""
+async def test_a_refused_create_evicts_nothing(clock):
+    """Nor does one that replaces an expired record."""
     store = MemoryStore(max_sessions=2, clock=clock)
     first = record(clock, life=HOUR / 2)
     await store.create(key(0), first)
@@ -64,8 +64,8 @@ async def test_a_refused_create_costs_nobody_a_place(clock):
     assert await alive(store, range(2)) == [0, 1]
 
 
-async def test_listing_is_no_use(clock):
-    """An overview of somebody's devices keeps none of them alive."""
+async def test_listing_does_not_count_as_use(clock):
+    """Looking at the list of a user's devices protects none of them from eviction."""
     store = MemoryStore(max_sessions=2, clock=clock)
     await store.create(key(0), record(clock, subject="ada"))
     await store.create(key(1), record(clock))
@@ -74,8 +74,8 @@ async def test_listing_is_no_use(clock):
     assert await alive(store, range(3)) == [1, 2]
 
 
-async def test_what_was_forgotten_is_on_no_list(clock):
-    """Whether it had to make room, expired, was deleted, changed hands or was cleared."""
+async def test_find_leaves_out_what_the_store_has_removed(clock):
+    """Sessions that were evicted, expired, deleted, given to another subject or cleared."""
     store = MemoryStore(max_sessions=2, clock=clock)
     for number in range(3):
         await store.create(key(number), record(clock, subject="ada", life=HOUR * (number + 1)))
@@ -89,8 +89,8 @@ async def test_what_was_forgotten_is_on_no_list(clock):
     assert await store.find("bob") == []
 
 
-async def test_expired_records_go_although_nobody_purges(clock):
-    """Many short sessions do not fill the memory."""
+async def test_creating_sessions_purges_expired_ones(clock):
+    """Without calls of purge(), many short sessions do not fill the memory."""
     store = MemoryStore(clock=clock)
     for number in range(10_000):
         await store.create(key(number), record(clock, subject=f"user:{number}"))
@@ -98,11 +98,11 @@ async def test_expired_records_go_although_nobody_purges(clock):
     assert await store.purge() < 2100
 
 
-async def test_nothing_is_left_of_what_is_gone(clock):
-    """Neither the record nor its subject's list: memory is given back."""
+async def test_the_memory_of_removed_sessions_is_freed(clock):
+    """That of the record and that of the subject's index."""
 
     class Subject(str):
-        """Text that can be watched."""
+        """A string that can be weakly referenced."""
 
     store = MemoryStore(max_sessions=1, clock=clock)
     subjects = [Subject(letter) for letter in "abcde"]
@@ -122,7 +122,7 @@ async def test_nothing_is_left_of_what_is_gone(clock):
     assert [subject() for subject in watched] == [None] * 5
 
 
-async def test_purge_says_how_many_it_removed(clock):
+async def test_purge_returns_how_many_records_it_removed(clock):
     """Live ones are not counted."""
     store = MemoryStore(clock=clock)
     for number in range(6):
@@ -133,7 +133,7 @@ async def test_purge_says_how_many_it_removed(clock):
 
 
 @pytest.mark.parametrize("size", [0, -1])
-def test_a_store_for_nothing_is_a_mistake(size):
-    """At least one session must find room."""
+def test_max_sessions_is_at_least_one(size):
+    """A store without room for any session is refused."""
     with pytest.raises(ConfigurationError, match="max_sessions"):
         MemoryStore(max_sessions=size)

@@ -1,4 +1,4 @@
-"""RedisStore: the contract over each kind of Redis, what is stored, what failures become."""
+"""RedisStore: the contract on each kind of Redis, what is stored, what happens on failures."""
 
 import asyncio
 import gc
@@ -37,7 +37,7 @@ def index_of(subject):
 
 
 def closing(store, client):
-    """A store that closes a client which somebody else made."""
+    """Make a store close a client that was made for it."""
     store.aclose = client.aclose
     return store
 
@@ -62,16 +62,16 @@ async def opened(url, **options):
 
 @asynccontextmanager
 async def unavailable(match):
-    """What the block does raises StoreUnavailable, with a reason and with nothing behind it."""
+    """The block raises StoreUnavailable with this reason, and without a cause or context."""
     with pytest.raises(StoreUnavailable, match=match) as caught:
         yield
     error = caught.value
-    # the exception that pytest.raises caught must not carry the driver's along
+    # the driver's error must not be reachable from the one that was raised
     assert (error.__cause__, error.__context__) == (None, None)
 
 
 class Commands:
-    """Counts the commands that a server is sent by clients, scripts' own calls left out."""
+    """Counts the commands that clients send to a server, without the calls of scripts."""
 
     def __init__(self, server):
         self._server = server
@@ -84,8 +84,8 @@ class Commands:
         if counts["evalsha"] or counts["eval"]:
             for inner in ("get", "set", "del", "zadd", "zremrangebyscore", "zrevrange", "pexpire"):
                 del counts[inner]
-        for chatter in ("config", "info", "hello", "client", "select", "auth"):
-            del counts[chatter]
+        for other in ("config", "info", "hello", "client", "select", "auth"):
+            del counts[other]
         return dict(counts)
 
 
@@ -130,8 +130,8 @@ class TestCluster(StoreContract):
         return closing(RedisStore(client, clock=clock), client)
 
 
-async def test_a_unix_socket_does_too(start_redis, tmp_path):
-    """unix:// is an address like another."""
+async def test_a_unix_socket_works_too(start_redis, tmp_path):
+    """Its URL begins with unix://."""
     start_redis("--unixsocket", str(tmp_path / "s"))
     async with opened(f"unix://{tmp_path}/s") as store:
         kept = record()
@@ -142,23 +142,23 @@ async def test_a_unix_socket_does_too(start_redis, tmp_path):
 # what is stored
 
 
-async def test_a_session_is_one_string_that_redis_forgets_in_time(store, redis_client):
-    """Its name is prefix and key, its time to live the record's."""
+async def test_a_session_is_one_string_that_expires(store, redis_client):
+    """Its name is the prefix and the key, and its time to live that of the record."""
     await store.create(KEY, record(life=HOUR))
     assert await redis_client.keys() == [f"sessions:{KEY}".encode()]
     assert await redis_client.type(f"sessions:{KEY}") == b"string"
     assert 3_590_000 < await redis_client.pttl(f"sessions:{KEY}") <= 3_600_000
 
 
-async def test_a_subject_is_in_no_name(store, redis_client):
-    """The list of a subject's sessions is named after its hash."""
+async def test_the_name_of_an_index_does_not_show_the_subject(store, redis_client):
+    """It has the hash of the subject."""
     await store.create(KEY, record(subject="ada@example.com"))
     names = set(await redis_client.keys())
     assert names == {f"sessions:{KEY}".encode(), index_of("ada@example.com").encode()}
 
 
-async def test_nothing_is_kept_without_an_end(store, redis_client):
-    """Whatever happened to sessions, each key in Redis has a time to live."""
+async def test_every_key_in_redis_expires(store, redis_client):
+    """Whatever happened to the sessions, each key has a time to live."""
     first, second = record(subject="a"), record(subject="b", life=HOUR * 2)
     await store.create(KEY, first)
     await store.save(KEY, second, replaces=first.version)
@@ -168,16 +168,16 @@ async def test_nothing_is_kept_without_an_end(store, redis_client):
         assert 0 < await redis_client.pttl(name) < timedelta(hours=27) / timedelta(milliseconds=1)
 
 
-async def test_a_list_lives_as_long_as_its_longest_session_and_a_day(store, redis_client):
-    """A shorter one that comes later does not shorten it."""
+async def test_an_index_expires_a_day_after_its_last_session(store, redis_client):
+    """A shorter session that is created later does not change that."""
     await store.create(KEY, record(subject="ada", life=HOUR * 10))
     await store.create(OTHER, record(subject="ada", life=HOUR))
     left = timedelta(milliseconds=await redis_client.pttl(index_of("ada")))
     assert timedelta(hours=33, minutes=59) < left <= timedelta(hours=34)
 
 
-async def test_a_list_drops_what_ended_long_ago(redis_url, redis_client):
-    """A day after its end a session leaves the list with the next one that comes."""
+async def test_an_index_drops_sessions_that_ended_a_day_ago(redis_url, redis_client):
+    """When the next session of the subject is created."""
     clock = FrozenClock()
     async with opened(redis_url, clock=clock) as store:
         await store.create(KEY, record(clock, subject="ada"))
@@ -186,8 +186,8 @@ async def test_a_list_drops_what_ended_long_ago(redis_url, redis_client):
     assert await redis_client.zrange(index_of("ada"), 0, -1) == [OTHER.encode()]
 
 
-async def test_a_list_keeps_an_entry_a_day_longer_than_it_says(redis_url, redis_client):
-    """The session may have been extended by a process that died before it wrote the list."""
+async def test_an_index_keeps_an_entry_for_a_day_after_its_score(redis_url, redis_client):
+    """The session may have been extended by a process that died before it updated the index."""
     clock = FrozenClock()
     async with opened(redis_url, clock=clock) as store:
         first, longer = record(clock, subject="ada"), record(clock, subject="ada", life=HOUR * 10)
@@ -200,8 +200,8 @@ async def test_a_list_keeps_an_entry_a_day_longer_than_it_says(redis_url, redis_
         assert await store.find("ada") == [(KEY, longer), (OTHER, await store.load(OTHER))]
 
 
-async def test_finding_heals_a_list(store, redis_client):
-    """Entries of sessions that have ended or changed hands are gone afterwards."""
+async def test_find_removes_stale_entries_from_the_index(store, redis_client):
+    """Those of sessions that have ended or been given to another subject."""
     first = record(subject="ada")
     await store.create(KEY, first)
     await store.create(OTHER, record(subject="ada"))
@@ -212,8 +212,8 @@ async def test_finding_heals_a_list(store, redis_client):
     assert await redis_client.exists(index_of("ada")) == 0
 
 
-async def test_finding_loses_nobody_who_comes_back_meanwhile(redis_url, redis_client):
-    """A session that is bound to the subject again while the list heals is found and stays."""
+async def test_find_keeps_a_session_that_returns_to_the_subject_meanwhile(redis_url, redis_client):
+    """Its entry is new although the one that find() saw was stale."""
     first, second, third = record(subject="ada"), record(subject="bob"), record(subject="ada")
 
     class Interrupted(Redis):
@@ -230,8 +230,8 @@ async def test_finding_loses_nobody_who_comes_back_meanwhile(redis_url, redis_cl
     assert await store.find("ada") == [(KEY, third)]
 
 
-async def test_a_session_that_its_list_lost_comes_back_when_it_is_extended(store, redis_client):
-    """A change of data alone writes no list."""
+async def test_extending_a_session_restores_its_index_entry(store, redis_client):
+    """A change of data alone does not write the index."""
     first = record(subject="ada")
     await store.create(KEY, first)
     await redis_client.delete(index_of("ada"))
@@ -243,8 +243,8 @@ async def test_a_session_that_its_list_lost_comes_back_when_it_is_extended(store
     assert await store.find("ada") == [(KEY, third)]
 
 
-async def test_what_is_no_record_is_missing(store, redis_client, caplog):
-    """A value that somebody else wrote is logged without its content and may be overwritten."""
+async def test_an_invalid_value_is_a_missing_record(store, redis_client, caplog):
+    """A warning is logged without the value, which create() may overwrite."""
     for value in (b"", b"\n", b"secret", b"secret\n1 2", b"v\n1 x\nsecret", b"\xff\n9 1\nsecret"):
         await redis_client.set(f"sessions:{KEY}", value)
         assert await store.load(KEY) is None
@@ -259,14 +259,14 @@ async def test_what_is_no_record_is_missing(store, redis_client, caplog):
     assert "secret" not in caplog.text
 
 
-async def test_an_end_that_is_no_date_is_missing(store, redis_client):
-    """However many digits somebody wrote."""
+async def test_a_value_with_an_impossible_expiry_is_a_missing_record(store, redis_client):
+    """A number may have more digits than a datetime can express."""
     await redis_client.set(f"sessions:{KEY}", b"v\n" + b"9" * 30 + b" -\nsecret")
     assert await store.load(KEY) is None
 
 
-async def test_another_kind_of_key_is_missing_and_not_overwritten(store, redis_client):
-    """A list under a session's key is no session; a write says what is wrong."""
+async def test_a_key_of_another_type_is_missing_and_not_overwritten(store, redis_client):
+    """load() finds no session, and a write raises an error that says why."""
     await redis_client.rpush(f"sessions:{KEY}", "item")
     assert await store.load(KEY) is None
     async with unavailable("the key holds something else"):
@@ -274,8 +274,8 @@ async def test_another_kind_of_key_is_missing_and_not_overwritten(store, redis_c
     assert await redis_client.llen(f"sessions:{KEY}") == 1
 
 
-async def test_prefixes_do_not_see_each_other(redis_url):
-    """Neither in the verbs, nor in lists, nor in clear()."""
+async def test_stores_with_different_prefixes_are_independent(redis_url):
+    """So are their indexes, and clear() leaves the other store alone."""
     async with opened(redis_url, prefix="app") as one, opened(redis_url, prefix="app.2") as two:
         kept = record(subject="ada")
         await one.create(KEY, kept)
@@ -285,8 +285,8 @@ async def test_prefixes_do_not_see_each_other(redis_url):
         assert await one.find("ada") == [(KEY, kept)]
 
 
-async def test_clear_leaves_what_is_not_its_own(store, redis_client):
-    """Keys that only look alike stay."""
+async def test_clear_removes_only_keys_of_the_store(store, redis_client):
+    """Keys that only resemble them stay."""
     await store.create(KEY, record(subject="ada"))
     others = {b"sessions", b"sessions:", b"sessions:x", b"sessionsx:" + KEY.encode(), b"other"}
     for name in others:
@@ -299,7 +299,7 @@ async def test_clear_leaves_what_is_not_its_own(store, redis_client):
 
 
 async def test_each_verb_is_one_command(store, redis_server):
-    """The list of a subject's sessions is kept by the same one."""
+    """The same command updates the index of the subject."""
     first, other = record(subject="ada"), record()
     same = replace(first, version=new_version(), body=b"new")
     longer = replace(same, version=new_version(), expires_at=same.expires_at + HOUR)
@@ -323,8 +323,8 @@ async def test_each_verb_is_one_command(store, redis_server):
     assert commands == [one, one, {"mget": 1}, one, one, one, one]
 
 
-async def test_reads_that_meet_travel_together(store, redis_server):
-    """The first leaves at once, the others in one command, each key once."""
+async def test_concurrent_reads_are_batched(store, redis_server):
+    """The first is sent at once and the others in one command, which has each key once."""
     keys = [f"{number:064x}" for number in range(20)]
     kept = {key: record() for key in keys}
     for key, value in kept.items():
@@ -335,8 +335,8 @@ async def test_reads_that_meet_travel_together(store, redis_server):
     assert commands.seen() == {"mget": 2}
 
 
-async def test_writes_that_meet_keep_their_own_answers(store):
-    """In one message some may win and some may lose."""
+async def test_batched_writes_have_their_own_answers(store):
+    """In one batch some may succeed and some may be refused."""
     keys = [f"{number:064x}" for number in range(20)]
     first = record()
     for key in keys:
@@ -348,11 +348,11 @@ async def test_writes_that_meet_keep_their_own_answers(store):
     assert await asyncio.gather(*saves) == [bool(number % 2) for number in range(20)]
 
 
-async def test_a_write_that_fails_takes_no_other_along(store, redis_client):
-    """The server refuses one key of a message, or one list: the other writes of it are done."""
+async def test_a_failed_write_does_not_affect_the_others_of_its_batch(store, redis_client):
+    """If the server refuses one key or one index, the other writes are done."""
     keys = [f"{number:064x}" for number in range(20)]
     await redis_client.rpush(f"sessions:{keys[7]}", "item")
-    await redis_client.set(index_of("bob"), "no list")
+    await redis_client.set(index_of("bob"), "not an index")
     records = [record(subject="bob" if number == 8 else "ada") for number in range(20)]
     creates = (store.create(key, each) for key, each in zip(keys, records, strict=True))
     answers = await asyncio.gather(*creates, return_exceptions=True)
@@ -365,8 +365,8 @@ async def test_a_write_that_fails_takes_no_other_along(store, redis_client):
 
 
 @pytest.mark.parametrize("is_new", [True, False])
-async def test_a_write_that_was_sent_again_is_on_the_list(store, redis_client, is_new):
-    """Whatever was lost between its two parts."""
+async def test_repeating_a_write_restores_its_index_entry(store, redis_client, is_new):
+    """It may have been lost between the record and the index."""
     first = record()
     newer = replace(first, version=new_version(), subject="ada")
     if not is_new:
@@ -381,7 +381,7 @@ async def test_a_write_that_was_sent_again_is_on_the_list(store, redis_client, i
 
 
 async def test_a_read_sees_every_write_that_was_acknowledged_before(store):
-    """It never joins a message that has left, however many are on their way."""
+    """It never joins a batch in flight, however many there are."""
     first = record()
     await store.create(KEY, first)
 
@@ -400,8 +400,8 @@ async def test_a_read_sees_every_write_that_was_acknowledged_before(store):
     await asyncio.gather(write(), *(read() for _ in range(10)))
 
 
-async def test_a_bad_record_spoils_no_other_read(store, redis_client):
-    """Those that travel with it get theirs."""
+async def test_an_invalid_value_does_not_affect_the_other_reads_of_its_batch(store, redis_client):
+    """They return their records."""
     kept = record()
     await store.create(KEY, kept)
     await redis_client.set(f"sessions:{OTHER}", b"garbage")
@@ -418,7 +418,7 @@ async def test_a_bad_record_spoils_no_other_read(store, redis_client):
     "prefix", ["", "a b", "a:b", "a*", "a?", "{a}", "[a]", "ä", "x" * 65, "a\n"]
 )
 def test_a_prefix_has_no_special_characters(prefix):
-    """One that could match or contain another prefix's keys is refused at once."""
+    """One that could match keys of another prefix is refused when the store is made."""
     with pytest.raises(ConfigurationError, match="prefix"):
         RedisStore.from_url("redis://127.0.0.1", prefix=prefix)
 
@@ -432,14 +432,14 @@ def test_a_prefix_has_no_special_characters(prefix):
     ],
 )
 def test_a_client_that_decodes_is_refused(client):
-    """Sessions are bytes: the error says what to leave out."""
+    """Sessions are bytes, and the error says which option to leave out."""
     with pytest.raises(ConfigurationError, match="without decode_responses=True"):
         RedisStore(client)
 
 
 @pytest.mark.parametrize("client", [redis.Redis(), "redis://127.0.0.1", None])
-def test_what_is_no_asyncio_client_is_refused(client):
-    """The error names what is taken."""
+def test_only_a_client_of_redis_asyncio_is_accepted(client):
+    """The error says which clients are."""
     with pytest.raises(ConfigurationError, match=r"redis\.asyncio"):
         RedisStore(client)
 
@@ -457,22 +457,22 @@ def test_what_is_no_asyncio_client_is_refused(client):
         ("rediss://:hunter2@127.0.0.1", {"ssl_cert_reqs": "hunter2"}),
     ],
 )
-def test_a_wrong_address_or_option_shows_when_the_store_is_made(url, options):
-    """The error leaves out the URL, which may hold a password."""
+def test_a_wrong_address_or_option_fails_when_the_store_is_made(url, options):
+    """The error does not show the URL, which may hold a password."""
     with pytest.raises(ConfigurationError, match="from_url") as caught:
         RedisStore.from_url(url, **options)
     assert "hunter2" not in str(caught.value)
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
 
 
-def test_a_store_does_not_show_its_address():
-    """Neither URL nor password is in its repr."""
+def test_the_repr_of_a_store_does_not_show_its_address():
+    """Neither the URL nor the password."""
     store = RedisStore.from_url("redis://ada:hunter2@db.example.com:6380/3", prefix="app")
     assert repr(store) == "RedisStore(prefix='app')"
 
 
-def test_without_redis_py_the_install_line_is_named(monkeypatch):
-    """Importing the module is what needs the library."""
+def test_a_missing_redis_py_says_how_to_install_it(monkeypatch):
+    """Importing the module fails, which is the only one that needs it."""
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
     monkeypatch.delitem(sys.modules, "fastapi_async_sessions.stores.redis")
     with pytest.raises(ConfigurationError, match=r'pip install "fastapi_async_sessions\[redis\]"'):
@@ -480,7 +480,7 @@ def test_without_redis_py_the_install_line_is_named(monkeypatch):
 
 
 async def test_a_given_client_stays_open(redis_client):
-    """Whoever made it closes it."""
+    """The store closes only a client that it made itself."""
     store = RedisStore(redis_client)
     await store.create(KEY, record())
     before = await redis_client.client_id()
@@ -489,7 +489,7 @@ async def test_a_given_client_stays_open(redis_client):
 
 
 async def test_a_store_may_be_opened_again(redis_url):
-    """After aclose() its own client connects anew."""
+    """After aclose() its client connects again."""
     store = RedisStore.from_url(redis_url)
     for _ in range(2):
         await store.open()
@@ -500,8 +500,8 @@ async def test_a_store_may_be_opened_again(redis_url):
 # failures
 
 
-async def test_a_server_that_died_is_back_without_a_restart_of_ours(start_redis):
-    """While it is away every verb says so, and the first one after that works."""
+async def test_a_store_recovers_when_its_server_is_restarted(start_redis):
+    """Until then every verb raises StoreUnavailable, and the first call after it succeeds."""
     server = start_redis()
     async with opened(server.url) as store:
         await store.create(KEY, record(subject="ada"))
@@ -524,7 +524,7 @@ async def test_a_server_that_died_is_back_without_a_restart_of_ours(start_redis)
         assert await store.load(KEY) == kept
 
 
-async def test_a_failure_reaches_all_that_travelled_and_nobody_later(start_redis):
+async def test_a_failure_reaches_every_caller_of_a_batch_and_none_later(start_redis):
     """Each gets an exception of its own."""
     server = start_redis()
     async with opened(server.url) as store:
@@ -540,8 +540,8 @@ async def test_a_failure_reaches_all_that_travelled_and_nobody_later(start_redis
         assert await asyncio.gather(*loads) == [None] * 10
 
 
-async def test_a_server_that_hangs_is_given_up(start_redis):
-    """The timeout of the connection ends it, for those who travelled too; then it goes on."""
+async def test_a_call_to_a_server_that_hangs_times_out(start_redis):
+    """So do batched calls, by the timeout of the connection; later calls succeed."""
     server = start_redis()
     async with opened(server.url, socket_timeout=0.2) as store:
         await store.create(KEY, record())
@@ -552,28 +552,28 @@ async def test_a_server_that_hangs_is_given_up(start_redis):
         assert await store.load(KEY)
 
 
-async def test_who_stops_waiting_leaves_the_others_alone(start_redis):
-    """Whether it was the first or travelled with others, whoever it is that stops."""
+async def test_a_cancelled_caller_does_not_affect_the_others(start_redis):
+    """Whether its call was sent alone or in a batch."""
     server = start_redis()
     async with opened(server.url) as store:
         keys = [letter * 64 for letter in "abc"]
         kept = [record(body=key.encode()) for key in keys]
         for key, value in zip(keys, kept, strict=True):
             await store.create(key, value)
-        for impatient in range(3):
+        for cancelled in range(3):
             server.pause()
             loads = [asyncio.create_task(store.load(key)) for key in keys]
             await asyncio.sleep(0.02)
-            loads[impatient].cancel()
+            loads[cancelled].cancel()
             await asyncio.sleep(0)
             server.resume()
             found = await asyncio.gather(*loads, return_exceptions=True)
-            assert isinstance(found.pop(impatient), asyncio.CancelledError)
-            assert found == [value for place, value in enumerate(kept) if place != impatient]
+            assert isinstance(found.pop(cancelled), asyncio.CancelledError)
+            assert found == [value for place, value in enumerate(kept) if place != cancelled]
 
 
-async def test_a_cancelled_read_leaves_no_answer_to_the_next_one(redis_url):
-    """CVE-2023-28859: a connection that was left in the middle is never used again."""
+async def test_the_reply_to_a_cancelled_call_is_not_given_to_the_next_one(redis_url):
+    """CVE-2023-28859: a connection with an unread reply is never used again."""
     async with Proxy.to(redis_url) as proxy, opened(f"redis://127.0.0.1:{proxy.port}") as store:
         mine, other = record(body=b"mine"), record(body=b"another's")
         await store.create(KEY, mine)
@@ -590,8 +590,8 @@ async def test_a_cancelled_read_leaves_no_answer_to_the_next_one(redis_url):
                 assert not await store.create(KEY, record())
 
 
-async def test_a_write_whose_answer_was_lost_is_sent_again_and_done_once(redis_url):
-    """The version tells that it is the same write."""
+async def test_a_write_whose_reply_was_lost_is_repeated_and_done_once(redis_url):
+    """It is recognised by its version."""
     async with Proxy.to(redis_url) as proxy, opened(f"redis://127.0.0.1:{proxy.port}") as store:
         first, second = record(subject="ada"), record(subject="bob")
         await store.open()
@@ -603,8 +603,8 @@ async def test_a_write_whose_answer_was_lost_is_sent_again_and_done_once(redis_u
         assert proxy.lose_replies == 0
 
 
-async def test_without_a_retry_a_lost_answer_is_unavailable(redis_url):
-    """The write is done all the same, and doing it again says True."""
+async def test_a_lost_reply_without_retries_is_unavailable(redis_url):
+    """The write was done all the same, and repeating it returns True."""
     async with Proxy.to(redis_url) as proxy:
         url = f"redis://127.0.0.1:{proxy.port}"
         async with opened(url, retry=None) as store:
@@ -616,8 +616,8 @@ async def test_without_a_retry_a_lost_answer_is_unavailable(redis_url):
             assert await store.create(KEY, kept)
 
 
-async def test_a_wrong_password_is_told_from_a_dead_server_and_not_shown(start_redis):
-    """open() finds it at the start of the application."""
+async def test_a_wrong_password_is_reported_as_such_and_not_shown(start_redis):
+    """By open(), when the application starts."""
     server = start_redis("--requirepass", "right-password")
     for password in ("hunter2", ""):
         url = f"redis://:{password}@127.0.0.1:{server.port}"
@@ -627,8 +627,8 @@ async def test_a_wrong_password_is_told_from_a_dead_server_and_not_shown(start_r
             assert "hunter2" not in str(caught)
 
 
-async def test_a_user_who_may_not_do_enough_shows_at_the_start(start_redis):
-    """open() reads and runs a script; the reason says what the user must be allowed."""
+async def test_missing_permissions_are_reported_when_the_application_starts(start_redis):
+    """open() reads and runs a script; the reason says which permissions the user needs."""
     server = start_redis()
     for rules in ("+mget", "+mget +evalsha +eval", "+evalsha +eval +get"):
         server.command("ACL", "SETUSER", "bob", "reset", "on", ">pw", "~sessions:*", *rules.split())
@@ -637,8 +637,8 @@ async def test_a_user_who_may_not_do_enough_shows_at_the_start(start_redis):
             await store.open()
 
 
-async def test_a_full_server_reads_and_refuses_writes(start_redis):
-    """What is there stays, and writing works again when there is room."""
+async def test_a_server_without_memory_serves_reads_and_refuses_writes(start_redis):
+    """The sessions stay, and writes succeed again when there is memory."""
     server = start_redis()
     async with opened(server.url) as store:
         kept = record()
@@ -651,8 +651,8 @@ async def test_a_full_server_reads_and_refuses_writes(start_redis):
         assert await store.save(KEY, record(), replaces=kept.version)
 
 
-async def test_a_replica_reads_and_refuses_writes(start_redis):
-    """Also one that was a master when the store connected."""
+async def test_a_replica_serves_reads_and_refuses_writes(start_redis):
+    """Even one that was the master when the store connected."""
     server = start_redis()
     async with opened(server.url) as store:
         kept = record()
@@ -663,8 +663,8 @@ async def test_a_replica_reads_and_refuses_writes(start_redis):
         assert await store.load(KEY) == kept
 
 
-async def test_a_master_that_is_one_no_more_is_left(start_redis):
-    """The next connection may lead to the new one: by Sentinel, or by its name."""
+async def test_a_store_disconnects_from_a_demoted_master(start_redis):
+    """Sentinel, or the name of the server, may lead the next connection to the new master."""
     server = start_redis()
     async with Proxy.to(server.url) as proxy, opened(f"redis://127.0.0.1:{proxy.port}") as store:
         assert await store.create(KEY, record())
@@ -677,14 +677,14 @@ async def test_a_master_that_is_one_no_more_is_left(start_redis):
 
 
 async def test_a_server_without_replicas_may_refuse_writes(start_redis):
-    """min-replicas-to-write narrows what a failover loses."""
+    """min-replicas-to-write limits what a failover loses."""
     server = start_redis("--min-replicas-to-write", "1")
     async with opened(server.url) as store, unavailable("too few replicas"):
         await store.create(KEY, record())
 
 
-async def test_forgotten_scripts_are_sent_again(store, redis_client):
-    """After SCRIPT FLUSH, or on a new master: alone and in company."""
+async def test_unknown_scripts_are_sent_again(store, redis_client):
+    """After SCRIPT FLUSH, or on a new master; for single and for batched writes."""
     keys = [f"{number:064x}" for number in range(10)]
     for _ in range(2):
         await redis_client.script_flush()
@@ -694,8 +694,8 @@ async def test_forgotten_scripts_are_sent_again(store, redis_client):
         await store.clear()
 
 
-async def test_a_plain_client_before_a_cluster_is_told_which_one_to_take(redis_cluster):
-    """Some keys live on another node."""
+async def test_a_plain_client_of_a_cluster_is_unavailable(redis_cluster):
+    """Some keys are on another node; the reason names the client to use."""
     async with opened(redis_cluster.nodes[0].url) as store:
         async with unavailable(r"redis\.asyncio\.RedisCluster"):
             for number in range(10):
@@ -704,8 +704,8 @@ async def test_a_plain_client_before_a_cluster_is_told_which_one_to_take(redis_c
             await asyncio.gather(*(store.load(f"{number:064x}") for number in range(10)))
 
 
-async def test_a_server_that_is_no_redis_is_unavailable():
-    """An answer that makes no sense is no session."""
+async def test_a_server_other_than_redis_is_unavailable():
+    """Its answer is not taken for a missing session."""
 
     async def answer(reader, writer):
         await reader.read(100)
@@ -720,7 +720,7 @@ async def test_a_server_that_is_no_redis_is_unavailable():
 
 
 def test_another_event_loop_is_an_error_that_says_so(redis_url):
-    """A connection belongs to the loop that made it: nothing hangs, and its own loop goes on."""
+    """A connection belongs to the loop that made it: nothing hangs, and that loop can go on."""
     store = RedisStore.from_url(redis_url)
 
     async def try_to_load():
@@ -738,10 +738,10 @@ def test_another_event_loop_is_an_error_that_says_so(redis_url):
         one.run(store.aclose())
 
 
-# the transport of a loop that is gone can't be closed by anybody
+# the transport of a closed loop cannot be closed any more
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_loop_that_is_gone_is_an_error_that_says_so(redis_url):
-    """As with TestClient without a with-block, which runs a loop for each request."""
+def test_a_closed_event_loop_is_an_error_that_says_so(redis_url):
+    """As with TestClient outside a with block, which runs a loop for each request."""
     store = RedisStore.from_url(redis_url)
     asyncio.run(store.open())
     with pytest.raises(StoreUnavailable, match="run the application in one"):
@@ -760,7 +760,7 @@ def test_a_loop_that_is_gone_is_an_error_that_says_so(redis_url):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    """A self-signed certificate for 127.0.0.1, and its key."""
     if shutil.which("openssl") is None:
         pytest.skip("TLS needs the openssl command to make a certificate")
     folder = tmp_path_factory.mktemp("tls")
@@ -778,8 +778,8 @@ def certificate(tmp_path_factory):
 
 
 @asynccontextmanager
-async def tls_before(url, certificate):
-    """A port that speaks TLS and passes on to a server; the wheel's Redis can't do it itself."""
+async def tls_in_front_of(url, certificate):
+    """A port that terminates TLS for a server; the Redis of the wheel is built without it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     tasks = set()
@@ -806,9 +806,9 @@ async def tls_before(url, certificate):
         await asyncio.gather(*tasks)
 
 
-async def test_tls_with_a_certificate_that_is_trusted(redis_url, certificate):
+async def test_tls_with_a_trusted_certificate(redis_url, certificate):
     """rediss:// verifies it."""
-    async with tls_before(redis_url, certificate) as port:
+    async with tls_in_front_of(redis_url, certificate) as port:
         url = f"rediss://127.0.0.1:{port}"
         async with opened(url, ssl_ca_certs=str(certificate[0])) as store:
             kept = record()
@@ -816,9 +816,9 @@ async def test_tls_with_a_certificate_that_is_trusted(redis_url, certificate):
             assert await store.load(KEY) == kept
 
 
-async def test_tls_with_a_certificate_that_is_not_trusted(redis_url, certificate):
-    """Nothing is sent, and the reason says that it is about TLS."""
-    async with tls_before(redis_url, certificate) as port:
+async def test_tls_with_an_untrusted_certificate(redis_url, certificate):
+    """Nothing is sent, and the reason says that TLS failed."""
+    async with tls_in_front_of(redis_url, certificate) as port:
         url = f"rediss://127.0.0.1:{port}"
         async with opened(url) as store, unavailable("the TLS connection failed"):
             await store.load(KEY)

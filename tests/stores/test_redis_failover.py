@@ -1,4 +1,4 @@
-"""RedisStore while the master changes: what must hold, and a count of what is lost."""
+"""RedisStore during a failover: only StoreUnavailable is raised, and what is lost is counted."""
 
 import asyncio
 import gc
@@ -18,8 +18,8 @@ from fastapi_async_sessions.records import Record, new_version
 from fastapi_async_sessions.stores.redis import RedisStore
 from tests.servers.redis import RedisSentinels
 
-# of the many connections that are made and dropped in a failover redis-py forgets to close one
-# now and then; they are collected here, and not in another test
+# Of the many connections that are made and dropped during a failover, redis-py now and then fails
+# to close one. They are garbage-collected here, so that no other test gets the warning.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -30,7 +30,7 @@ def record():
 
 @contextmanager
 def sentinels(directory, *options, replicas):
-    """Servers of the test's own: one of them does not survive it."""
+    """Start servers for one test, which kills one of them."""
     group = RedisSentinels(directory, *options, replicas=replicas)
     try:
         yield group.start()
@@ -39,24 +39,24 @@ def sentinels(directory, *options, replicas):
 
 
 class Users:
-    """Sign in, change something and sign out without a pause, and remember what they were told."""
+    """Clients that sign in, write and sign out without pause, and record what was acknowledged."""
 
     def __init__(self, store):
         self._store = store
-        self.promised = {}
+        self.acknowledged = {}
         self.ended = set()
         self.refused = Counter()
         self.last_refusal = 0.0
-        self._finished = asyncio.Semaphore(0)
+        self._sign_ins = asyncio.Semaphore(0)
 
-    async def finish(self, number):
-        """Wait until as many more of them have signed in."""
-        self._finished = asyncio.Semaphore(0)
+    async def wait_for_sign_ins(self, number):
+        """Wait for this many more sign-ins."""
+        self._sign_ins = asyncio.Semaphore(0)
         async with asyncio.timeout(20):
             for _ in range(number):
-                await self._finished.acquire()
+                await self._sign_ins.acquire()
 
-    async def live(self, until):
+    async def run(self, until):
         while not until.is_set():
             try:
                 await self._one()
@@ -68,21 +68,21 @@ class Users:
     async def _one(self):
         key, first = secrets.token_hex(32), record()
         await self._store.create(key, first)
-        self.promised[key] = first.version
-        self._finished.release()
+        self.acknowledged[key] = first.version
+        self._sign_ins.release()
         second = record()
-        # from here until the answer nobody knows which of the two it is
-        del self.promised[key]
+        # until the reply is here, either version may be the one stored
+        del self.acknowledged[key]
         if await self._store.save(key, second, replaces=first.version):
-            self.promised[key] = second.version
+            self.acknowledged[key] = second.version
         if secrets.randbelow(2):
-            self.promised.pop(key, None)
+            self.acknowledged.pop(key, None)
             await self._store.delete(key)
             self.ended.add(key)
 
     async def count_losses(self):
-        losses = Counter(acknowledged=len(self.promised), ended=len(self.ended))
-        for key, version in self.promised.items():
+        losses = Counter(acknowledged=len(self.acknowledged), ended=len(self.ended))
+        for key, version in self.acknowledged.items():
             found = await self._store.load(key)
             losses["missing"] += found is None
             losses["older"] += found is not None and found.version != version
@@ -93,31 +93,31 @@ class Users:
 
 @asynccontextmanager
 async def busy(group):
-    """Users of a store behind the sentinels, from before a change to well after it."""
+    """Run users of a store behind the sentinels, from before a failover until well after it."""
     sentinel = Sentinel(group.addresses, socket_timeout=0.5)
     client = sentinel.master_for(group.name, retry=Retry(NoBackoff(), 1), socket_timeout=1)
-    users, enough = Users(RedisStore(client)), asyncio.Event()
-    crowd = asyncio.gather(*(users.live(enough) for _ in range(16)))
-    await users.finish(500)
-    users.changed_at = time.monotonic()
+    users, stopped = Users(RedisStore(client)), asyncio.Event()
+    running = asyncio.gather(*(users.run(stopped) for _ in range(16)))
+    await users.wait_for_sign_ins(500)
+    users.failover_at = time.monotonic()
     try:
         yield users
         while not has_new_master(group):
-            await users.finish(10)
-        await users.finish(1000)
+            await users.wait_for_sign_ins(10)
+        await users.wait_for_sign_ins(1000)
     finally:
-        enough.set()
-        await crowd
+        stopped.set()
+        await running
         losses = await users.count_losses()
         for each in (client, *sentinel.sentinels):
             await each.aclose()
         gc.collect()
-    outage = max(0.0, users.last_refusal - users.changed_at)
+    outage = max(0.0, users.last_refusal - users.failover_at)
     print(f"\nrefused for {outage:.2f} s; {losses}; {dict(users.refused)}")  # noqa: T201
 
 
 def has_new_master(group):
-    """Whether one of the replicas leads and the others follow it."""
+    """Tell whether one of the replicas is the master now, and the others follow it."""
     roles = {replica.port: replica.command("ROLE") for replica in group.replicas}
     leaders = {port for port, role in roles.items() if role[0] == b"master"}
     return len(leaders) == 1 and all(
@@ -125,16 +125,16 @@ def has_new_master(group):
     )
 
 
-async def test_a_store_follows_when_the_master_dies(tmp_path):
-    """Nothing but StoreUnavailable is raised meanwhile, and it ends without a restart of ours."""
+async def test_a_store_finds_the_new_master_after_a_crash(tmp_path):
+    """Until then StoreUnavailable is raised and nothing else; no restart is needed."""
     with sentinels(tmp_path, replicas=1) as group:
         async with busy(group):
             group.master.kill()
 
 
-async def test_a_store_follows_when_the_master_is_changed(tmp_path):
-    """The old one lives and would take writes for ten seconds: it is told not to, alone."""
-    alone = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")
-    with sentinels(tmp_path, *alone, replicas=2) as group:
+async def test_a_store_finds_the_new_master_after_a_switch(tmp_path):
+    """The old master would accept writes for ten more seconds; min-replicas prevents that."""
+    options = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")
+    with sentinels(tmp_path, *options, replicas=2) as group:
         async with busy(group):
             group.sentinels[0].command("SENTINEL", "FAILOVER", group.name)

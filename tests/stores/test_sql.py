@@ -1,4 +1,4 @@
-"""SQLStore: the contract over SQLite and PostgreSQL, and what a database does besides."""
+"""SQLStore: the contract on SQLite and PostgreSQL, transactions, purges and failures."""
 
 import asyncio
 import importlib
@@ -25,7 +25,7 @@ from tests.servers.proxy import Proxy
 
 KEY = "ab" * 32
 HOUR = timedelta(hours=1)
-PORT_OF_NOBODY = 1
+UNUSED_PORT = 1
 
 
 class TestContractOnSQLite(StoreContract):
@@ -51,7 +51,7 @@ class TestContractOnPostgreSQL(StoreContract):
 
 
 class TestContractOnAnEngineOfTheApplication(StoreContract):
-    """Its transactions are begun and committed, and the strictest there are."""
+    """Without autocommit, and at the strictest isolation level."""
 
     @pytest.fixture(autouse=True)
     def _server(self, postgres_url):
@@ -82,7 +82,7 @@ async def opened(url, **options):
 
 @asynccontextmanager
 async def an_engine(url, **options):
-    # the pool that newer versions of SQLAlchemy take by themselves
+    # the default of newer versions of SQLAlchemy
     engine = create_async_engine(url, poolclass=AsyncAdaptedQueuePool, **options)
     try:
         yield engine
@@ -96,7 +96,7 @@ def a_record(**changes):
 
 
 async def fill(store, count, record):
-    """Many rows in one statement."""
+    """Insert many rows with one statement."""
     values = {
         "version": record.version,
         "subject": record.subject,
@@ -114,7 +114,7 @@ async def count_rows(store):
 
 
 def watch(engine):
-    """Collect the statements and the rows they touched."""
+    """Collect the statements and their row counts."""
     seen = []
 
     @event.listens_for(engine.sync_engine, "after_cursor_execute")
@@ -124,11 +124,11 @@ def watch(engine):
     return seen
 
 
-# life of the store
+# opening and closing
 
 
 async def test_sessions_survive_a_restart(url):
-    """What one store wrote, the next one loads."""
+    """A new store loads what an earlier one wrote."""
     record = a_record()
     async with opened(url) as store:
         await store.create(KEY, record)
@@ -136,8 +136,8 @@ async def test_sessions_survive_a_restart(url):
         assert await store.load(KEY) == record
 
 
-async def test_processes_that_start_at_once_all_open(url):
-    """Each finds the table, whoever created it."""
+async def test_several_processes_may_open_at_the_same_time(url):
+    """Each finds the table, whichever of them created it."""
     stores = [SQLStore.from_url(url, create_table=True) for _ in range(8)]
     try:
         await asyncio.gather(*(store.open() for store in stores))
@@ -146,15 +146,15 @@ async def test_processes_that_start_at_once_all_open(url):
         await asyncio.gather(*(store.aclose() for store in stores))
 
 
-async def test_of_many_creates_in_many_processes_one_wins(url):
+async def test_one_of_many_creates_in_several_processes_wins(url):
     """The database decides, not the process."""
     async with opened(url) as one, opened(url) as other:
         creates = [store.create(KEY, a_record()) for store in (one, other) * 10]
         assert sum(await asyncio.gather(*creates)) == 1
 
 
-async def test_of_many_saves_in_many_processes_one_wins(url):
-    """Nobody overwrites what was not read."""
+async def test_one_of_many_saves_in_several_processes_wins(url):
+    """No process overwrites a version that it has not read."""
     record = a_record()
     async with opened(url) as one, opened(url) as other:
         await one.create(KEY, record)
@@ -165,7 +165,7 @@ async def test_of_many_saves_in_many_processes_one_wins(url):
 
 
 async def test_the_table_can_come_from_a_migration(url):
-    """The table is an ordinary one, which joins the application's metadata."""
+    """It is an ordinary table that can be added to the metadata of the application."""
     store = SQLStore.from_url(url, table_name="web_sessions")
     metadata = MetaData()
     store.table.to_metadata(metadata)
@@ -175,8 +175,8 @@ async def test_the_table_can_come_from_a_migration(url):
         assert await store.create(KEY, a_record())
 
 
-async def test_two_tables_keep_apart(url):
-    """A store clears its own table."""
+async def test_stores_with_different_tables_are_independent(url):
+    """A store clears only its own table."""
     async with opened(url, table_name="one") as one, opened(url, table_name="two") as two:
         await one.create(KEY, a_record())
         await two.create(KEY, a_record())
@@ -185,13 +185,13 @@ async def test_two_tables_keep_apart(url):
 
 
 async def test_a_table_of_the_longest_name_works(url):
-    """The names of its indexes are cut where the database asks for it."""
+    """The names of its indexes are shortened if the database requires it."""
     async with opened(url, table_name="s" * 63) as store:
         assert await store.create(KEY, a_record())
 
 
 async def test_an_engine_of_the_application_stays_open(url):
-    """aclose() closes what from_url() made, and nothing else."""
+    """aclose() closes only an engine that from_url() made."""
     async with an_engine(url) as engine:
         store = SQLStore(engine, create_table=True)
         await store.open()
@@ -200,7 +200,7 @@ async def test_an_engine_of_the_application_stays_open(url):
 
 
 async def test_a_store_works_again_after_it_was_closed(url):
-    """A second lifespan, as in tests, opens it again."""
+    """As with a second lifespan in tests."""
     store = SQLStore.from_url(url, create_table=True)
     for _ in range(2):
         await store.open()
@@ -209,7 +209,7 @@ async def test_a_store_works_again_after_it_was_closed(url):
 
 
 async def test_sqlite_files_are_in_wal_mode(tmp_path):
-    """Reading never waits for who writes."""
+    """Readers never wait for a writer."""
     path = tmp_path / "sessions.db"
     record = a_record()
     async with opened(f"sqlite+aiosqlite:///{path}") as store:
@@ -224,11 +224,11 @@ async def test_sqlite_files_are_in_wal_mode(tmp_path):
         assert await save
 
 
-# the application's transactions and connections
+# transactions and connections of the application
 
 
-async def test_a_rollback_of_the_application_undoes_no_session(url):
-    """The store writes in a transaction of its own, on an engine that both share too."""
+async def test_a_rollback_in_the_application_does_not_undo_a_session(url):
+    """The store writes in a transaction of its own, even on an engine that both use."""
     async with an_engine(url) as engine:
         store = SQLStore(engine, create_table=True)
         await store.open()
@@ -238,8 +238,8 @@ async def test_a_rollback_of_the_application_undoes_no_session(url):
         assert await store.load(KEY)
 
 
-async def test_a_rollback_brings_no_destroyed_session_back(postgres_url):
-    """A logout stays done when the request fails later on."""
+async def test_a_rollback_does_not_restore_a_destroyed_session(postgres_url):
+    """A logout remains done when the request fails later on."""
     async with opened(postgres_url) as store, an_engine(postgres_url) as engine:
         other = Table("other", MetaData(), Column("id", Integer))
         await store.create(KEY, a_record())
@@ -251,7 +251,7 @@ async def test_a_rollback_brings_no_destroyed_session_back(postgres_url):
 
 
 async def test_no_connection_is_held_between_calls(url):
-    """The pool is full again after each."""
+    """After each call, its connection is back in the pool."""
     async with opened(url) as store:
         await store.create(KEY, a_record())
         assert store._engine.pool.checkedout() == 0
@@ -259,8 +259,8 @@ async def test_no_connection_is_held_between_calls(url):
         assert store._engine.pool.checkedout() == 0
 
 
-async def test_an_application_with_every_connection_taken_still_gets_sessions(url):
-    """A store from a URL has connections of its own."""
+async def test_sessions_work_while_the_application_uses_all_its_connections(url):
+    """A store that was made from a URL has its own."""
     async with (
         an_engine(url, pool_size=1, max_overflow=0) as engine,
         opened(url) as store,
@@ -270,7 +270,7 @@ async def test_an_application_with_every_connection_taken_still_gets_sessions(ur
 
 
 async def test_many_calls_share_one_connection(url):
-    """A call needs one connection, and no call waits for another while it holds it."""
+    """A call needs one connection, and never waits for a second one while it holds it."""
     async with an_engine(url, pool_size=1, max_overflow=0) as engine:
         store = SQLStore(engine, create_table=True)
         await store.open()
@@ -284,7 +284,7 @@ async def test_many_calls_share_one_connection(url):
 
 
 async def test_purge_removes_a_thousand_rows_at_a_time(url):
-    """In transactions of their own, so that nobody waits long for one."""
+    """In separate transactions, so that none of them blocks other writers for long."""
     async with opened(url) as store:
         await fill(store, 2500, a_record(expires_at=datetime.now(UTC) - HOUR))
         seen = watch(store._engine)
@@ -292,8 +292,8 @@ async def test_purge_removes_a_thousand_rows_at_a_time(url):
         assert [rows for _, rows in seen] == [1000, 1000, 500]
 
 
-async def test_two_purges_at_once_remove_each_row_once(url):
-    """Neither fails, neither touches a live session, and together they count what is gone."""
+async def test_concurrent_purges_remove_each_row_once(url):
+    """Neither fails or touches a live session, and their counts add up."""
     async with opened(url) as one, opened(url) as other:
         await fill(one, 5000, a_record(expires_at=datetime.now(UTC) - HOUR))
         await one.create(KEY, a_record())
@@ -301,8 +301,8 @@ async def test_two_purges_at_once_remove_each_row_once(url):
         assert await count_rows(one) == 1
 
 
-async def test_a_purge_waits_for_nobody(postgres_url):
-    """A row that somebody else holds is left for the next purge."""
+async def test_a_purge_does_not_wait_for_locked_rows(postgres_url):
+    """It leaves them to the next purge."""
     async with opened(postgres_url) as store, an_engine(postgres_url) as engine:
         await fill(store, 3, a_record(expires_at=datetime.now(UTC) - HOUR))
         async with engine.begin() as connection:
@@ -311,7 +311,7 @@ async def test_a_purge_waits_for_nobody(postgres_url):
         assert await store.purge() == 1
 
 
-async def test_sessions_go_on_during_a_purge(url):
+async def test_sessions_can_be_used_during_a_purge(url):
     """They are loaded and saved, and none is lost."""
     async with opened(url) as store:
         await fill(store, 10_000, a_record(expires_at=datetime.now(UTC) - HOUR))
@@ -334,7 +334,7 @@ async def test_sessions_go_on_during_a_purge(url):
 
 @pytest.mark.parametrize("name", ["", "1s", "a b", "s;--", "sessions\n", 's"', "ä", "s" * 64])
 def test_a_table_name_is_plain(name):
-    """Nothing that would need quoting."""
+    """It never needs quoting."""
     with pytest.raises(ConfigurationError, match="table_name"):
         SQLStore.from_url("sqlite+aiosqlite:///s.db", table_name=name)
 
@@ -351,7 +351,7 @@ def test_a_table_name_is_plain(name):
     ],
 )
 def test_a_url_names_one_of_two_drivers_and_a_file(url):
-    """Other URLs are refused by a message that shows none of theirs."""
+    """Others are refused, by a message that does not show them."""
     with pytest.raises(ConfigurationError) as raised:
         SQLStore.from_url(url)
     assert "pa55word" not in str(raised.value)
@@ -359,28 +359,28 @@ def test_a_url_names_one_of_two_drivers_and_a_file(url):
 
 
 def test_other_databases_are_refused():
-    """The statements are those of two."""
+    """The statements are written for SQLite and PostgreSQL."""
     with pytest.raises(ConfigurationError, match="mysql"):
         SQLStore(SimpleNamespace(dialect=SimpleNamespace(name="mysql")))
 
 
 @pytest.mark.parametrize("url", ["sqlite+aiosqlite:///s.db", "postgresql+asyncpg://host/db"])
 def test_a_missing_driver_says_how_to_install_it(monkeypatch, url):
-    """The extra that brings it."""
+    """The error names the extra that installs it."""
     monkeypatch.setitem(sys.modules, re.split(r"[+:]", url)[1], None)
     with pytest.raises(ConfigurationError, match=r"fastapi_async_sessions\[sql\]"):
         SQLStore.from_url(url)
 
 
 def test_a_missing_sqlalchemy_says_how_to_install_it(monkeypatch):
-    """At import of the module, which is the only one that needs it."""
+    """Importing the module fails, which is the only one that needs it."""
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
     monkeypatch.delitem(sys.modules, "fastapi_async_sessions.stores.sql")
     with pytest.raises(ConfigurationError, match=r"fastapi_async_sessions\[sql\]"):
         importlib.import_module("fastapi_async_sessions.stores.sql")
 
 
-async def test_a_missing_table_is_named_with_what_to_do(url):
+async def test_a_missing_table_is_reported_with_what_to_do(url):
     """When the store opens, and by every verb."""
     store = SQLStore.from_url(url, table_name="web_sessions")
     try:
@@ -394,8 +394,8 @@ async def test_a_missing_table_is_named_with_what_to_do(url):
         await store.aclose()
 
 
-async def test_a_missing_column_is_told_when_the_store_opens(url):
-    """A migration that was forgotten."""
+async def test_a_missing_column_is_reported_when_the_store_opens(url):
+    """A migration may have been forgotten."""
     async with an_engine(url) as engine, engine.begin() as connection:
         table = Table("sessions", MetaData(), Column("key", Integer))
         await connection.run_sync(table.create)
@@ -408,8 +408,8 @@ async def test_a_missing_column_is_told_when_the_store_opens(url):
 
 
 async def test_a_refused_connection_is_unavailable_and_shows_no_password():
-    """Neither text, arguments nor causes hold what the driver knows."""
-    store = SQLStore.from_url(f"postgresql+asyncpg://me:pa55word@127.0.0.1:{PORT_OF_NOBODY}/db")
+    """It is in neither the text nor the arguments nor the cause of the error."""
+    store = SQLStore.from_url(f"postgresql+asyncpg://me:pa55word@127.0.0.1:{UNUSED_PORT}/db")
     with pytest.raises(StoreUnavailable) as raised:
         await store.load(KEY)
     assert raised.value.reason == "ConnectionRefusedError"
@@ -420,7 +420,7 @@ async def test_a_refused_connection_is_unavailable_and_shows_no_password():
 
 
 async def test_an_error_shows_no_parameters(postgres_url):
-    """PostgreSQL takes no NUL in a text, and says so with the text."""
+    """PostgreSQL refuses a text with a NUL, and its error quotes the text."""
     async with opened(postgres_url) as store:
         with pytest.raises(StoreUnavailable) as raised:
             await store.create(KEY, a_record(subject="so secret\0", body=b"so secret"))
@@ -430,8 +430,8 @@ async def test_an_error_shows_no_parameters(postgres_url):
     assert raised.value.__context__ is None
 
 
-async def test_statements_hold_parameters_and_no_values(url, caplog):
-    """Neither do the log lines of an engine that from_url() made."""
+async def test_no_values_are_in_statements_or_log_lines(url, caplog):
+    """Statements have parameters, which an engine made by from_url() does not log."""
     caplog.set_level(logging.INFO, "sqlalchemy")
     async with opened(url) as store:
         seen = watch(store._engine)
@@ -451,7 +451,7 @@ async def test_statements_hold_parameters_and_no_values(url, caplog):
 
 
 async def test_times_do_not_depend_on_the_time_zone(url, monkeypatch):
-    """Neither that of the process nor that of the server."""
+    """Neither on that of the process nor on that of the server."""
     record = a_record(expires_at=datetime.now(UTC) + timedelta(microseconds=3_000_001))
     async with opened(url) as store:
         await store.create(KEY, record)
@@ -475,7 +475,7 @@ async def test_times_do_not_depend_on_the_time_zone(url, monkeypatch):
 async def test_a_serialization_failure_is_tried_again_three_times(
     postgres_server, postgres_url, failures, saved
 ):
-    """Then the store is unavailable, and the fifth attempt is the caller's."""
+    """After that the store is unavailable; whether to try again is up to the caller."""
     record = a_record()
     async with opened(postgres_url) as store:
         await store.create(KEY, record)
@@ -506,8 +506,8 @@ async def through_a_proxy(url):
             yield store, proxy
 
 
-async def test_a_connection_that_was_cut_is_replaced(postgres_url):
-    """The next call works: nobody needs to restart anything."""
+async def test_a_broken_connection_is_replaced(postgres_url):
+    """The next call succeeds, without a restart."""
     async with through_a_proxy(postgres_url) as (store, proxy):
         await store.create(KEY, a_record())
         proxy.cut()
@@ -515,7 +515,7 @@ async def test_a_connection_that_was_cut_is_replaced(postgres_url):
 
 
 async def test_a_write_whose_reply_was_lost_is_recognised(postgres_url):
-    """It is sent again, and finds itself."""
+    """It is sent again, and finds that it was done."""
     async with through_a_proxy(postgres_url) as (store, proxy):
         record, newer = a_record(), a_record()
         proxy.lose_replies = 1
@@ -526,8 +526,8 @@ async def test_a_write_whose_reply_was_lost_is_recognised(postgres_url):
         assert proxy.lose_replies == 0
 
 
-async def test_a_silent_server_holds_nobody_longer_than_they_wait(postgres_url):
-    """Who gives up is free at once; a little later so is the connection, and the store recovers."""
+async def test_a_call_to_a_silent_server_can_be_cancelled(postgres_url):
+    """It ends at once, its connection is released soon after, and the store recovers."""
     async with through_a_proxy(postgres_url) as (store, proxy):
         await store.create(KEY, a_record())
         proxy.pause()
@@ -545,8 +545,8 @@ async def test_a_silent_server_holds_nobody_longer_than_they_wait(postgres_url):
         assert await store.load(KEY)
 
 
-async def test_a_cancelled_call_leaves_no_half_used_connection(url):
-    """Wherever it is cancelled, the next answer is the right one."""
+async def test_the_reply_to_a_cancelled_call_is_not_given_to_another(url):
+    """Wherever it is cancelled, the other calls return their own records."""
     records = {f"{number:064x}": a_record() for number in range(10)}
     async with opened(url) as store:
         for key, record in records.items():
@@ -563,8 +563,8 @@ async def test_a_cancelled_call_leaves_no_half_used_connection(url):
                 assert answer == record or isinstance(answer, asyncio.CancelledError)
 
 
-def test_another_event_loop_gets_an_answer_or_a_clear_error(url):
-    """Never a hang."""
+def test_a_call_from_another_event_loop_succeeds_or_says_what_is_wrong(url):
+    """It never hangs."""
     store = SQLStore.from_url(url, create_table=True)
     with asyncio.Runner() as first, asyncio.Runner() as second:
         first.run(store.open())

@@ -1,55 +1,32 @@
-"""For your tests: stand-ins for sessions, a clock that you move, and the contract of a store."""
+"""The contract of a store, as tests to inherit."""
 
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import FrozenInstanceError, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from inspect import isawaitable
 from typing import Any
 
-from .errors import ConfigurationError
-from .records import Record, new_version
-from .standins import override_session, session_cookies
-from .stores.base import Store
+from ..records import Record, new_version
+from ..stores.base import Store
+from .clock import FrozenClock
 
-__all__ = ["FrozenClock", "StoreContract", "override_session", "session_cookies"]
-
-_LIFE = timedelta(hours=1)
+_LIFETIME = timedelta(hours=1)
 _TICK = timedelta(milliseconds=1)
 _CROWD = 50
-
-
-class FrozenClock:
-    """Stands still until it is moved: ``clock = FrozenClock()``, ``clock.advance(...)``.
-
-    Attributes:
-        now: What it shows; assign to set it, back in time too.
-    """
-
-    def __init__(self, start: datetime | None = None) -> None:
-        if start is not None and start.tzinfo is None:
-            raise ConfigurationError("FrozenClock(start) takes an aware datetime")
-        self.now = start or datetime.now(UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, by: timedelta) -> None:
-        """Move it on, or back by a negative time."""
-        self.now += by
 
 
 _Scenario = Callable[[Any, Store, FrozenClock], Coroutine[Any, Any, None]]
 
 
 def _behaviour(scenario: _Scenario) -> Callable[["StoreContract"], None]:
-    """Make a plain test of a coroutine, so that it runs under every plugin and under none."""
+    """Make a coroutine a plain test, so that it needs no plugin and works with every plugin."""
 
     def test(self: "StoreContract") -> None:
         asyncio.run(_check(self, scenario))
 
-    # not functools.wraps: pytest would take the scenario's parameters for fixtures
+    # functools.wraps would not do: pytest would take the parameters of the scenario for fixtures
     test.__name__, test.__qualname__ = scenario.__name__, scenario.__qualname__
     test.__doc__ = scenario.__doc__
     return test
@@ -67,19 +44,19 @@ async def _check(contract: "StoreContract", scenario: _Scenario) -> None:
 
 
 class StoreContract:
-    """What every store keeps, as tests: inherit it and say how to make yours.
+    """The tests that every store must pass: inherit them and write how to make yours.
 
         class TestMyStore(StoreContract):
             def make_store(self, clock):
                 return MyStore("memory:", clock=clock)
 
-    ``make_store`` may be ``async``. Each test makes a store, opens it, works on keys of its own
-    and closes it, all in one event loop; no pytest plugin is needed. The store must tell the time
-    by the clock it is given.
+    ``make_store`` may be ``async``. Each test makes a store, opens it, uses keys of its own and
+    closes it, all in one event loop; no pytest plugin is needed. The store must use the clock that
+    it is given.
     """
 
     def make_store(self, clock: FrozenClock) -> Store | Awaitable[Store]:
-        """A store that tells the time by ``clock``."""
+        """Make a store that takes the time from ``clock``."""
         raise NotImplementedError(f"write {type(self).__name__}.make_store(self, clock)")
 
     # create and load
@@ -90,84 +67,82 @@ class StoreContract:
     ) -> None:
         """Body, version, subject and expiry come back exactly."""
         key, record = _key(), _record(clock, subject="user:42")
-        _is(await store.create(key, record), True, "create() of a new key")
-        _is(await store.load(key), record, "load() after create()")
+        _expect(await store.create(key, record), True, "create() of a new key")
+        _expect(await store.load(key), record, "load() after create()")
 
     @_behaviour
-    async def test_a_record_without_a_subject_has_none(
-        self, store: Store, clock: FrozenClock
-    ) -> None:
-        """None is no empty text."""
+    async def test_a_record_may_have_no_subject(self, store: Store, clock: FrozenClock) -> None:
+        """None does not become an empty string."""
         key = _key()
         await store.create(key, _record(clock, subject=None))
-        _is(_there(await store.load(key)).subject, None, "the subject")
+        _expect(_existing(await store.load(key)).subject, None, "the subject")
 
     @_behaviour
-    async def test_a_body_is_any_bytes(self, store: Store, clock: FrozenClock) -> None:
-        """Empty, every byte there is, line ends, no text at all, 64 kB."""
+    async def test_a_body_may_be_any_bytes(self, store: Store, clock: FrozenClock) -> None:
+        """Empty, every byte value, line ends, bytes that are not text, 64 kB."""
         bodies = [b"", b"\x00", bytes(range(256)), b"\r\n\n\\x00'\"{}", b" pad ", b"\xff" * 65536]
         for body in bodies:
             key = _key()
             await store.create(key, _record(clock, body=body))
-            loaded = _there(await store.load(key))
-            _is(type(loaded.body), bytes, "the type of the body")
-            _is(loaded.body == body, True, f"a body of {len(body)} bytes comes back the same")
+            loaded = _existing(await store.load(key))
+            _expect(type(loaded.body), bytes, "the type of the body")
+            _expect(loaded.body == body, True, f"a body of {len(body)} bytes comes back the same")
 
     @_behaviour
     async def test_an_expiry_is_kept_to_the_microsecond(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """It comes back aware, and equal to what was stored."""
+        """It is loaded as an aware datetime that equals the one stored."""
         for microsecond in (0, 1, 999_999):
             key = _key()
-            expires_at = (clock() + _LIFE).replace(microsecond=microsecond)
+            expires_at = (clock() + _LIFETIME).replace(microsecond=microsecond)
             await store.create(key, replace(_record(clock), expires_at=expires_at))
-            loaded = _there(await store.load(key)).expires_at
-            _is(loaded.utcoffset(), timedelta(0), "the UTC offset of expires_at")
-            _is(loaded, expires_at, "expires_at")
+            loaded = _existing(await store.load(key)).expires_at
+            _expect(loaded.utcoffset(), timedelta(0), "the UTC offset of expires_at")
+            _expect(loaded, expires_at, "expires_at")
 
     @_behaviour
-    async def test_a_key_that_nobody_made_is_missing(
-        self, store: Store, clock: FrozenClock
-    ) -> None:
-        """No verb finds anything under it, and none makes it."""
+    async def test_an_unknown_key_is_missing(self, store: Store, clock: FrozenClock) -> None:
+        """No verb finds a record under it, and only create() makes one."""
         key = _key()
-        _is(await store.load(key), None, "load() of an unknown key")
-        _is(await store.save(key, _record(clock), replaces=new_version()), False, "save() of it")
-        _is(await store.delete(key), False, "delete() of it")
-        _is(await store.load(key), None, "load() after all that")
+        _expect(await store.load(key), None, "load() of an unknown key")
+        _expect(
+            await store.save(key, _record(clock), replaces=new_version()), False, "save() of it"
+        )
+        _expect(await store.delete(key), False, "delete() of it")
+        _expect(await store.load(key), None, "load() after all of that")
 
     @_behaviour
     async def test_create_never_overwrites(self, store: Store, clock: FrozenClock) -> None:
-        """A key that exists stays as it is."""
+        """The record of an existing key is unchanged."""
         key, first, second = _key(), _record(clock, body=b"first"), _record(clock, body=b"second")
         await store.create(key, first)
-        _is(await store.create(key, second), False, "create() of a key that exists")
-        _is(await store.load(key), first, "load() after that")
+        _expect(await store.create(key, second), False, "create() of a key that exists")
+        _expect(await store.load(key), first, "load() after that")
 
     @_behaviour
-    async def test_the_same_create_again_is_done(self, store: Store, clock: FrozenClock) -> None:
-        """A driver that lost the reply sends again; the version tells that it is the same write."""
+    async def test_a_repeated_create_succeeds(self, store: Store, clock: FrozenClock) -> None:
+        """A driver that lost the reply sends a write again; it is recognised by its version."""
         key, record = _key(), _record(clock, subject="user:42")
         await store.create(key, record)
-        _is(await store.create(key, record), True, "the same create() again")
-        _is(await store.load(key), record, "load() after that")
+        _expect(await store.create(key, record), True, "the same create() again")
+        _expect(await store.load(key), record, "load() after that")
 
     @_behaviour
-    async def test_of_many_creates_of_one_key_one_wins(
+    async def test_one_of_many_concurrent_creates_wins(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """What is loaded afterwards is what the winner wrote."""
+        """Afterwards the record is the one that the winner wrote."""
         key = _key()
         records = [_record(clock, body=b"%d" % number) for number in range(_CROWD)]
         won = await asyncio.gather(*(store.create(key, record) for record in records))
         winners = [record for record, created in zip(records, won, strict=True) if created]
-        _is(len(winners), 1, f"how many of {_CROWD} creates of one key said True")
-        _is(await store.load(key), winners[0], "load() after that")
+        _expect(len(winners), 1, f"how many of {_CROWD} creates of one key returned True")
+        _expect(await store.load(key), winners[0], "load() after that")
 
     @_behaviour
-    async def test_keys_do_not_touch_each_other(self, store: Store, clock: FrozenClock) -> None:
-        """A write or a delete of one key leaves its neighbours alone, near as they are."""
+    async def test_keys_are_independent(self, store: Store, clock: FrozenClock) -> None:
+        """Writing or deleting a key leaves the others alone, even those one digit away."""
         near = _key()[:-1]
         keys = [near + digit for digit in "0123456789abcdef"]
         records = [_record(clock, body=key.encode()) for key in keys]
@@ -177,17 +152,17 @@ class StoreContract:
         await store.save(keys[0], changed, replaces=records[0].version)
         await store.delete(keys[1])
         loaded = await asyncio.gather(*(store.load(key) for key in keys))
-        _is(loaded, [changed, None, *records[2:]], "the records of all keys")
+        _expect(loaded, [changed, None, *records[2:]], "the records of all keys")
 
     @_behaviour
     async def test_a_loaded_record_is_a_snapshot(self, store: Store, clock: FrozenClock) -> None:
-        """A later write does not reach a record that was loaded before; nobody can change it."""
+        """A later write does not change a record that was loaded before, and nor can a caller."""
         key, record = _key(), _record(clock, body=b"first")
         before = replace(record)
         await store.create(key, record)
-        loaded = _there(await store.load(key))
+        loaded = _existing(await store.load(key))
         await store.save(key, _record(clock, body=b"second"), replaces=record.version)
-        _is(loaded, before, "the record that was loaded before the save()")
+        _expect(loaded, before, "the record that was loaded before the save()")
         try:
             loaded.body = b"third"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
         except FrozenInstanceError:
@@ -200,90 +175,94 @@ class StoreContract:
     async def test_save_replaces_the_version_it_names(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """Body, version, subject and expiry are the new ones, each time again."""
+        """Body, version, subject and expiry are the new ones, after each of several saves."""
         key, record = _key(), _record(clock, subject="user:1")
         await store.create(key, record)
         for number in range(3):
-            longer = clock() + _LIFE * (number + 2)
+            longer = clock() + _LIFETIME * (number + 2)
             newer = replace(_record(clock, body=b"%d" % number), expires_at=longer)
             newer = replace(newer, subject=None if number == 1 else f"user:{number + 2}")
-            _is(await store.save(key, newer, replaces=record.version), True, "save()")
-            _is(await store.load(key), newer, "load() after save()")
+            _expect(await store.save(key, newer, replaces=record.version), True, "save()")
+            _expect(await store.load(key), newer, "load() after save()")
             record = newer
 
     @_behaviour
     async def test_save_leaves_another_version_alone(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """Versions are compared whole: one that begins or ends like another is another."""
+        """Versions are compared as a whole: a common beginning or end is not enough."""
         key, record = _key(), replace(_record(clock), version="abc.def")
         await store.create(key, record)
         for wrong in ("abc", "abc.", "def", "abc.def.", "ABC.DEF", "abc-def", "xabc.def"):
             saved = await store.save(key, _record(clock, body=b"new"), replaces=wrong)
-            _is(saved, False, f"save(replaces={wrong!r}) over the version 'abc.def'")
-        _is(await store.load(key), record, "load() after that")
+            _expect(saved, False, f"save(replaces={wrong!r}) over the version 'abc.def'")
+        _expect(await store.load(key), record, "load() after that")
 
     @_behaviour
-    async def test_a_version_is_replaced_once(self, store: Store, clock: FrozenClock) -> None:
-        """Who comes second with the same version has lost."""
+    async def test_a_version_is_replaced_only_once(self, store: Store, clock: FrozenClock) -> None:
+        """A second save over the same version is refused."""
         key, record = _key(), _record(clock)
         await store.create(key, record)
         first = _record(clock, body=b"first")
-        _is(await store.save(key, first, replaces=record.version), True, "the first save()")
+        _expect(await store.save(key, first, replaces=record.version), True, "the first save()")
         late = await store.save(key, _record(clock, body=b"late"), replaces=record.version)
-        _is(late, False, "a second save() over the same version")
-        _is(await store.load(key), first, "load() after that")
+        _expect(late, False, "a second save() over the same version")
+        _expect(await store.load(key), first, "load() after that")
 
     @_behaviour
-    async def test_the_same_save_again_is_done(self, store: Store, clock: FrozenClock) -> None:
-        """A driver that lost the reply sends again; the version tells that it is the same write."""
+    async def test_a_repeated_save_succeeds(self, store: Store, clock: FrozenClock) -> None:
+        """A driver that lost the reply sends a write again; it is recognised by its version."""
         key, record, newer = _key(), _record(clock), _record(clock, body=b"new", subject="user:42")
         await store.create(key, record)
         await store.save(key, newer, replaces=record.version)
-        _is(await store.save(key, newer, replaces=record.version), True, "the same save() again")
-        _is(await store.load(key), newer, "load() after that")
+        _expect(
+            await store.save(key, newer, replaces=record.version), True, "the same save() again"
+        )
+        _expect(await store.load(key), newer, "load() after that")
 
     @_behaviour
-    async def test_of_many_saves_over_one_version_one_wins(
+    async def test_one_of_many_concurrent_saves_wins(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """What is loaded afterwards is what the winner wrote."""
+        """Afterwards the record is the one that the winner wrote."""
         key, record = _key(), _record(clock)
         await store.create(key, record)
         records = [_record(clock, body=b"%d" % number) for number in range(_CROWD)]
         saves = (store.save(key, newer, replaces=record.version) for newer in records)
         won = await asyncio.gather(*saves)
         winners = [newer for newer, saved in zip(records, won, strict=True) if saved]
-        _is(len(winners), 1, f"how many of {_CROWD} saves over one version said True")
-        _is(await store.load(key), winners[0], "load() after that")
+        _expect(len(winners), 1, f"how many of {_CROWD} saves over one version returned True")
+        _expect(await store.load(key), winners[0], "load() after that")
 
     # delete
 
     @_behaviour
     async def test_a_deleted_record_is_gone(self, store: Store, clock: FrozenClock) -> None:
-        """delete() says True once, then False, and load() finds nothing."""
+        """delete() returns True once, then False, and load() returns None."""
         key = _key()
         await store.create(key, _record(clock, subject="user:42"))
-        _is(await store.delete(key), True, "delete()")
-        _is(await store.load(key), None, "load() after delete()")
-        _is(await store.delete(key), False, "delete() again")
+        _expect(await store.delete(key), True, "delete()")
+        _expect(await store.load(key), None, "load() after delete()")
+        _expect(await store.delete(key), False, "delete() again")
 
     @_behaviour
     async def test_save_never_brings_a_deleted_record_back(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """A slow request that loaded before a logout ended the session writes nothing after it."""
+        """A slow request that loaded the session before a logout cannot write it back."""
         key, record, late = _key(), _record(clock), _record(clock, body=b"late")
         await store.create(key, record)
         await store.delete(key)
-        _is(await store.save(key, late, replaces=record.version), False, "save() after delete()")
-        _is(await store.load(key), None, "load() after that")
+        _expect(
+            await store.save(key, late, replaces=record.version), False, "save() after delete()"
+        )
+        _expect(await store.load(key), None, "load() after that")
 
     @_behaviour
-    async def test_a_save_that_meets_a_delete_never_wins(
+    async def test_a_save_concurrent_with_a_delete_never_wins(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """Whoever of the two is first, the record is gone in the end."""
+        """Whichever of the two is first, the record is gone in the end."""
         for round_ in range(20):
             key, record, newer = _key(), _record(clock), _record(clock, body=b"new")
             await store.create(key, record)
@@ -291,120 +270,133 @@ class StoreContract:
             delete = store.delete(key)
             both = (save, delete) if round_ % 2 else (delete, save)
             await asyncio.gather(*both)
-            _is(await store.load(key), None, "load() after a save() and a delete() at once")
+            _expect(await store.load(key), None, "load() after a concurrent save() and delete()")
 
     @_behaviour
-    async def test_of_many_deletes_one_says_true(self, store: Store, clock: FrozenClock) -> None:
-        """Exactly one of them removed it."""
+    async def test_one_of_many_concurrent_deletes_returns_true(
+        self, store: Store, clock: FrozenClock
+    ) -> None:
+        """The one that removed the record."""
         key = _key()
         await store.create(key, _record(clock))
         deleted = await asyncio.gather(*(store.delete(key) for _ in range(_CROWD)))
-        _is(sum(deleted), 1, f"how many of {_CROWD} deletes of one key said True")
+        _expect(sum(deleted), 1, f"how many of {_CROWD} deletes of one key returned True")
 
     @_behaviour
     async def test_a_deleted_key_can_be_created_again(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """delete() leaves no mark."""
+        """delete() leaves nothing behind."""
         key, again = _key(), _record(clock, body=b"again")
         await store.create(key, _record(clock))
         await store.delete(key)
-        _is(await store.create(key, again), True, "create() after delete()")
-        _is(await store.load(key), again, "load() after that")
+        _expect(await store.create(key, again), True, "create() after delete()")
+        _expect(await store.load(key), again, "load() after that")
 
     # expiry
 
     @_behaviour
     async def test_a_record_lives_until_its_expiry(self, store: Store, clock: FrozenClock) -> None:
-        """It is there one millisecond before, and not at that moment nor after it."""
+        """It exists one millisecond before, and no longer at that moment or after it."""
         key, record = _key(), _record(clock)
         await store.create(key, record)
         for offset, expected in ((-_TICK, record), (timedelta(0), None), (_TICK, None)):
             clock.now = record.expires_at + offset
-            _is(await store.load(key), expected, f"load() {offset} after expires_at")
+            _expect(await store.load(key), expected, f"load() {offset} after expires_at")
 
     @_behaviour
     async def test_an_extended_record_lives_longer(self, store: Store, clock: FrozenClock) -> None:
-        """A save with a later expiry moves the end, one with an earlier expiry too."""
+        """A save may move the expiry, to later and to earlier."""
         key, record = _key(), _record(clock)
         await store.create(key, record)
-        for life in (_LIFE * 3, _LIFE / 2):
+        for life in (_LIFETIME * 3, _LIFETIME / 2):
             newer = replace(_record(clock), expires_at=clock() + life)
             await store.save(key, newer, replaces=record.version)
             clock.advance(life - _TICK)
-            _is(await store.load(key), newer, f"load() right before the end of {life}")
+            _expect(await store.load(key), newer, f"load() right before the end of {life}")
             clock.advance(-life + _TICK)
             record = newer
-        clock.advance(_LIFE / 2)
-        _is(await store.load(key), None, "load() at the earlier end")
+        clock.advance(_LIFETIME / 2)
+        _expect(await store.load(key), None, "load() at the earlier end")
 
     @_behaviour
     async def test_no_verb_sees_an_expired_record(self, store: Store, clock: FrozenClock) -> None:
-        """save() does not revive it, delete() says that nothing was there."""
-        first, second, record, late = _key(), _key(), _record(clock), _record(clock, life=_LIFE * 9)
+        """save() does not revive it, and delete() returns False."""
+        first, second, record, late = (
+            _key(),
+            _key(),
+            _record(clock),
+            _record(clock, life=_LIFETIME * 9),
+        )
         for key in (first, second):
             await store.create(key, record)
         clock.now = record.expires_at
         saved = await store.save(first, late, replaces=record.version)
-        _is(saved, False, "save() over an expired record")
-        _is(await store.load(first), None, "load() after that")
-        _is(await store.delete(second), False, "delete() of an expired record")
-        _is(await store.load(second), None, "load() after that")
+        _expect(saved, False, "save() over an expired record")
+        _expect(await store.load(first), None, "load() after that")
+        _expect(await store.delete(second), False, "delete() of an expired record")
+        _expect(await store.load(second), None, "load() after that")
 
     @_behaviour
     async def test_an_expired_key_can_be_created_again(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """Whether or not the store still keeps what has expired."""
+        """Whether or not the store still holds the expired record."""
         key, record = _key(), _record(clock)
         await store.create(key, record)
         clock.now = record.expires_at
         again = _record(clock, body=b"again")
-        _is(await store.create(key, again), True, "create() over an expired record")
-        _is(await store.load(key), again, "load() after that")
+        _expect(await store.create(key, again), True, "create() over an expired record")
+        _expect(await store.load(key), again, "load() after that")
 
     @_behaviour
-    async def test_a_record_that_has_expired_is_stored_as_nothing(
+    async def test_a_record_stored_after_its_expiry_is_missing(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """An expiry in the past is no error and no session."""
+        """An expiry in the past is not an error, and makes no session."""
         key, other, record = _key(), _key(), _record(clock)
-        past = _record(clock, life=-_LIFE)
+        past = _record(clock, life=-_LIFETIME)
         await store.create(key, past)
-        _is(await store.load(key), None, "load() of a record created with an expiry in the past")
+        _expect(
+            await store.load(key), None, "load() of a record created with an expiry in the past"
+        )
         await store.create(other, record)
         await store.save(other, past, replaces=record.version)
-        _is(await store.load(other), None, "load() of a record saved with an expiry in the past")
+        _expect(
+            await store.load(other), None, "load() of a record saved with an expiry in the past"
+        )
 
     @_behaviour
-    async def test_purge_removes_what_has_expired_and_nothing_else(
+    async def test_purge_removes_expired_records_only(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """It says how many it removed, or 0 where the store forgets by itself."""
+        """It returns their number, or 0 when the server removes expired records by itself."""
         expired, live = [_key() for _ in range(3)], [_key() for _ in range(3)]
         for key in expired:
             await store.create(key, _record(clock))
-        kept = _record(clock, life=_LIFE * 3)
+        kept = _record(clock, life=_LIFETIME * 3)
         for key in live:
             await store.create(key, kept)
-        clock.advance(_LIFE * 2)
+        clock.advance(_LIFETIME * 2)
         purged: object = await store.purge()
-        _is(type(purged), int, "the type of what purge() returns")
-        _is([await store.load(key) for key in live], [kept] * 3, "live records after purge()")
-        _is([await store.load(key) for key in expired], [None] * 3, "expired ones after purge()")
-        _is(await store.purge(), 0, "purge() again")
+        _expect(type(purged), int, "the type of what purge() returns")
+        _expect([await store.load(key) for key in live], [kept] * 3, "live records after purge()")
+        _expect(
+            [await store.load(key) for key in expired], [None] * 3, "expired ones after purge()"
+        )
+        _expect(await store.purge(), 0, "purge() again")
 
     @_behaviour
     async def test_clear_removes_every_record(self, store: Store, clock: FrozenClock) -> None:
-        """Nothing is left after it, on no list either."""
+        """find() lists none of them either."""
         _skip_without("clear", store)
         keys = [_key() for _ in range(3)]
         for key in keys:
             await store.create(key, _record(clock, subject="user:42"))
         await store.clear()
-        _is([await store.load(key) for key in keys], [None] * 3, "load() after clear()")
+        _expect([await store.load(key) for key in keys], [None] * 3, "load() after clear()")
         if type(store).find is not Store.find:
-            _is(await store.find("user:42"), [], "find() after clear()")
+            _expect(await store.find("user:42"), [], "find() after clear()")
 
     # find
 
@@ -412,50 +404,52 @@ class StoreContract:
     async def test_find_lists_the_sessions_of_one_subject(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """With their keys and records, and nobody else's."""
+        """It returns their keys and records, and none of another subject."""
         _skip_without("find", store)
         subject, key, record = _subject(), _key(), _record(clock)
         mine = replace(record, subject=subject)
         await store.create(key, mine)
         await store.create(_key(), replace(_record(clock), subject=_subject()))
         await store.create(_key(), record)
-        _is(await store.find(subject), [(key, mine)], "find()")
-        _is(await store.find(_subject()), [], "find() of a subject that nobody has")
+        _expect(await store.find(subject), [(key, mine)], "find()")
+        _expect(await store.find(_subject()), [], "find() of an unknown subject")
 
     @_behaviour
-    async def test_find_lists_the_one_that_expires_last_first(
+    async def test_find_sorts_by_expiry_the_latest_first(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """Whatever the order in which they were made."""
+        """In whatever order the sessions were created."""
         _skip_without("find", store)
         subject, made = _subject(), list[tuple[str, Record]]()
         for hours in (2, 5, 1, 4, 3):
-            key, record = _key(), _record(clock, subject=subject, life=_LIFE * hours)
+            key, record = _key(), _record(clock, subject=subject, life=_LIFETIME * hours)
             await store.create(key, record)
             made.append((key, record))
         made.sort(key=lambda found: found[1].expires_at, reverse=True)
-        _is(await store.find(subject), made, "find()")
+        _expect(await store.find(subject), made, "find()")
 
     @_behaviour
-    async def test_find_lists_no_session_that_has_ended(
+    async def test_find_leaves_out_sessions_that_have_ended(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """Deleted and expired ones are left out."""
+        """Both deleted and expired ones."""
         _skip_without("find", store)
         subject, deleted, expired, live = _subject(), _key(), _key(), _key()
         for key in (deleted, expired):
             await store.create(key, _record(clock, subject=subject))
-        kept = _record(clock, subject=subject, life=_LIFE * 2)
+        kept = _record(clock, subject=subject, life=_LIFETIME * 2)
         await store.create(live, kept)
         await store.delete(deleted)
-        _is({key for key, _ in await store.find(subject)}, {expired, live}, "find() after delete()")
-        clock.advance(_LIFE)
+        _expect(
+            {key for key, _ in await store.find(subject)}, {expired, live}, "find() after delete()"
+        )
+        clock.advance(_LIFETIME)
         for _ in range(2):
-            _is(await store.find(subject), [(live, kept)], "find() when one has expired")
+            _expect(await store.find(subject), [(live, kept)], "find() when one has expired")
 
     @_behaviour
     async def test_find_follows_a_change_of_subject(self, store: Store, clock: FrozenClock) -> None:
-        """A session leaves one subject's list with the save that puts it on another's."""
+        """The save that gives a session to another subject takes it from the first."""
         _skip_without("find", store)
         key, old, new = _key(), _subject(), _subject()
         record = _record(clock, subject=old)
@@ -464,42 +458,42 @@ class StoreContract:
             newer = _record(clock, subject=subject)
             await store.save(key, newer, replaces=record.version)
             if subject is not None:
-                _is(await store.find(subject), [(key, newer)], "find() of the new subject")
-            _is(await store.find(others), [], "find() of the old subject")
+                _expect(await store.find(subject), [(key, newer)], "find() of the new subject")
+            _expect(await store.find(others), [], "find() of the old subject")
             record = newer
 
     @_behaviour
-    async def test_find_shows_what_was_saved_last(self, store: Store, clock: FrozenClock) -> None:
-        """Records are those that load() would give."""
+    async def test_find_returns_the_latest_records(self, store: Store, clock: FrozenClock) -> None:
+        """The same ones that load() returns."""
         _skip_without("find", store)
         key, subject = _key(), _subject()
         record = _record(clock, subject=subject)
         await store.create(key, record)
-        for life in (_LIFE, _LIFE * 2):
+        for life in (_LIFETIME, _LIFETIME * 2):
             newer = replace(_record(clock, subject=subject, life=life), body=b"new")
             await store.save(key, newer, replaces=record.version)
-            _is(await store.find(subject), [(key, newer)], "find() after save()")
+            _expect(await store.find(subject), [(key, newer)], "find() after save()")
             record = newer
 
     @_behaviour
     async def test_find_still_lists_an_extended_session(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """After its first expiry has passed, and others have come since."""
+        """Even after its original expiry, and after the subject has got another session."""
         _skip_without("find", store)
         key, subject = _key(), _subject()
         record = _record(clock, subject=subject)
         await store.create(key, record)
-        longer = _record(clock, subject=subject, life=_LIFE * 3)
+        longer = _record(clock, subject=subject, life=_LIFETIME * 3)
         await store.save(key, longer, replaces=record.version)
-        clock.advance(_LIFE * 2)
+        clock.advance(_LIFETIME * 2)
         await store.create(_key(), _record(clock, subject=subject))
         keys = [found for found, _ in await store.find(subject)]
-        _is(key in keys and len(keys) == 2, True, "find() lists both")
+        _expect(key in keys and len(keys) == 2, True, "find() lists both")
 
     @_behaviour
-    async def test_a_subject_is_any_text(self, store: Store, clock: FrozenClock) -> None:
-        """Spaces, line ends, quotes, wildcards, other scripts, case, 320 characters."""
+    async def test_a_subject_may_be_any_text(self, store: Store, clock: FrozenClock) -> None:
+        """Spaces, line ends, quotes, wildcards, other scripts, case, hundreds of characters."""
         _skip_without("find", store)
         salt = secrets.token_hex(4)
         odd = (
@@ -514,15 +508,15 @@ class StoreContract:
             await store.create(keys[subject], _record(clock, subject=subject))
         for subject in subjects:
             found = [(key, record.subject) for key, record in await store.find(subject)]
-            _is(found, [(keys[subject], subject)], f"find() of the subject {subject!r}")
+            _expect(found, [(keys[subject], subject)], f"find() of the subject {subject!r}")
 
     @_behaviour
-    async def test_find_misses_none_of_many(self, store: Store, clock: FrozenClock) -> None:
-        """Sessions that are made at the same moment are all on the list."""
+    async def test_find_misses_no_concurrent_create(self, store: Store, clock: FrozenClock) -> None:
+        """Sessions that are created at the same time are all listed."""
         _skip_without("find", store)
         subject, keys = _subject(), {_key() for _ in range(_CROWD)}
         await asyncio.gather(*(store.create(key, _record(clock, subject=subject)) for key in keys))
-        _is({key for key, _ in await store.find(subject)}, keys, "the keys that find() lists")
+        _expect({key for key, _ in await store.find(subject)}, keys, "the keys that find() lists")
 
 
 def _skip_without(verb: str, store: Store) -> None:
@@ -545,18 +539,18 @@ def _record(
     *,
     body: bytes = b"data",
     subject: str | None = None,
-    life: timedelta = _LIFE,
+    life: timedelta = _LIFETIME,
 ) -> Record:
     return Record(body=body, version=new_version(), subject=subject, expires_at=clock() + life)
 
 
-def _there(record: Record | None) -> Record:
+def _existing(record: Record | None) -> Record:
     if record is None:
         raise AssertionError("load() found nothing under a key that was just stored")
     return record
 
 
-def _is(actual: object, expected: object, what: str) -> None:
-    # pytest does not rewrite the asserts of a library: the message must say it all
+def _expect(actual: object, expected: object, what: str) -> None:
+    # pytest does not rewrite assertions in a library, so the message must say everything
     if actual != expected:
         raise AssertionError(f"{what}: {actual!r}, expected {expected!r}")
