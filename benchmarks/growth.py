@@ -27,7 +27,7 @@ from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 
 from fastapi_async_sessions import MemoryStore, Record, Session, SessionProvider, SessionRoute
-from fastapi_async_sessions._core.codec import Facts
+from fastapi_async_sessions._core.header import Header
 from fastapi_async_sessions._core.tokens import Token
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.sql import SQLStore
@@ -84,17 +84,18 @@ class World:
 
     def records(self, numbers: Sequence[int], size: int) -> Iterator[tuple[str, Record]]:
         """Sessions whose data is about so many bytes, each with its store key."""
-        vault = self.provider.vault
+        repository = self.provider.repository
+        settings = repository.settings
         data = data_of(size)
-        now = vault.clock()
+        now = settings.clock()
         ends_at = now + timedelta(hours=24)
         for number in numbers:
             data.count = number  # no two have the same content
-            raw = vault.codec.dump(data)
+            raw = repository.codec.dump(data)
             token = token_of(number)
-            facts = Facts(token.secret_hash(), now, None, now, ends_at, None, False)
-            key = token.key(vault.name)
-            yield key, vault.record(key, facts, raw, None)
+            header = Header(token.secret_hash(), now, None, now, ends_at, None, False)
+            key = token.key(settings.name)
+            yield key, repository.new_record(key, header, raw, None)
 
     def cookies(self, numbers: Sequence[int]) -> list[str]:
         """What opens them."""

@@ -3,12 +3,14 @@
     request  -> cookie -> verifier -> store.load -> codec -> Session -> your route
     response <- cookie <- verifier <- store.create|save|delete <- codec <- commit at teardown
 
-Read the files in that order: ``provider`` asks ``cookies`` and ``verifier`` for the token, the
-``vault`` loads what it opens, a ``visit`` keeps what the route changes, a ``commit`` writes it
-against what others have written, and the ``jar`` lays the cookie on the response that ``route``
-sends.
+Read the files in that order. In ``_web`` the ``provider`` gets the token from ``cookies`` and
+``verifier``. In ``_core`` the ``repository`` loads the session that it opens, the ``state`` keeps
+what the route changes, and the ``commit`` writes it against what other requests have written. Then
+the ``jar`` adds the cookie to the response that the ``route`` sends.
 """
 
+from ._core.admin import StoredSession
+from ._core.codec import Migration
 from ._core.session import Session
 from ._web.cookies import CookieConfig
 from ._web.provider import SessionProvider
@@ -24,7 +26,7 @@ from .errors import (
     StoreUnavailable,
 )
 from .events import SessionEvent
-from .lifetime import Lifetime
+from .lifetime import Clock, Lifetime, utc_now
 from .records import Record
 from .stores.base import Store
 from .stores.memory import MemoryStore
@@ -32,10 +34,12 @@ from .stores.memory import MemoryStore
 __version__ = "0.1.0"
 
 __all__ = [
+    "Clock",
     "ConfigurationError",
     "CookieConfig",
     "Lifetime",
     "MemoryStore",
+    "Migration",
     "Record",
     "Session",
     "SessionClosed",
@@ -49,4 +53,6 @@ __all__ = [
     "SessionTooLarge",
     "Store",
     "StoreUnavailable",
+    "StoredSession",
+    "utc_now",
 ]

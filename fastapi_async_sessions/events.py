@@ -61,7 +61,7 @@ class Events:
         self._provider = provider
         self._hook = hook
 
-    def tell(self, kind: EventKind, key: str | None = None, **facts: str) -> None:
+    def emit(self, kind: EventKind, key: str | None = None, **facts: str) -> None:
         """Log the event and hand it to the hook."""
         event = SessionEvent(kind, self._provider, key, facts)
         # %r: a line break in a fact must not start a line of its own (ASVS 16.4.1)

@@ -4,13 +4,16 @@ import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+MAX_BODY_BYTES = 1024 * 1024
+"""The largest body there is; what a store gives back beyond it is not read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """A stored session, as its store sees it.
 
     Attributes:
-        body: Opaque bytes, at most 1 MiB.
+        body: Opaque bytes, at most ``MAX_BODY_BYTES``.
         version: Differs with every write; at most 64 characters of ``[A-Za-z0-9_.-]``.
         subject: Whose session it is, for ``Store.find``; at most 400 characters.
         expires_at: An aware datetime in UTC, from which on the record no longer exists.

@@ -23,8 +23,8 @@ from fastapi_async_sessions import (
     SessionError,
     SessionProvider,
     Store,
-    commit,
 )
+from fastapi_async_sessions._core import commit
 from fastapi_async_sessions._web.jar import SCOPE_KEY, Jar
 from fastapi_async_sessions.records import Record
 from fastapi_async_sessions.stores.redis import RedisStore
@@ -121,7 +121,7 @@ async def _run(route: Route, session: Session[Any], jar: Jar) -> Any:
 
 
 def _cookie(jar: Jar) -> str | None:
-    set_cookies = [value for name, value in jar.lay_on([]) if name == b"set-cookie"]
+    set_cookies = [value for name, value in jar.add_headers([]) if name == b"set-cookie"]
     if not set_cookies:
         return None
     (set_cookie,) = set_cookies

@@ -21,9 +21,9 @@ from fastapi_async_sessions import (
     StoreUnavailable,
 )
 from fastapi_async_sessions.records import new_version
-from fastapi_async_sessions.standins import session_cookies as stored_cookies
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
+from fastapi_async_sessions.testing.standins import session_cookies as stored_cookies
 
 from .apps import Data, Line, SpyStore, browser, make_app, make_provider
 

@@ -298,23 +298,6 @@ async def test_bytes_are_parsed_and_written_only_so_often() -> None:
         assert (calls["Codec.load"], calls["Codec.dump"]) == (loads, dumps), (path, who)
 
 
-@pytest.mark.parametrize(
-    ("path", "who", "limit"),
-    [
-        pytest.param("/plain", "visitor", 5, id="a route without a session"),
-        pytest.param("/read", "stranger", 35, id="no cookie, unused"),
-        pytest.param("/read", "reader", 62, id="a read"),
-        pytest.param("/read", "visitor", 63, id="the first read of a content"),
-        pytest.param("/change", "reader", 113, id="a change"),
-        pytest.param("/sign-in", "stranger", 107, id="a sign-in"),
-    ],
-)
-async def test_a_request_takes_few_calls_of_ours(path: str, who: str, limit: int) -> None:
-    """Functions of this package that run for one request, those of the store included."""
-    calls = await _calls(path, who)
-    assert calls.total() <= limit, calls.most_common()
-
-
 async def _calls(path: str, who: str) -> Counter[str]:
     clock = FrozenClock()
     app = application(MemoryStore(clock=clock), clock)

@@ -29,7 +29,8 @@ from pydantic import (
 )
 
 from fastapi_async_sessions import MemoryStore, Record, SessionInvalid, SessionTooLarge
-from fastapi_async_sessions._core.codec import FACTS_SIZE, Codec
+from fastapi_async_sessions._core.codec import Codec
+from fastapi_async_sessions._core.header import HEADER_SIZE
 from fastapi_async_sessions.records import new_version
 from fastapi_async_sessions.testing import FrozenClock
 
@@ -93,7 +94,7 @@ class Visitor:
         (key,) = dict.fromkeys(self.store.keys)
         record = await self.store.inner.load(key)
         assert record is not None
-        body = record.body[:FACTS_SIZE] + raw
+        body = record.body[:HEADER_SIZE] + raw
         planted = Record(body, new_version(), record.subject, record.expires_at)
         assert await self.store.inner.save(key, planted, replaces=record.version)
 
@@ -222,7 +223,7 @@ async def test_aliases_do_not_get_in_the_way() -> None:
     who = await visitor(Aliased, begin)
     assert await who.sees(lambda data: [data.name, data.first, data.plain]) == ["ada", "byron", "x"]
     (record,) = (await who.store.held()).values()
-    assert record.body[FACTS_SIZE:] == b'{"name":"ada","first":"byron","plain":"x"}'
+    assert record.body[HEADER_SIZE:] == b'{"name":"ada","first":"byron","plain":"x"}'
 
 
 class Computed(BaseModel):
@@ -462,7 +463,7 @@ def test_more_contents_than_are_remembered_are_dumped_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each content read in turn, three times: what a process remembers has a limit."""
-    monkeypatch.setattr("fastapi_async_sessions._core.codec._MOST_VERBATIM", 2)
+    monkeypatch.setattr("fastapi_async_sessions._core.codec._MAX_VERBATIM", 2)
     codec, dumped = Codec(Line), []
     raws = [codec.dump(Line(name=name)) for name in "abc"]
     monkeypatch.setattr(codec, "dump", lambda data: dumped.append(data) or Codec.dump(codec, data))
@@ -596,7 +597,7 @@ async def test_a_session_that_grows_too_large_keeps_its_old_state(is_stored: boo
     """500 without a cookie; the limit itself is allowed."""
     limit = 500
     who = Visitor(Strict, max_bytes=limit)
-    room = limit - FACTS_SIZE - len(Codec(Strict).dump(Strict()))
+    room = limit - HEADER_SIZE - len(Codec(Strict).dump(Strict()))
     if is_stored:
         response = await who.request(lambda session: setattr(session.data, "name", "x" * room))
         assert (response.status_code, set_cookie_kind(response)) == (200, "sent")

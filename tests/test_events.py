@@ -242,9 +242,9 @@ def test_routine_is_logged_below_trouble():
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     try:
-        events = make_provider().vault.events
+        events = make_provider().repository.events
         for kind in get_args(EventKind):
-            events.tell(kind)
+            events.emit(kind)
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
@@ -308,7 +308,7 @@ async def test_a_line_break_in_a_cookie_breaks_no_log_line(world, caplog):
 
 async def test_a_line_break_in_a_fact_breaks_no_log_line(caplog):
     """Field names and a store's words come from elsewhere."""
-    make_provider().vault.events.tell("store_error", reason="gone\nERROR fake: line\x1b[31m")
+    make_provider().repository.events.emit("store_error", reason="gone\nERROR fake: line\x1b[31m")
     assert caplog.records[0].getMessage().isprintable()
 
 

@@ -20,8 +20,8 @@ from fastapi_async_sessions import (
     Session,
     Store,
 )
-from fastapi_async_sessions._core.codec import Facts
-from fastapi_async_sessions._core.visit import Visit
+from fastapi_async_sessions._core.header import Header
+from fastapi_async_sessions._core.state import SessionState
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
 
@@ -197,7 +197,7 @@ async def test_nothing_of_a_request_outlives_it(clock):
 
     def alive() -> int:
         gc.collect()
-        return sum(isinstance(each, Visit | Session) for each in gc.get_objects())
+        return sum(isinstance(each, SessionState | Session) for each in gc.get_objects())
 
     client = browser(make_site(clock))
     await client.post("/sign-in")
@@ -713,8 +713,8 @@ def test_a_record_keeps_its_times_exactly(
 ):
     """To the microsecond, with a lifetime of its own or without."""
     created += microsecond * MICROSECOND
-    facts = Facts(b"h" * 32, created, authenticated, seen, ends, lifetime, persistent)
-    assert Facts.unpack(facts.pack(b"b" * 8) + b"{}", b"b" * 8) == facts
+    header = Header(b"h" * 32, created, authenticated, seen, ends, lifetime, persistent)
+    assert Header.unpack(header.pack(b"b" * 8) + b"{}", b"b" * 8) == header
 
 
 WISHES = ("/", "/change", "/renew", "/sign-in")

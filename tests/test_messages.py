@@ -71,7 +71,7 @@ def test_a_model_without_defaults() -> None:
     with pytest.raises(
         ConfigurationError,
         match=says(
-            "UserData() is what a new session begins with",
+            "a new session begins as UserData()",
             "each field needs a default",
             "name, age",
         ),

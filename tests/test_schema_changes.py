@@ -18,10 +18,10 @@ from fastapi_async_sessions import (
     SessionEvent,
     SessionInvalid,
 )
-from fastapi_async_sessions._core.codec import FACTS_SIZE, Facts
+from fastapi_async_sessions._core.header import HEADER_SIZE, Header
 from fastapi_async_sessions.records import new_version
-from fastapi_async_sessions.standins import session_cookies as stored_cookies
 from fastapi_async_sessions.testing import FrozenClock
+from fastapi_async_sessions.testing.standins import session_cookies as stored_cookies
 
 from .apps import SpyStore, browser, cookie_value, make_app, make_provider, set_cookie_kind
 
@@ -297,7 +297,7 @@ async def test_a_migration_is_not_asked_about_what_is_no_data(deploys):
     app = deploys.site(Second, on_invalid=migration)
     ((_, record),) = (await deploys.store.held()).items()
     for raw in (b"[]", b'"text"', b"null", b"{", b"", b"\xff"):
-        await deploys.put(record.body[:FACTS_SIZE] + raw, cookies)
+        await deploys.put(record.body[:HEADER_SIZE] + raw, cookies)
         assert (await read(app, cookies))["new"] is True
     assert asked == []
     assert deploys.kinds() == ["corrupt"] * 6
@@ -398,7 +398,7 @@ async def test_a_conflict_between_two_releases_keeps_both_s_fields(deploys):
 # corrupt records
 
 
-BODY = Facts(b"h" * 32, START, None, START, None, None, persistent=False).pack(b"b" * 8) + b"{}"
+BODY = Header(b"h" * 32, START, None, START, None, None, persistent=False).pack(b"b" * 8) + b"{}"
 
 
 @pytest.mark.parametrize(
@@ -456,7 +456,7 @@ async def test_data_that_is_no_json_of_ours_is_no_session(deploys, raw):
     """Nothing is executed, nothing overflows: a new session and one event."""
     cookies = await deploys.stored(First(name="Ada"))
     ((_, record),) = (await deploys.store.held()).items()
-    await deploys.put(record.body[:FACTS_SIZE] + raw, cookies)
+    await deploys.put(record.body[:HEADER_SIZE] + raw, cookies)
     response = await visitor(deploys.site(First), cookies).get("/")
     assert (response.status_code, response.json()["new"]) == (200, True)
     assert deploys.kinds() == ["corrupt"]
@@ -475,7 +475,7 @@ async def test_a_pickle_in_the_store_is_never_loaded(deploys):
     """The gadget does not run, with or without our header before it."""
     cookies = await deploys.stored(First(name="Ada"))
     ((_, record),) = (await deploys.store.held()).items()
-    for head in (b"", record.body[:FACTS_SIZE]):
+    for head in (b"", record.body[:HEADER_SIZE]):
         await deploys.put(head + pickle.dumps(Gadget()), cookies)
         assert (await read(deploys.site(First), cookies))["new"] is True
     assert Gadget.ran is False
@@ -499,11 +499,11 @@ async def test_another_session_s_record_under_this_key_is_no_session(deploys):
 @given(st.binary(max_size=200) | st.binary(min_size=len(BODY), max_size=120))
 def test_any_bytes_are_a_session_or_none(body):
     """Reading never raises."""
-    vault = Deploys().provider(First).vault
-    binding = vault.binding("0" * 64)
+    repository = Deploys().provider(First).repository
+    binding = repository.binding("0" * 64)
     for prefix in (b"", BODY[:1], BODY[:2] + binding, BODY[:2] + binding + BODY[10:42]):
         record = Record(prefix + body, new_version(), None, START + HOUR)
-        vault.read("0" * 64, record)
+        repository.read("0" * 64, record)
 
 
 @settings(max_examples=300, deadline=None)
@@ -515,19 +515,20 @@ def test_any_bytes_are_a_session_or_none(body):
 def test_any_times_are_a_session_or_none(secret_hash, numbers, flags):
     """The year 9999 and before, ages of any length: reading never raises."""
     times = b"".join(number.to_bytes(8, "big", signed=True) for number in numbers)
-    vault = Deploys().provider(First, lifetime=Lifetime(None, timedelta(days=30000))).vault
-    body = bytes([1, flags]) + vault.binding("0" * 64) + secret_hash + times + b"{}"
-    vault.read("0" * 64, Record(body, new_version(), None, START + HOUR))
+    lifetime = Lifetime(None, timedelta(days=30000))
+    repository = Deploys().provider(First, lifetime=lifetime).repository
+    body = bytes([1, flags]) + repository.binding("0" * 64) + secret_hash + times + b"{}"
+    repository.read("0" * 64, Record(body, new_version(), None, START + HOUR))
 
 
 async def test_a_time_near_the_end_of_the_calendar_is_no_crash(deploys):
     """Seen in the year 9999 and idle for a century."""
     end = datetime(9999, 12, 1, tzinfo=UTC)
     century = Lifetime(timedelta(days=36525), None)
-    facts = Facts(b"h" * 32, START, None, end, None, century, persistent=False)
-    vault = deploys.provider(First).vault
-    body = facts.pack(vault.binding("0" * 64)) + b"{}"
-    assert vault.read("0" * 64, Record(body, new_version(), None, START + HOUR)) is None
+    header = Header(b"h" * 32, START, None, end, None, century, persistent=False)
+    repository = deploys.provider(First).repository
+    body = header.pack(repository.binding("0" * 64)) + b"{}"
+    assert repository.read("0" * 64, Record(body, new_version(), None, START + HOUR)) is None
     assert deploys.kinds() == ["corrupt"]
 
 

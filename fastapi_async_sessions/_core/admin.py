@@ -1,4 +1,4 @@
-"""The sessions of a provider outside of a request: list, revoke, change."""
+"""A provider's sessions outside of a request: list, revoke, change."""
 
 import secrets
 from collections.abc import AsyncGenerator
@@ -10,11 +10,12 @@ from typing import Any, Generic
 
 from ..errors import SessionNotFound
 from ..records import Record, new_version
-from .codec import Model
-from .session import Session, visit_of
+from .models import Model
+from .repository import Repository, is_subject
+from .revocation import record_revocation
+from .session import Session, state_of
+from .state import SessionState
 from .tokens import is_key, store_key
-from .vault import Vault
-from .visit import Visit
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,11 @@ class StoredSession(Generic[Model]):
     """One line of a list of devices.
 
     Attributes:
-        key: For ``revoke`` and ``open``; safe to show, and no cookie.
+        key: For ``revoke`` and ``open``; safe to show, and not a cookie.
         data: Your model.
         subject: Who is signed in.
         created_at, authenticated_at, seen_at, expires_at: Aware, UTC; ``seen_at`` is the last
-            extension, at most a tenth of the idle time behind the last request.
+            extension, at most a tenth of the idle time before the last request.
     """
 
     key: str
@@ -39,70 +40,72 @@ class StoredSession(Generic[Model]):
 
 
 class SessionAdmin(Generic[Model]):
-    """What a provider can do with stored sessions. All of it may raise ``StoreUnavailable``."""
+    """What a provider can do with stored sessions. Every method may raise ``StoreUnavailable``."""
 
-    def __init__(self, vault: Vault[Model]) -> None:
-        self.vault = vault
+    def __init__(self, repository: Repository[Model]) -> None:
+        self.repository = repository
 
     async def sessions(self, subject: str | None) -> list[StoredSession[Model]]:
-        """The live sessions of a subject, the latest sign-in first; of nobody (None): none."""
-        vault = self.vault
-        if not vault.is_subject(subject):
+        """The live sessions of a subject, the latest sign-in first; for None an empty list."""
+        repository = self.repository
+        if not is_subject(subject):
             return []
-        found = await vault.ask(vault.store.find(vault.owner(subject)))
-        stored = [vault.read(key, record) for key, record in found]
-        listed = [
-            StoredSession(
-                each.key,
-                each.data,
-                subject,
-                each.facts.created_at,
-                each.facts.authenticated_at,
-                each.facts.seen_at,
-                each.facts.expires_at(vault.lifetime),
-            )
-            for each in stored
-            if each is not None
-        ]
-        return sorted(listed, key=_began_at, reverse=True)
+        found = await repository.store.find(repository.owner(subject))
+        listed = [self._listed(key, record, subject) for key, record in found]
+        return sorted(filter(None, listed), key=_began_at, reverse=True)
+
+    def _listed(self, key: str, record: Record, subject: str) -> StoredSession[Model] | None:
+        loaded = self.repository.read(key, record)
+        if loaded is None:
+            return None
+        header = loaded.stored.header
+        return StoredSession(
+            key,
+            loaded.data,
+            subject,
+            header.created_at,
+            header.authenticated_at,
+            header.seen_at,
+            header.expires_at(self.repository.settings.lifetime),
+        )
 
     async def revoke(self, key: str, subject: str | EllipsisType | None = ...) -> bool:
         """End the session with this key; False: there is none.
 
-        Give the ``subject`` where the key comes from a user's form: a session of somebody else is
-        then left alone, and the answer is False. With None, as ``session.subject`` is while nobody
-        is signed in, no session is anybody's.
+        Give the ``subject`` where the key comes from a user's form: another user's session is then
+        left alone, and the answer is False. With None, which ``session.subject`` is while nobody is
+        signed in, the answer is False for every key.
         """
-        vault = self.vault
+        repository = self.repository
         if not is_key(key):
             return False
         if subject is not ...:
-            if not vault.is_subject(subject):
+            if not is_subject(subject):
                 return False
-            record = await vault.ask(vault.store.load(key), key)
-            if record is None or record.subject != vault.owner(subject):
+            record = await repository.store.load(key)
+            if record is None or record.subject != repository.owner(subject):
                 return False
-        if not await vault.ask(vault.store.delete(key), key):
+        if not await repository.store.delete(key):
             return False
-        vault.events.tell("revoked", key)
+        repository.events.emit("revoked", key)
         return True
 
     async def revoke_all(self, subject: str | None, *, keep: Session[Any] | None = None) -> int:
-        """End all sessions of a subject but ``keep``, and say how many; of nobody (None): 0.
+        """End all sessions of a subject but ``keep``, and say how many; for None 0.
 
-        Sign-ins of that subject that are under way at this moment end as well, with a
-        ``SessionConflict``: call it after the password has changed. Which ones these are is told by
-        the clock; a test that holds it still must move it before the next sign-in.
+        A sign-in of that subject that is in flight at this moment ends as well, with a
+        ``SessionConflict``: call this after the password has changed. The clock decides which
+        sign-ins these are; a test with a frozen clock must move it before the next sign-in.
         """
-        vault = self.vault
-        if not vault.is_subject(subject):
+        repository = self.repository
+        if not is_subject(subject):
             return 0
         if keep is None:
-            await vault.mark_revoked(subject)
+            await record_revocation(repository, subject)
         else:
-            visit = visit_of(keep)
-            visit.exempt_mark = await vault.mark_revoked(subject, visit.began_at)
-        keys = [key for key, _ in await vault.ask(vault.store.find(vault.owner(subject)))]
+            state = state_of(keep)
+            state.exempt_from = await record_revocation(repository, subject, state.began_at)
+        keys = [key for key, _ in await repository.store.find(repository.owner(subject))]
         revoked = [await self.revoke(key) for key in keys if keep is None or key != keep.key]
         return sum(revoked)
 
@@ -110,24 +113,23 @@ class SessionAdmin(Generic[Model]):
     async def open(self, key: str) -> AsyncGenerator[Session[Model]]:
         """A stored session to read and change outside of a request; committed at the end.
 
-        It is no visit of its user: the idle time runs on.
-        Nothing is committed when the block raises. There is no cookie here, so that ``renew``
-        raises ``SessionClosed``.
+        This is not a request of its user, so the idle time is not extended. Nothing is committed
+        if the block raises. There is no cookie here, so ``renew`` raises ``SessionClosed``.
 
         Raises:
             SessionNotFound: no live session has this key.
         """
-        vault = self.vault
-        stored = await vault.load(key) if is_key(key) else None
-        if stored is None:
+        repository = self.repository
+        loaded = await repository.load(key) if is_key(key) else None
+        if loaded is None:
             raise SessionNotFound(key)
-        visit = Visit(vault, vault.clock(), stored, can_carry=False)
+        state = SessionState(repository, repository.settings.clock(), loaded, can_set_cookie=False)
         try:
-            yield Session(visit)
+            yield Session(state)
         except BaseException:
-            await visit.roll_back()
+            await state.roll_back()
             raise
-        await visit.close()
+        await state.close()
 
     async def check(self) -> None:
         """Write and delete a probe, for a readiness check.
@@ -135,11 +137,12 @@ class SessionAdmin(Generic[Model]):
         Raises:
             StoreUnavailable: requests would fail; ``reason`` says why.
         """
-        vault = self.vault
-        key = store_key("probe", vault.name, secrets.token_bytes(16))
-        probe = Record(b"", new_version(), None, vault.clock() + timedelta(minutes=1))
-        await vault.ask(vault.store.create(key, probe))
-        await vault.ask(vault.store.delete(key))
+        settings, store = self.repository.settings, self.repository.store
+        key = store_key("probe", settings.name, secrets.token_bytes(16))
+        await store.create(
+            key, Record(b"", new_version(), None, settings.clock() + timedelta(minutes=1))
+        )
+        await store.delete(key)
 
 
 def _began_at(session: StoredSession[Any]) -> datetime:

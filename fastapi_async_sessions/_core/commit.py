@@ -1,224 +1,222 @@
-"""The commit: what one request changed, against what others have stored meanwhile."""
+"""The commit: one request's change, written against what other requests have stored meanwhile."""
 
 import asyncio
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Literal, NamedTuple
 
 from ..errors import SessionConflict, SessionInvalid, StoreUnavailable
-from ..lifetime import Lifetime
 from ..records import includes_write
-from .codec import FACTS_SIZE, Facts, Model, read_json, write_json
+from .codec import read_json, write_json
+from .data import MergedData
+from .header import HEADER_SIZE, Header, Renewal
 from .merge import lay_over, merge
+from .models import Model
+from .repository import LoadedSession, Repository, SessionRecord
+from .revocation import is_revoked
 from .tokens import Token
-from .vault import Stored, Vault
 
 
-class Renewal(NamedTuple):
-    """A new token, and where the subject changes a sign-in, or with None a sign-out."""
-
-    at: datetime
-    changes_subject: bool
-    subject: str | None
-    lifetime: Lifetime | None
-    persistent: bool
-
-
-def next_facts(
-    vault: Vault[Model],
-    stored: Stored[Model] | None,
-    renewal: Renewal | None,
-    now: datetime,
-    *,
-    is_visited: bool = True,
-) -> Facts:
-    """The facts of a session's next record, but for the hash of its secret.
-
-    Only a visit extends a session: an administrator who opens it does not.
-    """
-    if stored is None:
-        ends_at = vault.lifetime.ends_at(now)
-        facts = Facts(b"", now, None, now, ends_at, None, vault.persistent)
-    else:
-        facts = stored.facts
-        if is_visited and (renewal or facts.is_extension_due(vault.lifetime, now)):
-            facts = facts._replace(seen_at=max(now, facts.seen_at))
-    if renewal is None or renewal.subject is None:
-        return facts  # signing out moves no end: the last sign-in still counts for it
-    return facts._replace(
-        authenticated_at=renewal.at,
-        ends_at=(renewal.lifetime or vault.lifetime).ends_at(renewal.at),
-        lifetime=renewal.lifetime,
-        persistent=renewal.persistent,
-    )
-
-
-class Written(NamedTuple, Generic[Model]):
-    """What a commit has left in the store, and the token that opens it.
-
-    ``merged`` is what our data was merged from and over, as dumps; None: there was nobody else.
-    """
-
-    stored: Stored[Model]
-    token: Token | None
-    kind: Literal["created", "renewed", "changed", "extended"]
-    merged: tuple[bytes, bytes] | None = None
-
-    def __repr__(self) -> str:
-        return f"Written({self.stored!r}, kind={self.kind!r})"
-
-
-@dataclass(slots=True, repr=False)
-class Commit(Generic[Model]):
-    """One request's change, ready to be written.
+class Change(NamedTuple):
+    """What one request wants to write.
 
     Attributes:
-        data, ours, base: What the request made of the session, its dump, and the dump before.
-        token: What the cookie holds; None where there is none (``open``) or none yet.
+        base, ours: The dumps of the data before and after the change.
+        token: What opens the session; None: there is no cookie (``open``), or none yet.
+        renewal: The new token, and where it is one the sign-in, that the route asked for.
         subject: Who is signed in afterwards.
-        began_at, exempt_mark: Since when a revocation of all sessions counts, and which does not.
-        generation: Which life of the visit this is; ``destroy`` begins another.
-        is_contended: Whether another request has written meanwhile.
+        began_at: When the request began. A later revocation ends what it signs in.
+        decided_at: When it was found that there is something to write.
+        exempt_from: The version of a revocation that ends nothing here.
     """
 
-    vault: Vault[Model]
-    data: Model
+    base: bytes
     ours: bytes
+    token: Token | None
+    renewal: Renewal | None
+    subject: str | None
+    began_at: datetime
+    decided_at: datetime
+    exempt_from: str | None
+
+    def __repr__(self) -> str:
+        return "Change(...)"
+
+
+class Committed(NamedTuple, Generic[Model]):
+    """What a commit has left in the store.
+
+    Attributes:
+        base: The dump of the data as it is stored now.
+        token: What opens the session from now on.
+        merged: Our data with that of another request; None: no other request had written.
+    """
+
+    stored: SessionRecord
     base: bytes
     token: Token | None
-    subject: str | None
-    renewal: Renewal | None
-    began_at: datetime
-    exempt_mark: str | None
-    generation: int
-    is_contended: bool = False
+    kind: Literal["created", "renewed", "changed", "extended"]
+    merged: MergedData[Model] | None = None
 
-    async def create(self) -> Written[Model]:
+    def __repr__(self) -> str:
+        return f"Committed({self.stored!r}, kind={self.kind!r})"
+
+
+class Commit(Generic[Model]):
+    """Writes one change.
+
+    Attributes:
+        is_contended: Whether another request has written meanwhile, so that this one merges.
+    """
+
+    def __init__(self, repository: Repository[Model], change: Change) -> None:
+        self._repository = repository
+        self._change = change
+        self.is_contended = False
+
+    async def create(self) -> Committed[Model]:
         """Store a new session."""
-        vault = self.vault
+        settings, ours = self._repository.settings, self._change.ours
+        new = Header.new(self._change.decided_at, settings.lifetime, persistent=settings.persistent)
         for _ in range(3):
             token = Token.issue()
-            facts = next_facts(vault, None, self.renewal, vault.clock())
-            facts = facts._replace(secret_hash=token.secret_hash())
-            key = token.key(vault.name)
-            record = vault.record(key, facts, self.ours, self.subject)
-            if await vault.ask(vault.store.create(key, record), key):
-                stored = Stored(key, record, facts, self.data, self.ours, self.ours)
-                return await self._accepted(Written(stored, token, "created"))
+            stored = self._next(token.key(settings.name), self._renewed(new, token), ours)
+            if await self._repository.store.create(stored.key, stored.record):
+                return await self._accepted(Committed(stored, ours, token, "created"))
         raise StoreUnavailable("create() said of three random keys that they exist")
 
-    async def save(self, stored: Stored[Model]) -> Written[Model] | None:
+    async def save(self, stored: SessionRecord) -> Committed[Model] | None:
         """Store a change, a renewal or both; None: the session ended or was renewed elsewhere."""
-        renewed = self.token.renewed() if self.token and self.renewal else None
-        attempt = self._attempt(stored, renewed, self.ours, self._lay_over(stored, self.ours))
-        if await self._is_written(attempt, stored):
-            return await self._saved(attempt, renewed)
-        # from here on commits of this session wait for each other, so that each merges once
+        change = self._change
+        renewed = change.token.renewed() if change.token and change.renewal else None
+        raw = self._rebased(change.ours, change.base, stored.raw)
+        attempt = self._over(stored, renewed, raw, change.decided_at)
+        if await self._is_written(attempt, stored, change.decided_at):
+            return await self._saved(attempt, change.ours, renewed)
+        # from here on the commits of this session queue, so that each of them merges once
         self.is_contended = True
-        async with self.vault.queue(stored.key):
+        async with self._repository.queue(stored.key):
             return await self._save_merged(stored, attempt, renewed)
 
-    async def extend(self, stored: Stored[Model]) -> Written[Model] | None:
-        """Stamp a session that is used; None: somebody else has written, or ended it."""
-        # the data as it was stored: a stamp must not write a migration
-        attempt = self._attempt(stored, None, stored.base, stored.record.body[FACTS_SIZE:])
-        if not await self._is_written(attempt, stored):
+    async def extend(self, stored: SessionRecord) -> Committed[Model] | None:
+        """Extend a session that is used; None: another request has written or ended it."""
+        # the JSON as it is stored: an extension must not write the result of a migration
+        change = self._change
+        attempt = self._over(stored, None, stored.record.body[HEADER_SIZE:], change.decided_at)
+        if not await self._is_written(attempt, stored, change.decided_at):
             return None
-        return Written(attempt._replace(raw=stored.raw), self.token, "extended")
+        return Committed(attempt._replace(raw=stored.raw), change.base, change.token, "extended")
 
     async def _save_merged(
-        self, stored: Stored[Model], attempt: Stored[Model], renewed: Token | None
-    ) -> Written[Model] | None:
-        hashes = (stored.facts.secret_hash, attempt.facts.secret_hash)
+        self, stored: SessionRecord, attempt: SessionRecord, renewed: Token | None
+    ) -> Committed[Model] | None:
+        repository, change = self._repository, self._change
+        hashes = (stored.header.secret_hash, attempt.header.secret_hash)
         for pause in _pauses():
-            theirs = await self.vault.load(stored.key, *hashes)
+            theirs = await repository.load(stored.key, *hashes)
             if theirs is None:
                 return None
-            if includes_write(theirs.record.version, attempt.record.version):
-                # our write was done and its reply lost: nothing is left to add
-                return await self._saved(theirs, renewed, (self.ours, theirs.base))
-            attempt = self._merged(theirs, renewed)
-            if await self._is_written(attempt, theirs):
-                return await self._saved(attempt, renewed, (self.base, theirs.base))
+            if includes_write(theirs.stored.record.version, attempt.record.version):
+                # our write was done and its reply was lost: nothing is left to add
+                merged = MergedData(theirs.data, change.ours, theirs.base)
+                return await self._saved(theirs.stored, theirs.base, renewed, merged)
+            merged, now = self._merged(theirs), repository.settings.clock()
+            dump = repository.codec.dump(merged.data)
+            raw = self._rebased(dump, theirs.base, theirs.stored.raw)
+            attempt = self._over(theirs.stored, renewed, raw, now)
+            if await self._is_written(attempt, theirs.stored, now):
+                return await self._saved(attempt, dump, renewed, merged)
             await asyncio.sleep(pause)
         return None
 
     async def _saved(
         self,
-        stored: Stored[Model],
+        stored: SessionRecord,
+        base: bytes,
         renewed: Token | None,
-        merged: tuple[bytes, bytes] | None = None,
-    ) -> Written[Model]:
+        merged: MergedData[Model] | None = None,
+    ) -> Committed[Model]:
         kind: Literal["renewed", "changed"] = "renewed" if renewed else "changed"
-        return await self._accepted(Written(stored, renewed or self.token, kind, merged))
+        token = renewed or self._change.token
+        return await self._accepted(Committed(stored, base, token, kind, merged))
 
-    async def _accepted(self, written: Written[Model]) -> Written[Model]:
-        """A sign-in is done when no revocation of all sessions came after its request began."""
-        vault, key = self.vault, written.stored.key
-        subject = self.renewal.subject if self.renewal else None
-        if subject is None:
-            return written
-        if not await vault.is_revoked(subject, self.began_at, self.exempt_mark):
-            return written
-        await vault.ask(vault.store.delete(key), key)
-        vault.events.tell("revoked", key)
+    async def _accepted(self, committed: Committed[Model]) -> Committed[Model]:
+        """What was written, unless it signs in a subject whose sessions were revoked meanwhile."""
+        repository, change, key = self._repository, self._change, committed.stored.key
+        if change.renewal is None or change.renewal.subject is None:
+            return committed
+        subject, began_at = change.renewal.subject, change.began_at
+        if not await is_revoked(repository, subject, began_at, change.exempt_from):
+            return committed
+        await repository.store.delete(key)
+        repository.events.emit("revoked", key)
         raise SessionConflict("All sessions of this user were ended meanwhile: sign in again.")
 
-    async def _is_written(self, attempt: Stored[Model], over: Stored[Model]) -> bool:
-        vault = self.vault
-        if over.facts.expires_at(vault.lifetime) <= vault.clock():
-            return False  # while the route ran; the store may know a later end than we do
-        call = vault.store.save(attempt.key, attempt.record, replaces=over.record.version)
-        return await vault.ask(call, attempt.key)
+    async def _is_written(self, attempt: SessionRecord, over: SessionRecord, now: datetime) -> bool:
+        if over.header.expires_at(self._repository.settings.lifetime) <= now:
+            return False  # it expired while the route ran; the store may know a later end
+        replaces = over.record.version
+        return await self._repository.store.save(attempt.key, attempt.record, replaces=replaces)
 
-    def _attempt(
-        self, over: Stored[Model], renewed: Token | None, base: bytes, raw: bytes
-    ) -> Stored[Model]:
-        vault = self.vault
-        is_visited = self.token is not None
-        facts = next_facts(vault, over, self.renewal, vault.clock(), is_visited=is_visited)
-        if renewed is not None:
-            facts = facts._replace(secret_hash=renewed.secret_hash())
-        record = vault.record(over.key, facts, raw, self.subject, over.record.version)
-        return Stored(over.key, record, facts, self.data, base, raw)
+    def _over(
+        self, stored: SessionRecord, renewed: Token | None, raw: bytes, now: datetime
+    ) -> SessionRecord:
+        """The record that takes the place of a stored one."""
+        header, change = stored.header, self._change
+        # only a visitor extends a session: an administrator who opens it does not
+        if change.token is not None and (
+            change.renewal or header.is_extension_due(self._repository.settings.lifetime, now)
+        ):
+            header = header.extended(now)
+        header = self._renewed(header, renewed)
+        return self._next(stored.key, header, raw, stored.record.version)
 
-    def _merged(self, theirs: Stored[Model], renewed: Token | None) -> Stored[Model]:
-        codec = self.vault.codec
-        merged = merge(*map(codec.values, (self.base, self.ours, theirs.base)))
+    def _renewed(self, header: Header, token: Token | None) -> Header:
+        """A header after the renewal, for the token that opens the session from then on."""
+        if self._change.renewal is not None:
+            header = header.renewed(self._change.renewal, self._repository.settings.lifetime)
+        return header if token is None else header._replace(secret_hash=token.secret_hash())
+
+    def _next(self, key: str, header: Header, raw: bytes, replaces: str = "") -> SessionRecord:
+        record = self._repository.new_record(key, header, raw, self._change.subject, replaces)
+        return SessionRecord(key, record, header, raw)
+
+    def _merged(self, theirs: LoadedSession[Model]) -> MergedData[Model]:
+        codec, change = self._repository.codec, self._change
+        merged = merge(*map(codec.values, (change.base, change.ours, theirs.base)))
         if merged.conflicts:
-            fields = codec.field_names(merged.conflicts)
-            self.vault.events.tell("conflict", theirs.key, fields=", ".join(fields))
-            if self.vault.on_conflict == "raise":
-                raise SessionConflict("Another request changed the same fields.", fields)
+            self._report_conflict(theirs.stored.key, codec.field_names(merged.conflicts))
         try:
-            data = codec.check(write_json(merged.value))
+            data = codec.read_back(write_json(merged.value))
         except SessionInvalid as error:
             raise SessionConflict(
-                "Two requests' changes do not fit the model together.", error.fields
+                "The changes of two requests do not fit the model together.", error.fields
             ) from None
-        base = codec.dump(data)
-        attempt = self._attempt(theirs, renewed, base, self._lay_over(theirs, base))
-        return attempt._replace(data=data)
+        return MergedData(data, change.base, theirs.base)
 
-    def _lay_over(self, stored: Stored[Model], ours: bytes) -> bytes:
+    def _report_conflict(self, key: str, fields: list[str]) -> None:
+        self._repository.events.emit("conflict", key, fields=", ".join(fields))
+        if self._repository.settings.on_conflict == "raise":
+            raise SessionConflict("Another request changed the same fields.", fields)
+
+    def _rebased(self, ours: bytes, base: bytes, raw: bytes) -> bytes:
         """Our data with the stored fields that this release does not know."""
-        if stored.raw == stored.base:
+        if raw == base:
             return ours
-        codec = self.vault.codec
-        base, changed = codec.values(stored.base), codec.values(ours)
-        laid = write_json(lay_over(base, changed, read_json(stored.raw)))
-        # a validator that turns old fields into new ones may read our change away again
+        codec = self._repository.codec
+        before, after = codec.values(base), codec.values(ours)
+        rebased = write_json(lay_over(before, after, read_json(raw)))
+        # a validator that turns old fields into new ones may undo our change when it is read
         try:
-            is_lost = codec.is_change(ours, codec.dump(codec.check(laid)))
+            is_lost = codec.is_change(ours, codec.dump(codec.read_back(rebased)))
         except SessionInvalid:
             is_lost = True
-        return ours if is_lost else laid
+        return ours if is_lost else rebased
 
 
 def _pauses() -> Iterator[float]:
-    """Seconds to wait between tries against other processes: random, so that they part."""
+    """Seconds to wait between tries against other processes: random, to spread them."""
     longest = 0.005
     while True:
         yield random.uniform(0, longest)  # noqa: S311  # no secret

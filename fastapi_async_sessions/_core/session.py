@@ -3,94 +3,68 @@
 from collections.abc import Awaitable
 from datetime import datetime
 from types import EllipsisType
-from typing import Annotated, Any, Generic, NoReturn, TypeVar
+from typing import Annotated, Any, Generic, NoReturn
 
-from pydantic import BaseModel
-
-from ..errors import ConfigurationError, SessionClosed
+from ..errors import SessionClosed
 from ..lifetime import Lifetime
-from .commit import Renewal
-from .visit import Visit
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-class NotAParameter:
-    """Marks what no request brings. FastAPI reads it only where ``Depends`` is missing or has got
-    the wrong thing, and is told the right one."""
-
-    def __init__(self, advice: str) -> None:
-        self.advice = advice
-
-    def __get_pydantic_core_schema__(self, source: object, handler: object) -> NoReturn:
-        raise ConfigurationError(self.advice)
-
-
-COMES_BY_DEPENDS = NotAParameter(
-    "a Session comes from the SessionProvider that you made, and FastAPI can neither read nor send "
-    "one: write session: Session[UserData] = Depends(get_session), and return session.data"
-)
+from .models import Model
+from .not_a_parameter import NEEDS_DEPENDS
+from .repository import is_subject
+from .state import SessionState
 
 
 class Session(Generic[Model]):
     """One visitor's session, for the time of one request.
 
     Change ``data`` in any way, nested and in place too: what differs when the route returns is
-    stored before the response leaves. When the route raises nothing is.
+    stored before the response leaves. If the route raises, nothing is stored.
     """
 
-    __slots__ = ("_visit",)
+    __slots__ = ("_state",)
 
-    def __init__(self, visit: Annotated[Visit[Model], COMES_BY_DEPENDS]) -> None:
-        self._visit = visit
+    def __init__(self, state: Annotated[SessionState[Model], NEEDS_DEPENDS]) -> None:
+        self._state = state
 
     @property
     def data(self) -> Model:
-        """Your model. After the response has begun it can still be read; changes are lost."""
-        visit = self._visit
-        visit.is_shown = True
-        if not visit.is_open:
-            visit.is_touched = True
-        return visit.data
+        """Your model. Once the response has begun it can only be read; a change is lost."""
+        return self._state.data.read()
 
     @data.setter
     def data(self, data: Model) -> None:
-        model = self._visit.vault.codec.model
-        if not isinstance(data, model):
-            raise TypeError(f"session.data takes a {model.__name__}, not a {type(data).__name__}")
         self._open("assign data").assign(data)
 
     @property
     def subject(self) -> str | None:
         """Who is signed in; None: nobody."""
-        return self._visit.subject
+        return self._state.subject
 
     @property
     def key(self) -> str | None:
         """The public handle, for lists of devices; None until stored. It is no cookie."""
-        stored = self._visit.stored
+        stored = self._state.stored
         return None if stored is None else stored.key
 
     @property
     def is_new(self) -> bool:
-        """Whether this request began without a live session; only ``destroy`` makes it one."""
-        return self._visit.is_new
+        """Whether this request began without a live session; only ``destroy`` changes that."""
+        return self._state.is_new
 
     @property
     def created_at(self) -> datetime:
         """When the session was first stored (a new one: when the request began), in UTC."""
-        return self._visit.facts.created_at
+        return self._state.header.created_at
 
     @property
     def authenticated_at(self) -> datetime | None:
         """When the subject last signed in, in UTC; None: nobody is signed in."""
-        visit = self._visit
-        return None if visit.subject is None else visit.facts.authenticated_at
+        state = self._state
+        return None if state.subject is None else state.header.authenticated_at
 
     @property
     def expires_at(self) -> datetime:
-        """When the session ends if nobody comes back, in UTC."""
-        return self._visit.facts.expires_at(self._visit.vault.lifetime)
+        """When the session ends unless it is used again, in UTC."""
+        return self._state.expires_at
 
     def renew(
         self,
@@ -101,9 +75,9 @@ class Session(Generic[Model]):
     ) -> None:
         """Ask for a new token at the commit; the old one is dead from then on.
 
-        Call it at each sign-in and each change of privilege: it is what stops session fixation
+        Call it at each sign-in and each change of privilege: this prevents session fixation
         (OWASP Session Management Cheat Sheet, "Renew the Session ID After Any Privilege Level
-        Change"). With a subject it signs that user in, with ``None`` it signs the user out but
+        Change"). With a subject it signs that user in; with ``None`` it signs the user out and
         keeps the data.
 
         Args:
@@ -112,33 +86,27 @@ class Session(Generic[Model]):
             persistent: Whether the cookie outlives the browser; None: as the provider's cookies.
 
         Raises:
-            SessionClosed: the request is over, or no cookie can leave (websockets, ``open``).
-            TypeError: the subject is no text, or the lifetime no ``Lifetime``.
+            SessionClosed: the request is over, or no cookie can be set (websockets, ``open``).
+            TypeError: the subject is not text, or the lifetime is not a ``Lifetime``.
             ValueError: the subject is too long or empty, or an option came without a sign-in.
         """
-        visit = self._open("renew")
-        if not visit.can_carry:
+        state = self._open("renew")
+        if not state.can_set_cookie:
             raise SessionClosed(
                 "renew() needs a cookie, which only an HTTP response can set: "
                 "sign in and out in an HTTP route"
             )
-        if not isinstance(subject, str | EllipsisType | None):
-            raise TypeError(f"a subject is a str, not {type(subject).__name__}: str(user.id)")
-        if isinstance(subject, str) and not visit.vault.is_subject(subject):
-            raise ValueError("a subject has 1 to 255 characters, no NUL or lone surrogate")
+        _check_subject(subject)
         if not isinstance(lifetime, Lifetime | None):
             raise TypeError("lifetime=... takes a Lifetime: Lifetime(idle=..., absolute=...)")
         if not isinstance(subject, str) and (lifetime is not None or persistent is not None):
             raise ValueError("lifetime= and persistent= go with renew(subject=...), a sign-in")
-        visit.renew(
-            Renewal(
-                at=visit.vault.clock(),
-                changes_subject=subject is not ...,
-                subject=None if subject is ... else subject,
-                lifetime=lifetime,
-                persistent=visit.vault.persistent if persistent is None else persistent,
-            )
-        )
+        if subject is ...:
+            state.renew()
+        elif subject is None:
+            state.sign_out()
+        else:
+            state.sign_in(subject, lifetime, persistent)
 
     def destroy(self) -> Awaitable[None]:
         """End the session: ``await`` it to delete it at once, else it goes when the route ends.
@@ -169,23 +137,30 @@ class Session(Generic[Model]):
         """
         return await self._open("reload").reload()
 
-    def _open(self, wish: str) -> Visit[Model]:
-        if not self._visit.is_open:
+    def _open(self, action: str) -> SessionState[Model]:
+        if self._state.data.is_closed:
             raise SessionClosed(
-                f"cannot {wish}: the session was committed when the route returned. "
+                f"cannot {action}: the session was committed when the route returned. "
                 "Do it before, or use get_session.open(key) in a stream or background task."
             )
-        return self._visit
+        return self._state
 
-    __get_pydantic_core_schema__ = COMES_BY_DEPENDS.__get_pydantic_core_schema__
+    __get_pydantic_core_schema__ = NEEDS_DEPENDS.__get_pydantic_core_schema__
 
     def __repr__(self) -> str:
-        return f"<Session of {self._visit.vault.name!r}>"
+        return f"<Session of {self._state.provider!r}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a session cannot be pickled or copied: it belongs to one request")
 
 
-def visit_of(session: Session[Any]) -> Visit[Any]:
+def state_of(session: Session[Any]) -> SessionState[Any]:
     """The state behind a session, for the rest of this package."""
-    return session._visit  # pyright: ignore[reportPrivateUsage]  # keeps Session's shelf clean
+    return session._state  # pyright: ignore[reportPrivateUsage]  # users see no state
+
+
+def _check_subject(subject: object) -> None:
+    if not isinstance(subject, str | EllipsisType | None):
+        raise TypeError(f"a subject is a str, not {type(subject).__name__}: str(user.id)")
+    if isinstance(subject, str) and not is_subject(subject):
+        raise ValueError("a subject has 1 to 255 characters, no NUL or lone surrogate")

@@ -30,7 +30,7 @@ class Token:
 
     @classmethod
     def parse(cls, text: bytes) -> "Token":
-        """The token that ``text`` has written so: 48 bytes in base64url, which has one spelling."""
+        """The token that ``text`` wrote: 48 bytes in base64url, which can be spelled in one way."""
         raw = urlsafe_b64decode(text)
         return cls(raw[:_HANDLE_BYTES], raw[_HANDLE_BYTES:])
 
@@ -43,7 +43,7 @@ class Token:
         return urlsafe_b64encode(self.handle + self.secret)
 
     def key(self, namespace: str) -> str:
-        """The store key: 64 hexadecimal digits, good for listing and useless as a cookie."""
+        """The store key: 64 hexadecimal digits, which name the session and cannot open it."""
         return store_key("handle", namespace, self.handle)
 
     def secret_hash(self) -> bytes:
@@ -58,8 +58,8 @@ class Token:
 
 
 def store_key(purpose: str, namespace: str, name: bytes) -> str:
-    """The hex SHA-256 of the parts, each with its length before it, so that no two sets of parts
-    share a key (CVE-2026-25480)."""
+    """The hex SHA-256 of the parts, each after its length: no other parts give the same key
+    (CVE-2026-25480)."""
     return hashlib.sha256(join_parts(purpose.encode(), namespace.encode(), name)).hexdigest()
 
 

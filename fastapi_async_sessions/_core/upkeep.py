@@ -67,8 +67,8 @@ class Upkeep:
 
     async def _keep(self) -> None:
         while True:
-            # a store that was away at the start is asked sooner; jitter, so that the workers of
-            # one service do not purge in step
+            # a store that was away at the start is tried again sooner; the jitter keeps the workers
+            # of one service from purging at the same moment
             pause = self._every if self._is_open else self._every / 60
             await asyncio.sleep(pause.total_seconds() * random.uniform(0.5, 1.5))  # noqa: S311
             if not self._is_open:
@@ -76,17 +76,17 @@ class Upkeep:
             if self._is_open:
                 await self._try("purged", self._store.purge(), self._every)
 
-    async def _try(self, deed: str, work: Coroutine[Any, Any, object], within: timedelta) -> bool:
-        """Whether it worked. An application starts, runs and stops without its store all the same:
-        its routes without sessions work, and ``check()`` tells the readiness probe."""
+    async def _try(self, action: str, work: Coroutine[Any, Any, object], within: timedelta) -> bool:
+        """Whether it worked. Without its store an application still starts, runs and stops: routes
+        without sessions work, and ``check()`` fails the readiness probe."""
         try:
             async with asyncio.timeout(within.total_seconds()):
                 await work
         except Exception as error:
             if isinstance(error, ConfigurationError) and self._task is None:
-                raise  # a mistake in the program shows at its start
+                raise  # a mistake in the program is reported at its start
             # no traceback: what a driver says may hold a password
             reason = error.reason if isinstance(error, StoreUnavailable) else type(error).__name__
-            logger.error("the session store could not be %s: %s", deed, reason)
+            logger.error("the session store could not be %s: %s", action, reason)
             return False
         return True

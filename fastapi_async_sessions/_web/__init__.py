@@ -1,1 +1,2 @@
-"""What a request is: the only place, with ``testing`` and the session service, that imports FastAPI."""
+"""What a request is: cookies, headers, routes. FastAPI is imported here, in ``testing`` and in
+``stores.service`` only."""

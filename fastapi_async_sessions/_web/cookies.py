@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 
 SameSite = Literal["lax", "strict", "none"]
 
-LONGEST_MAX_AGE = timedelta(days=400)
+MAX_COOKIE_AGE = timedelta(days=400)
 """Browsers cap a cookie's age here (RFC 6265bis, 5.5)."""
 
 _MAX_HEADER_BYTES = 65536
@@ -80,14 +80,14 @@ class Cookie:
 
     def __init__(self, name: str, config: CookieConfig) -> None:
         self.name = config.prefix + name
-        # of all cookies that agree in these a browser keeps one
+        # a browser keeps one of the cookies that agree in these
         self.identity = (self.name, config.domain, config.path)
         self._raw_name = self.name.encode()
         self._values = re.compile(rb"(?:^|;)[ \t]*%b[ \t]*=([^;]*)" % self._raw_name).findall
         self._attributes = _attributes(config)
 
     def candidates(self, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes] | None:
-        """The values that raw request headers give for this cookie; None: too many to look at.
+        """The values that raw request headers hold for this cookie; None: too many to look at.
 
         Several headers are one list (RFC 6265bis, 4.2.1). Names are compared byte by byte, and
         nothing is decoded or unquoted.
@@ -132,5 +132,5 @@ def _attributes(config: CookieConfig) -> str:
 
 
 def _seconds(age: timedelta) -> int:
-    # rounded up: a cookie that goes a moment late does no harm, the record decides
-    return max(1, -(-min(age, LONGEST_MAX_AGE) // timedelta(seconds=1)))
+    # rounded up: a cookie that outlives its session does no harm, for the record decides
+    return max(1, -(-min(age, MAX_COOKIE_AGE) // timedelta(seconds=1)))

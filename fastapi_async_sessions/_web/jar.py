@@ -1,4 +1,4 @@
-"""The sessions of one request, and what they lay on its response."""
+"""The sessions of one request, and what they add to its response."""
 
 import time
 from collections.abc import Iterable
@@ -6,12 +6,11 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from .._core.session import Session
-from .._core.visit import Carry, Visit
+from .._core.state import CookieAction, SessionState
 from ..errors import ConfigurationError
 from .cookies import Cookie
+from .headers import Header, set_cookie, vary_by_cookie
 from .verifier import CookieVerifier
-
-Header = tuple[bytes, bytes]
 
 SCOPE_KEY = "fastapi_async_sessions.jar"
 
@@ -20,28 +19,22 @@ class Entry(NamedTuple):
     """A session, and how its cookie is written."""
 
     session: Session[Any]
-    visit: Visit[Any]
+    state: SessionState[Any]
     cookie: Cookie
     verifier: CookieVerifier
 
     def set_cookie(self) -> bytes | None:
-        """What the response tells the browser; None: nothing."""
-        visit = self.visit
-        if visit.carry is Carry.REMOVE:
+        """The ``Set-Cookie`` value for the response; None: the cookie stays as it is."""
+        state = self.state
+        if state.cookie_action is CookieAction.REMOVE:
             return self.cookie.remove()
-        if visit.carry is Carry.SEND and visit.token and visit.stored:
-            return self.cookie.set(self.verifier.sign(visit.token), self._max_age())
+        if state.cookie_action is CookieAction.SEND and state.token and state.stored:
+            return self.cookie.set(self.verifier.sign(state.token), state.cookie_age)
         return None
-
-    def _max_age(self) -> timedelta | None:
-        stored, vault = self.visit.stored, self.visit.vault
-        if stored is None or not stored.facts.persistent:
-            return None
-        return stored.facts.expires_at(vault.lifetime) - vault.clock()
 
 
 class Jar:
-    """Lies in the ASGI scope while a request runs; holds one session of each provider."""
+    """One session of each provider, kept in the ASGI scope while the request runs."""
 
     __slots__ = ("_began", "_is_closed", "entries")
 
@@ -51,11 +44,11 @@ class Jar:
         self._is_closed = False
 
     def began_at(self, now: datetime) -> datetime:
-        """When the request began: what ran before the session was asked for counts."""
+        """When the request began, which may be long before it asked for a session."""
         return now - timedelta(seconds=time.monotonic() - self._began)
 
     def get(self, provider: object) -> Session[Any] | None:
-        """The session of a provider, when the request has one already."""
+        """The session of a provider, if the request already has one."""
         entry = self.entries.get(provider)
         return None if entry is None else entry.session
 
@@ -63,9 +56,9 @@ class Jar:
         """Keep a session to the end of the request; the first one of a provider stays."""
         for other in self.entries.values():
             if other.cookie is not entry.cookie and other.cookie.name == entry.cookie.name:
-                raise one_cookie_for_two(entry.cookie)
+                raise shared_cookie(entry.cookie)
         if self._is_closed:
-            entry.visit.seal()  # an exception handler may read it; nobody would commit it
+            entry.state.data.seal()  # an exception handler may read it, but no commit follows
         return self.entries.setdefault(provider, entry).session
 
     async def close(self) -> None:
@@ -73,62 +66,41 @@ class Jar:
         self._is_closed = True
         try:
             for entry in self.entries.values():
-                await entry.visit.close()
+                await entry.state.close()
         except BaseException:
             await self.roll_back()
             raise
 
     async def roll_back(self) -> None:
-        """Commit nothing; what was destroyed and not awaited is deleted all the same."""
+        """Commit nothing; what was destroyed but not awaited is deleted all the same."""
         self._is_closed = True
         failure: BaseException | None = None
         for entry in self.entries.values():
             try:
-                await entry.visit.roll_back()
-            except BaseException as error:  # a cancellation too: the others end all the same
+                await entry.state.roll_back()
+            except BaseException as error:  # even after a cancellation the others are rolled back
                 failure = error
         if failure is not None:
             raise failure
 
-    def report_lost_changes(self) -> None:
+    def report_late_changes(self) -> None:
         """Log an error for each session whose data was changed too late."""
         for entry in self.entries.values():
-            entry.visit.report_lost_change()
+            entry.state.report_late_change()
 
-    def lay_on(self, headers: Iterable[Header]) -> list[Header]:
-        """A response's headers with what the sessions add: a new list, for a response object may
-        be shared between requests."""
-        laid = _varying_by_cookie(headers)
+    def add_headers(self, headers: Iterable[Header]) -> list[Header]:
+        """A response's headers with those of the sessions."""
+        added = vary_by_cookie(headers)
         for entry in self.entries.values():
-            set_cookie = entry.set_cookie()
-            if set_cookie is not None:
-                laid = [header for header in laid if not _is_replaced(header, entry.cookie)]
-                laid += [(b"set-cookie", set_cookie), (b"cache-control", b"no-store")]
-        return laid
+            value = entry.set_cookie()
+            if value is not None:
+                added = set_cookie(added, entry.cookie, value)
+        return added
 
 
-def one_cookie_for_two(cookie: Cookie) -> ConfigurationError:
-    """Where they have a store each, ``Store.claim`` does not see it."""
+def shared_cookie(cookie: Cookie) -> ConfigurationError:
+    """Two providers have one cookie; where each has its own store, no store can tell."""
     return ConfigurationError(
         f"two providers use the cookie {cookie.name}, so that each overwrites the other's: give "
         'one of them another name, as in SessionProvider(..., name="staff")'
     )
-
-
-def _is_replaced(header: Header, cookie: Cookie) -> bool:
-    name, value = header[0].lower(), header[1]
-    return name == b"cache-control" or (name == b"set-cookie" and cookie.is_set_by(value))
-
-
-def _varying_by_cookie(headers: Iterable[Header]) -> list[Header]:
-    # a cache must not give one visitor's page to another (CVE-2023-30861)
-    varies: list[bytes] = []
-    others: list[Header] = []
-    for header in headers:
-        if header[0].lower() == b"vary":
-            varies += filter(None, map(bytes.strip, header[1].split(b",")))
-        else:
-            others.append(header)
-    if b"*" not in varies and b"cookie" not in map(bytes.lower, varies):
-        varies.append(b"Cookie")
-    return [*others, (b"vary", b", ".join(varies))]

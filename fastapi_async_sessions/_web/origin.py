@@ -1,7 +1,7 @@
 """The cross-origin check: the algorithm of Go's ``http.CrossOriginProtection``.
 
-A browser tells where an unsafe request comes from. One that comes from another site is refused,
-with a session cookie or without: being signed in to an attacker's account is an attack too.
+A browser says where an unsafe request comes from. A request from another site is refused, with a
+session cookie or without: being signed in to an attacker's account is an attack too.
 """
 
 import re
@@ -20,10 +20,10 @@ _ORIGIN = re.compile(
 class OriginCheck:
     """Decides by ``Sec-Fetch-Site``, or else by ``Origin`` against ``Host``.
 
-    A request with neither header does not come from a browser's page and passes.
+    A request with neither header does not come from a page in a browser, and passes.
 
     Args:
-        trusted: Origins that pass all the same, each exactly ``scheme://host[:port]``.
+        trusted: Other origins that pass too, each exactly ``scheme://host[:port]``.
 
     Raises:
         ConfigurationError: a trusted origin has another form.

@@ -2,49 +2,44 @@
 
 # no postponed annotations here: FastAPI 0.121 does not resolve those of a callable object
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
-from functools import partial
-from types import TracebackType
 from typing import Annotated, Any, Literal, get_origin
-from weakref import WeakValueDictionary
 
-import fastapi.routing
 from fastapi import Depends, FastAPI
-from fastapi.dependencies.models import Dependant
 from fastapi.openapi.models import APIKey
-from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from starlette.websockets import WebSocket
 
 from .._core.admin import SessionAdmin
-from .._core.codec import Codec, Migration, Model
-from .._core.session import COMES_BY_DEPENDS, NotAParameter, Session
+from .._core.codec import Migration
+from .._core.models import Model
+from .._core.not_a_parameter import NEEDS_DEPENDS, NotAParameter
+from .._core.repository import Repository
+from .._core.session import Session
+from .._core.settings import OnConflict, Settings, require
+from .._core.state import CookieAction, SessionState
 from .._core.upkeep import Upkeep
-from .._core.vault import OnConflict, Vault, is_plain, require
-from .._core.visit import Visit
-from ..errors import ConfigurationError, SessionError
-from ..events import Events, SessionEvent, logger
+from ..errors import ConfigurationError
+from ..events import SessionEvent
 from ..lifetime import Clock, Lifetime, utc_now
 from ..stores.base import Store
-from .cookies import Cookie, CookieConfig
-from .jar import SCOPE_KEY, Entry, Jar, one_cookie_for_two
+from .cookies import MAX_COOKIE_AGE, Cookie, CookieConfig
+from .jar import SCOPE_KEY, Entry, Jar, shared_cookie
 from .origin import OriginCheck
 from .verifier import CookieVerifier, Rejected, Secret, Verified
-
-# since FastAPI keeps included routers apart this walks them; before, an app listed all its routes
-_iter_route_contexts: Callable[[Sequence[Any]], Iterable[Any]] = getattr(
-    fastapi.routing, "iter_route_contexts", iter
-)
+from .websocket import websocket_jar
+from .wiring import dependencies, needs_session_route
 
 Requirement = Callable[..., Coroutine[Any, Any, Session[Model]]]
 
-# FastAPI would take the parameter from the query and the method for an answer: nobody is asked
+# Without the parentheses FastAPI reads ``within`` from the query string and injects the returned
+# function, so that the route is left unprotected.
 _WITH_PARENTHESES = NotAParameter(
-    "get_session.signed_in is no dependency, what it returns is one: write "
+    "get_session.signed_in is no dependency, but what it returns is one: write "
     "Depends(get_session.signed_in()), with parentheses"
 )
 
@@ -52,8 +47,8 @@ _WITH_PARENTHESES = NotAParameter(
 class SessionProvider(SessionAdmin[Model], SecurityBase):
     """Gives routes their session: ``session: Session[UserData] = Depends(get_session)``.
 
-    Each provider has a model, a cookie and a namespace in a store of its own. What every argument
-    is for stands in the README; each has a default but the model, the store and the secret.
+    Each provider has its own model, its own cookie and its own namespace in the store. The README
+    explains every argument; all but the model, the store and the secret have a default.
 
     Args:
         model: A Pydantic model that can be made without arguments.
@@ -62,18 +57,18 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
             all verify.
         name: Names the cookie and the namespace; 1 to 64 of ``[A-Za-z0-9_-]``.
         max_bytes: The largest session that is stored, at most 1 MiB.
-        store_timeout: How long one call of the store may take.
+        store_timeout: How long one call to the store may take.
         commit_timeout: How long a commit with all its calls may take.
 
     Raises:
-        ConfigurationError: anything here is wrong; nothing is left to fail at the first request.
+        ConfigurationError: an argument is wrong; nothing is left to fail at the first request.
     """
 
     def __init__(
         self,
         model: type[Model],
         *,
-        store: Annotated[Store, COMES_BY_DEPENDS],
+        store: Annotated[Store, NEEDS_DEPENDS],
         secret_key: Secret | Sequence[Secret],
         name: str = "session",
         cookie: CookieConfig = CookieConfig(),  # noqa: B008  # frozen
@@ -89,30 +84,29 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         clock: Clock = utc_now,
     ) -> None:
         require(isinstance(cookie, CookieConfig), "cookie=... takes a CookieConfig")
+        settings = Settings(
+            name=name,
+            model=model,
+            store=store,
+            lifetime=lifetime,
+            persistent=cookie.persistent,
+            on_invalid=on_invalid,
+            on_conflict=on_conflict,
+            max_bytes=max_bytes,
+            store_timeout=store_timeout,
+            commit_timeout=commit_timeout,
+            on_event=on_event,
+            clock=clock,
+        )
         require(
-            on_event is None or is_plain(on_event), "on_event=... is a plain function, not async"
+            not cookie.persistent or (lifetime.absolute or timedelta(0)) <= MAX_COOKIE_AGE,
+            "a persistent cookie lives 400 days at most: choose a shorter Lifetime(absolute=...)",
         )
-        super().__init__(
-            Vault(
-                name=name,
-                codec=Codec(model),
-                store=store,
-                lifetime=lifetime,
-                clock=clock,
-                events=Events(name, on_event),
-                on_invalid=on_invalid,
-                on_conflict=on_conflict,
-                max_bytes=max_bytes,
-                store_timeout=store_timeout,
-                commit_timeout=commit_timeout,
-                persistent=cookie.persistent,
-                queues=WeakValueDictionary(),
-            )
-        )
+        super().__init__(Repository(settings))
         self.cookie = Cookie(name, cookie)
         self.verifier = CookieVerifier(secret_key, audience=(name, self.cookie.name))
         self._origin = OriginCheck(trusted_origins) if check_origin else None
-        # what FastAPI reads to put the lock into OpenAPI
+        # FastAPI reads these two for the lock in OpenAPI
         self.model = APIKey.model_validate({"in": "cookie", "name": self.cookie.name})
         self.scheme_name = name
         self.required = self._requirement(lambda session: not session.is_new, "No session.")
@@ -121,27 +115,26 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
 
     async def __call__(self, connection: HTTPConnection) -> Session[Model]:
         """The session of this request: the one that its cookie opens, or a new one."""
-        jar: Jar | None = connection.scope.get(SCOPE_KEY)
-        if jar is None:
-            jar = self._websocket_jar(connection)
+        jar: Jar = connection.scope.get(SCOPE_KEY) or _websocket_jar(connection)
         session = jar.get(self)
         if session is not None:
             return session
         self._refuse_cross_origin(connection)
-        visit = await self._visit(connection, jar)
-        return jar.put(self, Entry(Session(visit), visit, self.cookie, self.verifier))
+        state = await self._load(connection, jar)
+        return jar.put(self, Entry(Session(state), state, self.cookie, self.verifier))
 
     def signed_in(
         self, within: Annotated[timedelta | None, _WITH_PARENTHESES] = None
     ) -> Requirement[Model]:
-        """A dependency that answers 401 unless somebody is signed in, and has signed in
-        ``within`` this time (ASVS 7.5.3: sensitive actions ask for the password again)."""
+        """A dependency that answers 401 unless somebody is signed in, and signed in at most
+        ``within`` ago (ASVS 7.5.3: sensitive actions ask for the password again)."""
         require(isinstance(within, timedelta | None), "signed_in(within=...) takes a timedelta")
 
         def is_met(session: Session[Model]) -> bool:
             if session.subject is None or session.authenticated_at is None:
                 return False
-            return within is None or self.vault.clock() - session.authenticated_at <= within
+            now = self.repository.settings.clock()
+            return within is None or now - session.authenticated_at <= within
 
         detail = "Not signed in." if within is None else "Please sign in again."
         return self._signed_in.setdefault(within, self._requirement(is_met, detail))
@@ -157,7 +150,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
                 route depends on ``Session`` itself, or another provider has the same cookie.
         """
         self._check_routes(app)
-        async with Upkeep.of(self.vault.store).running():
+        async with Upkeep.of(self.repository.settings.store).running():
             yield
 
     def _requirement(
@@ -170,20 +163,21 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
 
         return requirement
 
-    async def _visit(self, connection: HTTPConnection, jar: Jar) -> Visit[Model]:
-        vault = self.vault
-        can_carry = connection.scope["type"] == "http"
-        began_at = jar.began_at(vault.clock())
+    async def _load(self, connection: HTTPConnection, jar: Jar) -> SessionState[Model]:
+        repository = self.repository
+        began_at = jar.began_at(repository.settings.clock())
+        is_http = connection.scope["type"] == "http"
         verified = self._verified(connection)
         if verified is None:
-            return Visit(vault, began_at, can_carry=can_carry)
+            return SessionState(repository, began_at, can_set_cookie=is_http)
         token = verified.token
-        stored = await vault.load(token.key(vault.name), token.secret_hash())
-        if stored is None:
-            return Visit(vault, began_at, can_carry=can_carry)
-        return Visit(
-            vault, began_at, stored, token, is_stale=verified.is_stale, can_carry=can_carry
-        )
+        loaded = await repository.load(token.key(repository.settings.name), token.secret_hash())
+        if loaded is None:
+            return SessionState(repository, began_at, can_set_cookie=is_http)
+        state = SessionState(repository, began_at, loaded, token, can_set_cookie=is_http)
+        if verified.needs_resigning:
+            state.cookie_action = CookieAction.RESIGN
+        return state
 
     def _verified(self, connection: HTTPConnection) -> Verified | None:
         candidates = self.cookie.candidates(connection.scope["headers"])
@@ -191,97 +185,40 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
             return None
         verified = Rejected.AMBIGUOUS if candidates is None else self.verifier.verify(candidates)
         if isinstance(verified, Rejected):
-            self.vault.events.tell(verified.value)
+            self.repository.events.emit(verified.value)
             return None
         return verified
 
     def _refuse_cross_origin(self, connection: HTTPConnection) -> None:
         if self._origin is None:
             return
-        # a websocket handshake is a GET that browsers let every page make
+        # a websocket handshake is a GET, which a browser lets every page send
         method = connection.scope.get("method", "WEBSOCKET")
         if not self._origin.allows(method, connection.scope["headers"]):
-            self.vault.events.tell("origin_rejected", method=method)
+            self.repository.events.emit("origin_rejected", method=method)
             raise HTTPException(
                 403,
                 "Cross-origin request refused. If this origin is yours, add it to "
                 "SessionProvider(trusted_origins=...).",
             )
 
-    def _websocket_jar(self, connection: HTTPConnection) -> Jar:
-        scope = connection.scope
-        if not isinstance(connection, WebSocket):
-            raise ConfigurationError(_no_session_route(scope.get("route")))
-        stack = scope.get("fastapi_function_astack")
-        if not isinstance(stack, AsyncExitStack):
-            raise ConfigurationError(
-                "this FastAPI keeps no exit stack for websockets: take the session with "
-                "get_session.open(key), which commits by itself"
-            )
-        jar: Jar = scope.setdefault(SCOPE_KEY, Jar())
-        stack.push_async_exit(partial(_close_websocket, connection, jar))
-        return jar
-
     def _check_routes(self, app: FastAPI) -> None:
-        for route, dependant in _api_routes(app.routes):
-            for call in _calls(dependant):
-                if get_origin(call) is Session:
-                    raise ConfigurationError(COMES_BY_DEPENDS.advice)
-                if not isinstance(call, SessionProvider):
-                    continue
-                if call is not self and call.cookie.identity == self.cookie.identity:
-                    raise one_cookie_for_two(self.cookie)
-                if call is self and not getattr(route, "closes_sessions", False):
-                    raise ConfigurationError(_no_session_route(route))
+        for route, call in dependencies(app.routes):
+            if get_origin(call) is Session:
+                raise ConfigurationError(NEEDS_DEPENDS.advice)
+            if not isinstance(call, SessionProvider):
+                continue
+            if call is not self and call.cookie.identity == self.cookie.identity:
+                raise shared_cookie(self.cookie)
+            if call is self and not getattr(route, "closes_sessions", False):
+                raise ConfigurationError(needs_session_route(route))
 
     def __repr__(self) -> str:
-        # a traceback with locals may show one that could not be built
+        # a traceback with locals may show a provider that could not be built
         return f"<SessionProvider {getattr(self, 'scheme_name', None)!r}>"
 
 
-async def _close_websocket(
-    websocket: WebSocket,
-    jar: Jar,
-    _exc_type: type[BaseException] | None,
-    error: BaseException | None,
-    _traceback: TracebackType | None,
-) -> bool:
-    """Commit when the handler has ended; a client that went away is a normal end."""
-    if error is not None and not isinstance(error, WebSocketDisconnect):
-        await jar.roll_back()
-        return False
-    try:
-        await jar.close()
-    except SessionError:
-        if websocket.application_state is WebSocketState.CONNECTING:
-            raise  # the handshake can still be refused with the error's status
-        logger.exception("a session could not be committed at the end of a websocket")
-        if websocket.application_state is websocket.client_state is WebSocketState.CONNECTED:
-            await websocket.close(1011)
-    return False
-
-
-def _api_routes(routes: Sequence[Any]) -> Iterator[tuple[APIRoute, Dependant]]:
-    """Every API route with all its dependencies, those of included routers and mounts too."""
-    for context in _iter_route_contexts(routes):
-        route = getattr(context, "original_route", context)
-        if isinstance(route, APIRoute):
-            yield route, context.dependant
-        else:
-            yield from _api_routes(getattr(route, "routes", None) or ())
-
-
-def _calls(dependant: Dependant) -> Iterator[Any]:
-    """What a route's dependencies depend on, all the way down."""
-    for dependency in dependant.dependencies:
-        yield dependency.call
-        yield from _calls(dependency)
-
-
-def _no_session_route(route: Any) -> str:
-    path, endpoint = getattr(route, "path", "?"), getattr(route, "endpoint", None)
-    return (
-        f"the route {path} ({getattr(endpoint, '__qualname__', 'unknown')}) asks for a session and "
-        "is no SessionRoute: write APIRouter(route_class=SessionRoute), or for routes of the "
-        "application itself app.router.route_class = SessionRoute before they are added"
-    )
+def _websocket_jar(connection: HTTPConnection) -> Jar:
+    if not isinstance(connection, WebSocket):
+        raise ConfigurationError(needs_session_route(connection.scope.get("route")))
+    return websocket_jar(connection)

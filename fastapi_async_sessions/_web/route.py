@@ -1,4 +1,4 @@
-"""The route class that closes a request's sessions and lays their cookies on its response."""
+"""The route class that commits a request's sessions and sends their cookies."""
 
 import warnings
 from collections.abc import Callable, Coroutine
@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from .jar import SCOPE_KEY, Header, Jar
+from .headers import Header
+from .jar import SCOPE_KEY, Jar
 
 _TEST_HOSTS = {"testserver", "test"}  # TestClient's own, and that of FastAPI's async tests
 
@@ -17,15 +18,15 @@ _TEST_HOSTS = {"testserver", "test"}  # TestClient's own, and that of FastAPI's 
 class SessionRoute(APIRoute):
     """For ``APIRouter(route_class=SessionRoute)``, or ``app.router.route_class = SessionRoute``.
 
-    A route class of your own mixes in: ``class MyRoute(SessionRoute): ...``. A route that asks for
-    no session pays an empty jar and nothing more.
+    Derive a route class of your own from it: ``class MyRoute(SessionRoute): ...``. A route that
+    asks for no session costs an empty jar and nothing more.
     """
 
     closes_sessions: ClassVar[bool] = True
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler, with the commit after it: the response is built and not yet sent, so
-        that a commit that fails can still be the answer."""
+        """FastAPI's handler, with the commit after it: the response is built but not yet sent, so
+        that a failed commit can still be the answer."""
         handler = super().get_route_handler()
 
         async def handle_and_close(request: Request) -> Response:
@@ -42,19 +43,19 @@ class SessionRoute(APIRoute):
         return handle_and_close
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request; whatever response leaves it, an exception handler's too, carries the
-        cookies."""
+        """Serve the request; the cookies go with whatever response is sent, also that of an
+        exception handler."""
         jar = scope[SCOPE_KEY] = Jar()
 
         async def send_with_cookies(message: Message) -> None:
             if jar.entries and message["type"] == "http.response.start":
-                message = {**message, "headers": jar.lay_on(message.get("headers", ()))}
+                message = {**message, "headers": jar.add_headers(message.get("headers", ()))}
                 _warn_of_lost_cookies(scope, message["headers"])
             await send(message)
 
         await super().handle(scope, receive, send_with_cookies)
         if jar.entries:
-            jar.report_lost_changes()
+            jar.report_late_changes()
 
 
 def _warn_of_lost_cookies(scope: Scope, headers: list[Header]) -> None:

@@ -28,17 +28,17 @@ class Rejected(Enum):
 
 
 class Verified(NamedTuple):
-    """A token that we signed; ``is_stale``: not under the newest key."""
+    """A token that we signed; ``needs_resigning``: under an older key than the newest."""
 
     token: Token
-    is_stale: bool
+    needs_resigning: bool
 
 
 class CookieVerifier:
-    """Signs tokens with the newest key and accepts those that any of the keys has signed.
+    """Signs tokens with the newest key and accepts those that were signed with any of the keys.
 
-    HMAC-SHA-256 by itsdangerous, under keys that are derived for this purpose, provider and
-    cookie, so that nothing else which was signed with the same secret passes.
+    The signature is itsdangerous's HMAC-SHA-256, under keys derived for this purpose, provider and
+    cookie: nothing else that was signed with the same secret passes.
 
     Args:
         secret_key: One secret, or up to five, newest first; each at least 32 bytes.
@@ -59,7 +59,7 @@ class CookieVerifier:
     def verify(self, candidates: Sequence[bytes]) -> Verified | Rejected:
         """The one token among a request's cookie values, whatever their order.
 
-        Two different good tokens are refused: one of them was planted.
+        Two different tokens with good signatures are refused: one of them was planted.
         """
         good: Verified | None = None
         for value in candidates:
@@ -75,10 +75,10 @@ class CookieVerifier:
             return None
         text, _, signature = value.partition(b".")
         for age, signer in enumerate(self._signers):
-            # As text: ``unsign`` would decode it, and take other spellings of it too. Whatever
-            # has a good signature is a token, for nothing else is signed with these keys.
+            # Compared as text, for ``unsign`` would also accept other spellings of a signature.
+            # Whatever is signed well is a token: nothing else is signed with these keys.
             if compare_digest(signer.get_signature(text), signature):
-                return Verified(Token.parse(text), is_stale=age > 0)
+                return Verified(Token.parse(text), needs_resigning=age > 0)
         return None
 
     def __repr__(self) -> str:
@@ -90,7 +90,7 @@ class CookieVerifier:
 
 def _signer(secret: bytes, salt: bytes) -> Signer:
     derived = Signer(secret, salt, key_derivation="hmac", digest_method=hashlib.sha256).derive_key()
-    # derived once: with "hmac" here itsdangerous would derive again for each signature
+    # derived here, once: itsdangerous would derive the key again for each signature
     return Signer(derived, key_derivation="none", digest_method=hashlib.sha256)
 
 

@@ -1,7 +1,7 @@
 """For your tests: stand-ins for sessions, a clock that you set, and the contract of a store."""
 
-from ..standins import override_session, session_cookies
 from .clock import FrozenClock
 from .contract import StoreContract
+from .standins import override_session, session_cookies
 
 __all__ = ["FrozenClock", "StoreContract", "override_session", "session_cookies"]

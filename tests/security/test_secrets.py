@@ -463,7 +463,7 @@ async def test_a_store_s_password_is_shown_nowhere(caplog):
     shown = [
         repr(store),
         str(store),
-        repr(get_session.vault),
+        repr(get_session.repository),
         repr(events),
         caplog.text,
         *(f"{each!r} {each} {each.args}" for each in chain(raised.value)),
@@ -485,7 +485,7 @@ async def test_objects_show_no_secret(world):
     (listed,) = await get_session.sessions("42")
     things = [
         *(world.sessions[-1], get_session, get_session.verifier, get_session.cookie),
-        *(get_session.vault, verified, verified.token, listed, get_session.required),
+        *(get_session.repository, verified, verified.token, listed, get_session.required),
         *(get_session.signed_in(), world.store, world.store.inner, get_session.lifespan),
         *(await world.store.held()).values(),
     ]
@@ -589,7 +589,7 @@ def test_cryptography_is_somebody_else_s():
         for node in ast.walk(tree):
             # ^ on numbers is what a cipher of one's own begins with
             assert not isinstance(node, ast.BitXor), name
-    assert "vault.py" in compared
+    assert "_core/repository.py" in compared
 
 
 def test_a_signature_is_hmac_sha256_under_a_key_of_its_own():

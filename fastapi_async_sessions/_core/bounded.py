@@ -1,0 +1,64 @@
+"""A store whose calls end in time and fail in one way."""
+
+import asyncio
+from collections.abc import Coroutine
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from ..errors import SessionError, StoreUnavailable
+from ..events import Events
+from ..records import Record
+from ..stores.base import Store
+
+_Result = TypeVar("_Result")
+
+
+class BoundedStore(Store):
+    """Stands in front of a provider's store.
+
+    Every call ends within ``timeout``. Whatever goes wrong in the store is a ``StoreUnavailable``
+    and a ``store_error`` event; a cancellation of the caller passes through.
+    """
+
+    def __init__(self, store: Store, timeout: timedelta, events: Events) -> None:
+        self._store = store
+        self._seconds = timeout.total_seconds()
+        self._events = events
+
+    async def create(self, key: str, record: Record) -> bool:
+        return await self._bounded(self._store.create(key, record), key)
+
+    async def load(self, key: str) -> Record | None:
+        return await self._bounded(self._store.load(key), key)
+
+    async def save(self, key: str, record: Record, *, replaces: str) -> bool:
+        return await self._bounded(self._store.save(key, record, replaces=replaces), key)
+
+    async def delete(self, key: str) -> bool:
+        return await self._bounded(self._store.delete(key), key)
+
+    async def find(self, subject: str) -> list[tuple[str, Record]]:
+        return await self._bounded(self._store.find(subject))
+
+    async def _bounded(self, call: Coroutine[Any, Any, _Result], key: str | None = None) -> _Result:
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await call
+        except TimeoutError:
+            reason = f"no answer within {self._seconds:g} seconds"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            reason = "the store cancelled the call"  # a task of the store's own, not this one
+        except StoreUnavailable as error:
+            self._events.emit("store_error", key, reason=error.reason)
+            raise
+        except SessionError:
+            raise
+        except Exception as error:
+            # a store of the user's own: the text of its driver's error may hold a record
+            reason = f"the store raised {type(error).__name__}"
+        self._events.emit("store_error", key, reason=reason)
+        # raised outside of the except block, so that the driver's error is not its context
+        raise StoreUnavailable(reason)

@@ -1,0 +1,34 @@
+"""Work that is not left half done."""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from anyio import CancelScope
+
+_Result = TypeVar("_Result")
+
+
+async def run_to_completion(work: Coroutine[Any, Any, _Result], limit: timedelta) -> _Result:
+    """Run store work to its end, even if the calling task is cancelled.
+
+    Raises:
+        TimeoutError: it took longer than ``limit``; whether it was done is unknown.
+    """
+    task = asyncio.create_task(_within(work, limit))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        # without this scope anyio cancels again at each turn of the event loop
+        with CancelScope(shield=True):
+            while not task.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([task])
+        raise
+
+
+async def _within(work: Coroutine[Any, Any, _Result], limit: timedelta) -> _Result:
+    async with asyncio.timeout(limit.total_seconds()):
+        return await work

@@ -1,0 +1,131 @@
+"""What a session's model must be, read from the class and from pydantic's schemas.
+
+Everything that knows the names in those schemas is in this file.
+"""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any, Generic, TypeVar, cast
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic.errors import PydanticUserError
+
+from ..errors import ConfigurationError
+from .merge import JSON
+
+Model = TypeVar("Model", bound=BaseModel)
+
+# The types of pydantic's core schemas that read and write the same each time where their parts do.
+# Sets may order their items otherwise, and enums and dataclasses run code of their classes.
+_PLAIN: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("any", "none", "bool", "int", "float", "decimal", "str", "bytes"), ()),
+    **dict.fromkeys(("date", "time", "datetime", "timedelta", "uuid", "literal"), ()),
+    "definitions": ("schema", "definitions"),
+    "definition-ref": (),
+    "default": ("schema",),
+    "nullable": ("schema",),
+    "union": ("choices",),
+    "list": ("items_schema",),
+    "tuple": ("items_schema",),
+    "dict": ("keys_schema", "values_schema"),
+    "model": ("schema",),
+    "model-fields": ("extras_schema", "extras_keys_schema"),
+    "model-field": ("schema",),
+}
+_FUNCTIONS = ("post_init", "custom_init", "serialization", "serialization_exclude_if")
+
+# keys of a JSON schema whose values are objects without being fields
+_NO_FIELDS = ("properties", "$defs", "items", "additionalProperties")
+
+
+class SessionModel(Generic[Model]):
+    """One model class, and what its schemas say.
+
+    Attributes:
+        cls: The class.
+        adapter: What validates and serializes it.
+        field_names: Every field's name, nested ones too; other keys are a user's data.
+        is_plain: Whether no function runs with it that may give another result each time, or keep
+            the data.
+        write_only: Fields of types that hide what they hold in JSON (``SecretStr``).
+
+    Raises:
+        ConfigurationError: the class is no model that can be made without arguments.
+    """
+
+    def __init__(self, cls: type[Model]) -> None:
+        self.cls = _checked(cls)
+        self.adapter = _adapter(cls)
+        schema = _json_schema(self.adapter)
+        self.field_names = frozenset([*cls.model_fields, *_property_names(schema)])
+        self.is_plain = _is_plain(self.adapter.core_schema)
+        self.write_only = sorted(set(_write_only(schema)))
+
+
+def _checked(cls: type[Model]) -> type[Model]:
+    if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
+        raise ConfigurationError(
+            f"a session's model is a class derived from pydantic.BaseModel, not {cls!r}"
+        )
+    missing = [name for name, field in cls.model_fields.items() if field.is_required()]
+    if missing:
+        raise ConfigurationError(
+            f"a new session begins as {cls.__name__}(), so each field needs a default; "
+            f"these have none: {', '.join(missing)}"
+        )
+    return cls
+
+
+def _adapter(cls: type[Model]) -> TypeAdapter[Model]:
+    reason = ""
+    try:
+        adapter = TypeAdapter(cls)
+        adapter.rebuild()
+        return adapter
+    except PydanticUserError as error:
+        reason = error.code or type(error).__name__
+    raise ConfigurationError(f"pydantic cannot use {cls.__name__} as it is: {reason}")
+
+
+def _json_schema(adapter: TypeAdapter[Any]) -> dict[str, Any]:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return adapter.json_schema(by_alias=False)
+    except PydanticUserError:  # a user's own type without a JSON schema
+        return {}
+
+
+def _property_names(schema: JSON) -> Iterator[str]:
+    if isinstance(schema, dict):
+        properties = schema.get("properties")
+        if isinstance(properties, dict):
+            yield from properties
+        for value in schema.values():
+            yield from _property_names(value)
+    elif isinstance(schema, list):
+        for item in schema:
+            yield from _property_names(item)
+
+
+def _write_only(schema: JSON, name: str = "") -> Iterator[str]:
+    if isinstance(schema, dict):
+        if schema.get("writeOnly") is True:
+            yield name
+        for key, value in schema.items():
+            is_field = isinstance(value, dict) and key not in _NO_FIELDS
+            yield from _write_only(value, key if is_field else name)
+    elif isinstance(schema, list):
+        for item in schema:
+            yield from _write_only(item, name)
+
+
+def _is_plain(schema: Any) -> bool:
+    """Whether a core schema is known to run no functions; an unknown one may."""
+    if isinstance(schema, list | tuple):  # a union's choice may come with a label
+        parts = cast(Iterable[Any], schema)
+        return all(_is_plain(part) for part in parts if not isinstance(part, str))
+    inner_names = _PLAIN.get(schema["type"])
+    if inner_names is None or any(schema.get(name) not in (None, False) for name in _FUNCTIONS):
+        return False
+    inner = [schema[name] for name in inner_names if schema.get(name) is not None]
+    return all(map(_is_plain, [*inner, *schema.get("fields", {}).values()]))

@@ -1,0 +1,69 @@
+"""The revocation of all sessions of a subject.
+
+It wins against sign-ins in flight. First a record under a key of its own says when the sessions
+were revoked, then they are found and deleted. A sign-in writes its session, then loads that record,
+and deletes its session again if it was revoked after the sign-in's request began.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from ..errors import StoreUnavailable
+from ..records import Record, from_microseconds, new_version, to_microseconds
+from .repository import Repository
+from .tokens import store_key
+
+# longer than any request: no sign-in that began before the revocation is still in flight
+_KEPT_FOR = timedelta(days=1)
+_MAX_TRIES = 10
+
+
+async def record_revocation(
+    repository: Repository[Any], subject: str, since: datetime | None = None
+) -> str | None:
+    """Write down that all sessions of a subject end now.
+
+    Returns:
+        The version of that record, for a session that is exempt from it. None: it replaced a
+        revocation at or after ``since``, from which a request that began then is not exempt.
+    """
+    store, key = repository.store, _key(repository, subject)
+    before: Record | None = None
+    for _ in range(_MAX_TRIES):
+        revocation = _revocation(repository.settings.clock(), before)
+        if before is None:
+            is_written = await store.create(key, revocation)
+        else:
+            is_written = await store.save(key, revocation, replaces=before.version)
+        if is_written:
+            is_first = before is None or since is None or _revoked_at(before) < since
+            return revocation.version if is_first else None
+        before = await store.load(key)
+    raise StoreUnavailable("the revocation of a subject's sessions could not be written")
+
+
+async def is_revoked(
+    repository: Repository[Any], subject: str, since: datetime, exempt_from: str | None
+) -> bool:
+    """Whether all sessions of a subject were revoked at or after a moment.
+
+    ``exempt_from`` is the version of a revocation that does not count.
+    """
+    revocation = await repository.store.load(_key(repository, subject))
+    if revocation is None or revocation.version == exempt_from:
+        return False
+    return _revoked_at(revocation) >= since
+
+
+def _revocation(now: datetime, before: Record | None) -> Record:
+    # of two revocations at once the later moment counts, whichever is written last
+    at = now if before is None else max(now, _revoked_at(before))
+    return Record(str(to_microseconds(at)).encode(), new_version(), None, now + _KEPT_FOR)
+
+
+def _revoked_at(revocation: Record) -> datetime:
+    return from_microseconds(int(revocation.body))
+
+
+def _key(repository: Repository[Any], subject: str) -> str:
+    return store_key("revoked", repository.settings.name, subject.encode())

@@ -1,0 +1,106 @@
+"""What an application has configured for one kind of session, as one frozen value."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from inspect import iscoroutinefunction
+from typing import Generic, Literal, get_args
+
+from ..errors import ConfigurationError
+from ..events import SessionEvent
+from ..lifetime import Clock, Lifetime
+from ..records import MAX_BODY_BYTES
+from ..stores.base import Store
+from .codec import Migration
+from .models import Model
+
+OnInvalid = Literal["discard", "raise"]
+OnConflict = Literal["overwrite", "raise"]
+
+_NAME = re.compile(r"(?!__)[A-Za-z0-9_-]{1,64}")
+_TYPES: Mapping[str, type] = {
+    "name": str,
+    "lifetime": Lifetime,
+    "max_bytes": int,
+    "store_timeout": timedelta,
+    "commit_timeout": timedelta,
+}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Settings(Generic[Model]):
+    """The arguments of ``SessionProvider`` that do not concern HTTP.
+
+    Raises:
+        ConfigurationError: one of them breaks a rule.
+    """
+
+    name: str
+    model: type[Model]
+    store: Store
+    lifetime: Lifetime
+    persistent: bool
+    on_invalid: OnInvalid | Migration[Model]
+    on_conflict: OnConflict
+    max_bytes: int
+    store_timeout: timedelta
+    commit_timeout: timedelta
+    on_event: Callable[[SessionEvent], None] | None
+    clock: Clock
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.store, Store), "store=... takes a Store, such as MemoryStore()")
+        for option, kind in _TYPES.items():
+            has_type = isinstance(getattr(self, option), kind)
+            require(has_type, f"{option}=... takes a {kind.__name__}")
+        require(
+            _NAME.fullmatch(self.name) is not None,
+            "name=... has 1 to 64 of the characters A-Z a-z 0-9 _ - and does not begin with __",
+        )
+        require(0 < self.max_bytes <= MAX_BODY_BYTES, f"max_bytes=... is 1 to {MAX_BODY_BYTES}")
+        require(
+            min(self.store_timeout, self.commit_timeout) > timedelta(0),
+            "store_timeout and commit_timeout are positive",
+        )
+        self._check_choices()
+        self._check_functions()
+
+    def _check_choices(self) -> None:
+        require(
+            self.on_conflict in get_args(OnConflict), 'on_conflict=... is "overwrite" or "raise"'
+        )
+        require(
+            self.on_invalid in get_args(OnInvalid) or _is_plain_function(self.on_invalid),
+            'on_invalid=... is "discard", "raise" or a plain function of the dict and the error',
+        )
+
+    def _check_functions(self) -> None:
+        require(
+            self.on_event is None or _is_plain_function(self.on_event),
+            "on_event=... is a plain function, not async",
+        )
+        now = self.clock() if callable(self.clock) else None
+        require(
+            isinstance(now, datetime) and now.utcoffset() == timedelta(0),
+            "clock=... gives aware datetimes in UTC",
+        )
+
+    def __repr__(self) -> str:
+        return f"<Settings of {self.name!r}>"
+
+
+def require(condition: bool, rule: str) -> None:
+    """Refuse an argument of the provider that breaks a rule.
+
+    Raises:
+        ConfigurationError: it does.
+    """
+    if not condition:
+        raise ConfigurationError(f"SessionProvider: {rule}")
+
+
+def _is_plain_function(function: object) -> bool:
+    """Whether an object can be called and gives no coroutine, which nobody would await."""
+    is_async = iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
+    return callable(function) and not is_async

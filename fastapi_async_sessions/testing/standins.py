@@ -1,0 +1,80 @@
+"""Sessions for an application's tests: one that stands in, and one that is really stored."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from fastapi import FastAPI
+
+from .._core.models import Model
+from .._core.repository import Repository
+from .._core.session import Session
+from .._core.state import SessionState
+from .._web.provider import SessionProvider
+from ..stores.memory import MemoryStore
+
+
+@contextmanager
+def override_session(
+    app: FastAPI,
+    get_session: SessionProvider[Model],
+    data: Model | None = None,
+    *,
+    subject: str | None = None,
+) -> Generator[Session[Model]]:
+    """Give the routes of an application this session, without a cookie and without the store.
+
+    ``required`` and ``signed_in`` follow. The block gets the session that routes change, so that a
+    test can look at it afterwards; without data and subject it is a new one. Nothing is rolled back
+    when a route raises.
+    """
+    settings = get_session.repository.settings
+    store = MemoryStore(clock=settings.clock)
+    state = _state(Repository(replace(settings, store=store)), data, subject)
+    session = Session(state)
+    is_unstored = data is not None or subject is not None
+
+    async def stand_in() -> Session[Model]:
+        nonlocal is_unstored
+        if is_unstored:
+            await state.create()
+            is_unstored = False
+        # this request finds what the one before has left
+        await state.commit()
+        state.is_new = state.stored is None
+        return session
+
+    before = dict(app.dependency_overrides)
+    app.dependency_overrides[get_session] = stand_in
+    try:
+        yield session
+    finally:
+        app.dependency_overrides = before
+
+
+async def session_cookies(
+    get_session: SessionProvider[Model], data: Model | None = None, *, subject: str | None = None
+) -> dict[str, str]:
+    """Store a real session and return its cookie, for ``client.cookies.update(...)``.
+
+    Where the client's requests renew the session, give the cookie's domain, or the client sends two
+    cookies: ``client.cookies.set(name, value, domain="testserver.local")`` for https://testserver.
+
+    Await it in the event loop that the store works in: an ``async`` test, or in a ``with
+    TestClient(app) as client`` block ``client.portal.call(session_cookies, get_session, data)``.
+    """
+    state = _state(get_session.repository, data, subject)
+    await state.create()
+    assert state.token is not None  # noqa: S101  # create() has just issued it
+    return {get_session.cookie.name: get_session.verifier.sign(state.token)}
+
+
+def _state(
+    repository: Repository[Model], data: Model | None, subject: str | None
+) -> SessionState[Model]:
+    state = SessionState(repository, repository.settings.clock())
+    if data is not None:
+        state.assign(data)
+    if subject is not None:
+        Session(state).renew(subject=subject)
+    return state
