@@ -16,7 +16,6 @@ import sys
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from statistics import median, quantiles
@@ -87,13 +86,13 @@ class World:
         repository = self.provider.repository
         settings = repository.settings
         data = data_of(size)
-        now = settings.clock()
-        ends_at = now + timedelta(hours=24)
+        now = settings.now()
         for number in numbers:
             data.count = number  # no two have the same content
             raw = repository.codec.dump(data)
             token = token_of(number)
-            header = Header(token.secret_hash(), now, None, now, ends_at, None, False)
+            new = Header.new(now, settings.lifetime, persistent=False)
+            header = new._replace(secret_hash=token.secret_hash())
             key = token.key(settings.name)
             yield key, repository.new_record(key, header, raw, None)
 

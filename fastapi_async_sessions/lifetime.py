@@ -53,31 +53,6 @@ class Lifetime:
         if self.idle and self.absolute and self.idle > self.absolute:
             raise ConfigurationError("Lifetime: idle is longer than absolute and would never apply")
 
-    def ends_at(self, began_at: datetime) -> datetime | None:
-        """When a session that began then ends whatever its user does."""
-        return None if self.absolute is None else began_at + self.absolute
-
-    def expires_at(
-        self, began_at: datetime, seen_at: datetime, ends_at: datetime | None
-    ) -> datetime:
-        """When a session ends if nobody comes back.
-
-        ``ends_at`` is the absolute end that the session was promised; where this lifetime's own
-        is sooner it counts, so that a shortened configuration reaches old sessions.
-        """
-        limits: list[datetime] = []
-        if ends_at is not None:
-            limits.append(ends_at)
-        if self.absolute is not None:
-            limits.append(began_at + self.absolute)
-        if self.idle is not None:
-            limits.append(seen_at + self.idle)
-        return min(limits)
-
-    def is_extension_due(self, seen_at: datetime, now: datetime) -> bool:
-        """Whether the last stamp is old enough to be renewed: once each tenth of the idle time."""
-        return self.idle is not None and now - seen_at >= self.idle / 10
-
 
 _LONGEST = timedelta(days=36525)
 

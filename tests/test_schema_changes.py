@@ -19,7 +19,7 @@ from fastapi_async_sessions import (
     SessionInvalid,
 )
 from fastapi_async_sessions._core.header import HEADER_SIZE, Header
-from fastapi_async_sessions.records import new_version
+from fastapi_async_sessions.records import new_version, to_microseconds
 from fastapi_async_sessions.testing import FrozenClock
 from fastapi_async_sessions.testing.standins import session_cookies as stored_cookies
 
@@ -398,7 +398,8 @@ async def test_a_conflict_between_two_releases_keeps_both_s_fields(deploys):
 # corrupt records
 
 
-BODY = Header(b"h" * 32, START, None, START, None, None, persistent=False).pack(b"b" * 8) + b"{}"
+BEGAN = to_microseconds(START)
+BODY = Header(b"h" * 32, BEGAN, None, BEGAN, None, None, persistent=False).pack(b"b" * 8) + b"{}"
 
 
 @pytest.mark.parametrize(
@@ -523,9 +524,9 @@ def test_any_times_are_a_session_or_none(secret_hash, numbers, flags):
 
 async def test_a_time_near_the_end_of_the_calendar_is_no_crash(deploys):
     """Seen in the year 9999 and idle for a century."""
-    end = datetime(9999, 12, 1, tzinfo=UTC)
+    end = to_microseconds(datetime(9999, 12, 1, tzinfo=UTC))
     century = Lifetime(timedelta(days=36525), None)
-    header = Header(b"h" * 32, START, None, end, None, century, persistent=False)
+    header = Header(b"h" * 32, BEGAN, None, end, None, century, persistent=False)
     repository = deploys.provider(First).repository
     body = header.pack(repository.binding("0" * 64)) + b"{}"
     assert repository.read("0" * 64, Record(body, new_version(), None, START + HOUR)) is None

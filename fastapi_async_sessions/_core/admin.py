@@ -9,7 +9,7 @@ from types import EllipsisType
 from typing import Any, Generic
 
 from ..errors import SessionNotFound
-from ..records import Record, new_version
+from ..records import Record, from_microseconds, new_version
 from .models import Model
 from .repository import Repository, is_subject
 from .revocation import record_revocation
@@ -59,14 +59,15 @@ class SessionAdmin(Generic[Model]):
         if loaded is None:
             return None
         header = loaded.stored.header
+        signed_in = header.authenticated_at
         return StoredSession(
-            key,
-            loaded.data,
-            subject,
-            header.created_at,
-            header.authenticated_at,
-            header.seen_at,
-            header.expires_at(self.repository.settings.lifetime),
+            key=key,
+            data=loaded.data,
+            subject=subject,
+            created_at=from_microseconds(header.created_at),
+            authenticated_at=None if signed_in is None else from_microseconds(signed_in),
+            seen_at=from_microseconds(header.seen_at),
+            expires_at=from_microseconds(header.expires_at(self.repository.settings.lifetime)),
         )
 
     async def revoke(self, key: str, subject: str | EllipsisType | None = ...) -> bool:
@@ -123,7 +124,7 @@ class SessionAdmin(Generic[Model]):
         loaded = await repository.load(key) if is_key(key) else None
         if loaded is None:
             raise SessionNotFound(key)
-        state = SessionState(repository, repository.settings.clock(), loaded, can_set_cookie=False)
+        state = SessionState(repository, repository.settings.now(), loaded, can_set_cookie=False)
         try:
             yield Session(state)
         except BaseException:

@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Generic, Literal, NamedTuple
 
 from ..errors import SessionConflict, SessionInvalid, StoreUnavailable
@@ -27,7 +26,7 @@ class Change(NamedTuple):
         renewal: The new token, and where it is one the sign-in, that the route asked for.
         subject: Who is signed in afterwards.
         began_at: When the request began. A later revocation ends what it signs in.
-        decided_at: When it was found that there is something to write.
+        decided_at: When it was found that there is something to write; both in microseconds.
         exempt_from: The version of a revocation that ends nothing here.
     """
 
@@ -36,8 +35,8 @@ class Change(NamedTuple):
     token: Token | None
     renewal: Renewal | None
     subject: str | None
-    began_at: datetime
-    decided_at: datetime
+    began_at: int
+    decided_at: int
     exempt_from: str | None
 
     def __repr__(self) -> str:
@@ -121,7 +120,7 @@ class Commit(Generic[Model]):
                 # our write was done and its reply was lost: nothing is left to add
                 merged = MergedData(theirs.data, change.ours, theirs.base)
                 return await self._saved(theirs.stored, theirs.base, renewed, merged)
-            merged, now = self._merged(theirs), repository.settings.clock()
+            merged, now = self._merged(theirs), repository.settings.now()
             dump = repository.codec.dump(merged.data)
             raw = self._rebased(dump, theirs.base, theirs.stored.raw)
             attempt = self._over(theirs.stored, renewed, raw, now)
@@ -153,14 +152,14 @@ class Commit(Generic[Model]):
         repository.events.emit("revoked", key)
         raise SessionConflict("All sessions of this user were ended meanwhile: sign in again.")
 
-    async def _is_written(self, attempt: SessionRecord, over: SessionRecord, now: datetime) -> bool:
+    async def _is_written(self, attempt: SessionRecord, over: SessionRecord, now: int) -> bool:
         if over.header.expires_at(self._repository.settings.lifetime) <= now:
             return False  # it expired while the route ran; the store may know a later end
         replaces = over.record.version
         return await self._repository.store.save(attempt.key, attempt.record, replaces=replaces)
 
     def _over(
-        self, stored: SessionRecord, renewed: Token | None, raw: bytes, now: datetime
+        self, stored: SessionRecord, renewed: Token | None, raw: bytes, now: int
     ) -> SessionRecord:
         """The record that takes the place of a stored one."""
         header, change = stored.header, self._change

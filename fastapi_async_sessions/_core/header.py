@@ -1,16 +1,16 @@
 """The header of a record: what the library itself knows of a session.
 
 It has a fixed size and stands before the model's JSON, so that reading it takes no pass over the
-data and a user's model cannot reach it.
+data and a user's model cannot reach it. Its times are microseconds since 1970, UTC.
 """
 
 import struct
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from ..errors import ConfigurationError
 from ..lifetime import Lifetime
-from ..records import MAX_BODY_BYTES, from_microseconds, to_microseconds
+from ..records import MAX_BODY_BYTES, to_microseconds
 
 _FORMAT = 1
 # format, flags, binding, secret hash, then microseconds: created, authenticated, seen, ends, idle,
@@ -19,6 +19,8 @@ _LAYOUT = struct.Struct(">BB8s32s6q")
 _PERSISTENT, _OWN_LIFETIME = 1, 2
 _NONE = -(2**63)
 _MICROSECOND = timedelta(microseconds=1)
+# two centuries before the last datetime: with the longest lifetime added it is still a datetime
+_LATEST = to_microseconds(datetime(9800, 1, 1, tzinfo=UTC))
 
 HEADER_SIZE = _LAYOUT.size
 """In bytes; the model's JSON follows."""
@@ -29,12 +31,12 @@ class CorruptBody(Exception):
 
 
 class Renewal(NamedTuple):
-    """A request for a new token.
+    """A request for a new token, at a moment in microseconds.
 
     Where ``changes_subject`` is true it is a sign-in as ``subject``, or with None a sign-out.
     """
 
-    at: datetime
+    at: int
     changes_subject: bool
     subject: str | None = None
     lifetime: Lifetime | None = None
@@ -60,29 +62,38 @@ class Header(NamedTuple):
     """
 
     secret_hash: bytes
-    created_at: datetime
-    authenticated_at: datetime | None
-    seen_at: datetime
-    ends_at: datetime | None
+    created_at: int
+    authenticated_at: int | None
+    seen_at: int
+    ends_at: int | None
     lifetime: Lifetime | None
     persistent: bool
 
     @classmethod
-    def new(cls, now: datetime, default: Lifetime, *, persistent: bool) -> "Header":
+    def new(cls, now: int, default: Lifetime, *, persistent: bool) -> "Header":
         """The header of a session that begins now, but for the hash of its secret."""
-        return cls(b"", now, None, now, default.ends_at(now), None, persistent)
+        return cls(b"", now, None, now, _absolute_end(now, default), None, persistent)
 
-    def expires_at(self, default: Lifetime) -> datetime:
+    def expires_at(self, default: Lifetime) -> int:
         """When the session ends unless it is used again."""
         lifetime = self.lifetime or default
-        began_at = self.authenticated_at or self.created_at
-        return lifetime.expires_at(began_at, self.seen_at, self.ends_at)
+        limits: list[int] = []
+        if self.ends_at is not None:
+            limits.append(self.ends_at)
+        if lifetime.absolute is not None:
+            # counts too, so that a shortened configuration reaches sessions that exist
+            began_at = self.authenticated_at or self.created_at
+            limits.append(began_at + lifetime.absolute // _MICROSECOND)
+        if lifetime.idle is not None:
+            limits.append(self.seen_at + lifetime.idle // _MICROSECOND)
+        return min(limits)
 
-    def is_extension_due(self, default: Lifetime, now: datetime) -> bool:
-        """Whether a request at this moment extends the session."""
-        return (self.lifetime or default).is_extension_due(self.seen_at, now)
+    def is_extension_due(self, default: Lifetime, now: int) -> bool:
+        """Whether a request at this moment extends the session: once per tenth of its idle time."""
+        idle = (self.lifetime or default).idle
+        return idle is not None and 10 * (now - self.seen_at) >= idle // _MICROSECOND
 
-    def extended(self, now: datetime) -> "Header":
+    def extended(self, now: int) -> "Header":
         """The header after a request that extends the session."""
         return self._replace(seen_at=max(now, self.seen_at))
 
@@ -92,27 +103,25 @@ class Header(NamedTuple):
             return self  # a sign-out moves no end: that of the last sign-in still holds
         return self._replace(
             authenticated_at=renewal.at,
-            ends_at=(renewal.lifetime or default).ends_at(renewal.at),
+            ends_at=_absolute_end(renewal.at, renewal.lifetime or default),
             lifetime=renewal.lifetime,
             persistent=renewal.persistent,
         )
 
     def pack(self, binding: bytes) -> bytes:
         """The header as bytes, with the 8 bytes that bind it to its key and provider."""
-        idle, absolute = (
-            (self.lifetime.idle, self.lifetime.absolute) if self.lifetime else _NO_SPANS
-        )
+        lifetime = self.lifetime
         return _LAYOUT.pack(
             _FORMAT,
-            self.persistent * _PERSISTENT + (self.lifetime is not None) * _OWN_LIFETIME,
+            self.persistent * _PERSISTENT + (lifetime is not None) * _OWN_LIFETIME,
             binding,
             self.secret_hash,
-            to_microseconds(self.created_at),
-            _from_time(self.authenticated_at),
-            to_microseconds(self.seen_at),
-            _from_time(self.ends_at),
-            _from_span(idle),
-            _from_span(absolute),
+            self.created_at,
+            _NONE if self.authenticated_at is None else self.authenticated_at,
+            self.seen_at,
+            _NONE if self.ends_at is None else self.ends_at,
+            _from_span(lifetime.idle if lifetime else None),
+            _from_span(lifetime.absolute if lifetime else None),
         )
 
     @classmethod
@@ -123,41 +132,42 @@ class Header(NamedTuple):
             CorruptBody: it has none, or one that is bound to another key or provider, or it is
                 larger than any record.
         """
-        if len(body) > MAX_BODY_BYTES:
+        if not HEADER_SIZE <= len(body) <= MAX_BODY_BYTES:
             raise CorruptBody
-        try:
-            version, flags, bound_to, secret_hash, *numbers = _LAYOUT.unpack_from(body)
-            if version != _FORMAT or bound_to != binding:
-                raise CorruptBody
-            created, authenticated, seen, ends, idle, absolute = numbers
-            has_own = flags & _OWN_LIFETIME
-            return cls(
-                secret_hash=secret_hash,
-                created_at=from_microseconds(created),
-                authenticated_at=_to_time(authenticated),
-                seen_at=from_microseconds(seen),
-                ends_at=_to_time(ends),
-                lifetime=Lifetime(_to_span(idle), _to_span(absolute)) if has_own else None,
-                persistent=bool(flags & _PERSISTENT),
-            )
-        except (struct.error, OverflowError, ConfigurationError):
-            raise CorruptBody from None
+        version, flags, bound_to, secret_hash, *numbers = _LAYOUT.unpack_from(body)
+        created, authenticated, seen, ends, idle, absolute = numbers
+        if version != _FORMAT or bound_to != binding or not 0 <= created <= _LATEST >= seen >= 0:
+            raise CorruptBody
+        return cls(
+            secret_hash=secret_hash,
+            created_at=created,
+            authenticated_at=_to_time(authenticated),
+            seen_at=seen,
+            ends_at=_to_time(ends),
+            lifetime=_to_lifetime(idle, absolute) if flags & _OWN_LIFETIME else None,
+            persistent=bool(flags & _PERSISTENT),
+        )
 
 
-_NO_SPANS = (None, None)
+def _absolute_end(began_at: int, lifetime: Lifetime) -> int | None:
+    return None if lifetime.absolute is None else began_at + lifetime.absolute // _MICROSECOND
 
 
-def _from_time(time: datetime | None) -> int:
-    return _NONE if time is None else to_microseconds(time)
-
-
-def _to_time(microseconds: int) -> datetime | None:
-    return None if microseconds == _NONE else from_microseconds(microseconds)
+def _to_time(microseconds: int) -> int | None:
+    if microseconds == _NONE:
+        return None
+    if not 0 <= microseconds <= _LATEST:
+        raise CorruptBody
+    return microseconds
 
 
 def _from_span(span: timedelta | None) -> int:
     return _NONE if span is None else span // _MICROSECOND
 
 
-def _to_span(microseconds: int) -> timedelta | None:
-    return None if microseconds == _NONE else microseconds * _MICROSECOND
+def _to_lifetime(*microseconds: int) -> Lifetime:
+    spans = [None if each == _NONE else each * _MICROSECOND for each in microseconds]
+    try:
+        return Lifetime(*spans)
+    except ConfigurationError:
+        raise CorruptBody from None

@@ -12,7 +12,7 @@ from pydantic import RootModel, ValidationError
 
 from ..errors import SessionInvalid, SessionTooLarge
 from ..events import Events, logger
-from ..records import Record, new_version
+from ..records import Record, from_microseconds, new_version
 from .bounded import BoundedStore
 from .codec import Codec, Migration, read_json
 from .header import HEADER_SIZE, CorruptBody, Header
@@ -87,13 +87,12 @@ class Repository(Generic[Model]):
         """A record as a live session; None: it is none, and an event was emitted that says why."""
         try:
             header = Header.unpack(record.body, self.binding(key))
-            expires_at = header.expires_at(self.settings.lifetime)
-        except (CorruptBody, OverflowError):
+        except CorruptBody:
             self.events.emit("corrupt", key, reason="the header is not one of ours")
             return None
         if secret_hashes and not _is_one_of(header.secret_hash, secret_hashes):
             return None
-        if expires_at <= self.settings.clock():
+        if header.expires_at(self.settings.lifetime) <= self.settings.now():
             self.events.emit("expired", key)
             return None
         return self._read_data(SessionRecord(key, record, header, record.body[HEADER_SIZE:]))
@@ -158,7 +157,7 @@ class Repository(Generic[Model]):
         if len(body) > self.settings.max_bytes:
             raise SessionTooLarge(len(body), self.settings.max_bytes)
         owner = None if subject is None else self.owner(subject)
-        expires_at = header.expires_at(self.settings.lifetime)
+        expires_at = from_microseconds(header.expires_at(self.settings.lifetime))
         return Record(body, new_version(replaces), owner, expires_at)
 
     def binding(self, key: str) -> bytes:

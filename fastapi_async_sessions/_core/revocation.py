@@ -5,11 +5,11 @@ were revoked, then they are found and deleted. A sign-in writes its session, the
 and deletes its session again if it was revoked after the sign-in's request began.
 """
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from ..errors import StoreUnavailable
-from ..records import Record, from_microseconds, new_version, to_microseconds
+from ..records import Record, from_microseconds, new_version
 from .repository import Repository
 from .tokens import store_key
 
@@ -19,18 +19,19 @@ _MAX_TRIES = 10
 
 
 async def record_revocation(
-    repository: Repository[Any], subject: str, since: datetime | None = None
+    repository: Repository[Any], subject: str, since: int | None = None
 ) -> str | None:
     """Write down that all sessions of a subject end now.
 
     Returns:
         The version of that record, for a session that is exempt from it. None: it replaced a
-        revocation at or after ``since``, from which a request that began then is not exempt.
+        revocation at or after ``since`` (microseconds), from which a request that began then is
+        not exempt.
     """
     store, key = repository.store, _key(repository, subject)
     before: Record | None = None
     for _ in range(_MAX_TRIES):
-        revocation = _revocation(repository.settings.clock(), before)
+        revocation = _revocation(repository.settings.now(), before)
         if before is None:
             is_written = await store.create(key, revocation)
         else:
@@ -43,9 +44,9 @@ async def record_revocation(
 
 
 async def is_revoked(
-    repository: Repository[Any], subject: str, since: datetime, exempt_from: str | None
+    repository: Repository[Any], subject: str, since: int, exempt_from: str | None
 ) -> bool:
-    """Whether all sessions of a subject were revoked at or after a moment.
+    """Whether all sessions of a subject were revoked at or after a moment, in microseconds.
 
     ``exempt_from`` is the version of a revocation that does not count.
     """
@@ -55,14 +56,14 @@ async def is_revoked(
     return _revoked_at(revocation) >= since
 
 
-def _revocation(now: datetime, before: Record | None) -> Record:
+def _revocation(now: int, before: Record | None) -> Record:
     # of two revocations at once the later moment counts, whichever is written last
     at = now if before is None else max(now, _revoked_at(before))
-    return Record(str(to_microseconds(at)).encode(), new_version(), None, now + _KEPT_FOR)
+    return Record(b"%d" % at, new_version(), None, from_microseconds(now) + _KEPT_FOR)
 
 
-def _revoked_at(revocation: Record) -> datetime:
-    return from_microseconds(int(revocation.body))
+def _revoked_at(revocation: Record) -> int:
+    return int(revocation.body)
 
 
 def _key(repository: Repository[Any], subject: str) -> str:

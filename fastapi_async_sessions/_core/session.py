@@ -7,6 +7,7 @@ from typing import Annotated, Any, Generic, NoReturn
 
 from ..errors import SessionClosed
 from ..lifetime import Lifetime
+from ..records import from_microseconds
 from .models import Model
 from .not_a_parameter import NEEDS_DEPENDS
 from .repository import is_subject
@@ -53,18 +54,19 @@ class Session(Generic[Model]):
     @property
     def created_at(self) -> datetime:
         """When the session was first stored (a new one: when the request began), in UTC."""
-        return self._state.header.created_at
+        return from_microseconds(self._state.header.created_at)
 
     @property
     def authenticated_at(self) -> datetime | None:
         """When the subject last signed in, in UTC; None: nobody is signed in."""
         state = self._state
-        return None if state.subject is None else state.header.authenticated_at
+        authenticated_at = None if state.subject is None else state.header.authenticated_at
+        return None if authenticated_at is None else from_microseconds(authenticated_at)
 
     @property
     def expires_at(self) -> datetime:
         """When the session ends unless it is used again, in UTC."""
-        return self._state.expires_at
+        return from_microseconds(self._state.expires_at)
 
     def renew(
         self,

@@ -10,7 +10,7 @@ from typing import Generic, Literal, get_args
 from ..errors import ConfigurationError
 from ..events import SessionEvent
 from ..lifetime import Clock, Lifetime
-from ..records import MAX_BODY_BYTES
+from ..records import MAX_BODY_BYTES, to_microseconds
 from ..stores.base import Store
 from .codec import Migration
 from .models import Model
@@ -85,6 +85,10 @@ class Settings(Generic[Model]):
             isinstance(now, datetime) and now.utcoffset() == timedelta(0),
             "clock=... gives aware datetimes in UTC",
         )
+
+    def now(self) -> int:
+        """What the clock shows, in microseconds since 1970."""
+        return to_microseconds(self.clock())
 
     def __repr__(self) -> str:
         return f"<Settings of {self.name!r}>"

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Generator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import Enum
 from typing import Any, Generic
 
@@ -41,7 +41,7 @@ class SessionState(Generic[Model]):
     """The state behind a ``Session``.
 
     Attributes:
-        began_at: When the request began.
+        began_at: When the request began, in microseconds since 1970.
         can_set_cookie: Whether this is an HTTP request.
         stored: What the store holds; None until the session is stored.
         token: What opens it; None: none yet, or the session was taken by its key (``open``).
@@ -69,7 +69,7 @@ class SessionState(Generic[Model]):
     def __init__(
         self,
         repository: Repository[Model],
-        began_at: datetime,
+        began_at: int,
         loaded: LoadedSession[Model] | None = None,
         token: Token | None = None,
         *,
@@ -124,7 +124,7 @@ class SessionState(Generic[Model]):
         return header.renewed(self._renewal, settings.lifetime) if self._renewal else header
 
     @property
-    def expires_at(self) -> datetime:
+    def expires_at(self) -> int:
         """When the session ends unless it is used again."""
         return self.header.expires_at(self._repository.settings.lifetime)
 
@@ -134,7 +134,8 @@ class SessionState(Generic[Model]):
         if self.stored is None or not self.stored.header.persistent:
             return None
         settings = self._repository.settings
-        return self.stored.header.expires_at(settings.lifetime) - settings.clock()
+        rest = self.stored.header.expires_at(settings.lifetime) - settings.now()
+        return timedelta(microseconds=rest)
 
     # what the route asks for
 
@@ -152,17 +153,17 @@ class SessionState(Generic[Model]):
     def renew(self) -> None:
         """Give the session a new token at the commit; an earlier sign-in or sign-out stays."""
         if self._renewal is None:
-            self._renewal = Renewal(self._repository.settings.clock(), changes_subject=False)
+            self._renewal = Renewal(self._repository.settings.now(), changes_subject=False)
 
     def sign_in(self, subject: str, lifetime: Lifetime | None, persistent: bool | None) -> None:
         """Bind the session to a subject at the commit, with a new token."""
         settings = self._repository.settings
         persistent = settings.persistent if persistent is None else persistent
-        self._renewal = Renewal(settings.clock(), True, subject, lifetime, persistent)
+        self._renewal = Renewal(settings.now(), True, subject, lifetime, persistent)
 
     def sign_out(self) -> None:
         """Bind the session to nobody at the commit, with a new token."""
-        self._renewal = Renewal(self._repository.settings.clock(), changes_subject=True)
+        self._renewal = Renewal(self._repository.settings.now(), changes_subject=True)
 
     def destroy(self) -> "Deletion":
         """End the session. Awaiting the result, or the end of the request, deletes it."""
@@ -225,7 +226,7 @@ class SessionState(Generic[Model]):
         async with self._lock:
             if self._ended:
                 await self._delete_ended()
-            ours, now, stored = self.data.dump(), self._repository.settings.clock(), self.stored
+            ours, now, stored = self.data.dump(), self._repository.settings.now(), self.stored
             match self._due(ours, now):
                 case _Due.CREATE:
                     await self._create(self._change(ours, now))
@@ -240,9 +241,9 @@ class SessionState(Generic[Model]):
 
     async def create(self) -> None:
         """Store a new session, also one whose data is still what it began with."""
-        await self._create(self._change(self.data.dump(), self._repository.settings.clock()))
+        await self._create(self._change(self.data.dump(), self._repository.settings.now()))
 
-    def _change(self, ours: bytes, now: datetime) -> Change:
+    def _change(self, ours: bytes, now: int) -> Change:
         return Change(
             base=self.data.base,
             ours=ours,
@@ -254,7 +255,7 @@ class SessionState(Generic[Model]):
             exempt_from=self.exempt_from,
         )
 
-    def _due(self, ours: bytes, now: datetime) -> _Due:
+    def _due(self, ours: bytes, now: int) -> _Due:
         is_changed = self.data.is_change(ours)
         if self.stored is None:
             return _Due.CREATE if is_changed or self.subject is not None else _Due.NOTHING

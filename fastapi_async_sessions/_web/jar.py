@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable
-from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from .._core.session import Session
@@ -43,9 +42,12 @@ class Jar:
         self.entries: dict[object, Entry] = {}
         self._is_closed = False
 
-    def began_at(self, now: datetime) -> datetime:
-        """When the request began, which may be long before it asked for a session."""
-        return now - timedelta(seconds=time.monotonic() - self._began)
+    def began_at(self, now: int) -> int:
+        """When the request began, which may be long before it asked for a session.
+
+        Both are microseconds since 1970; the time between is measured by a clock that nobody sets.
+        """
+        return now - int(1_000_000 * (time.monotonic() - self._began))
 
     def get(self, provider: object) -> Session[Any] | None:
         """The session of a provider, if the request already has one."""

@@ -165,7 +165,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
 
     async def _load(self, connection: HTTPConnection, jar: Jar) -> SessionState[Model]:
         repository = self.repository
-        began_at = jar.began_at(repository.settings.clock())
+        began_at = jar.began_at(repository.settings.now())
         is_http = connection.scope["type"] == "http"
         verified = self._verified(connection)
         if verified is None:

@@ -72,7 +72,7 @@ async def session_cookies(
 def _state(
     repository: Repository[Model], data: Model | None, subject: str | None
 ) -> SessionState[Model]:
-    state = SessionState(repository, repository.settings.clock())
+    state = SessionState(repository, repository.settings.now())
     if data is not None:
         state.assign(data)
     if subject is not None:
