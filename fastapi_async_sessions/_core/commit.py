@@ -10,7 +10,7 @@ from ..records import includes_write
 from .codec import read_json, write_json
 from .data import MergedData
 from .header import HEADER_SIZE, Header, Renewal
-from .merge import lay_over, merge
+from .merge import merge, rebase
 from .models import Model
 from .repository import LoadedSession, Repository, SessionRecord
 from .revocation import is_revoked
@@ -183,7 +183,8 @@ class Commit(Generic[Model]):
 
     def _merged(self, theirs: LoadedSession[Model]) -> MergedData[Model]:
         codec, change = self._repository.codec, self._change
-        merged = merge(*map(codec.values, (change.base, change.ours, theirs.base)))
+        base, ours, stored = map(read_json, (change.base, change.ours, theirs.base))
+        merged = merge(base, ours, stored, codec.shape)
         if merged.conflicts:
             self._report_conflict(theirs.stored.key, codec.field_names(merged.conflicts))
         try:
@@ -204,8 +205,8 @@ class Commit(Generic[Model]):
         if raw == base:
             return ours
         codec = self._repository.codec
-        before, after = codec.values(base), codec.values(ours)
-        rebased = write_json(lay_over(before, after, read_json(raw)))
+        before, after, stored = map(read_json, (base, ours, raw))
+        rebased = write_json(rebase(before, after, stored, codec.shape))
         # a validator that turns old fields into new ones may undo our change when it is read
         try:
             is_lost = codec.is_change(ours, codec.dump(codec.read_back(rebased)))
