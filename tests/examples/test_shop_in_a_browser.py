@@ -161,8 +161,8 @@ def test_signing_out_everywhere_else_ends_another_browsers_session(
     laptop, phone = open_profile(), open_profile()
     here, there = sign_in(laptop, shop), sign_in(phone, shop)
     here.goto(f"{shop}/account")
-    here.get_by_role("button", name="Sign out everywhere else").click()
-    here.get_by_text("Devices signed out:").wait_for()
+    here.get_by_role("button", name="Sign out all other devices").click()
+    here.get_by_text("Other devices signed out:").wait_for()
 
     there.get_by_role("link", name="demo", exact=True).click()
 
