@@ -223,7 +223,7 @@ def test_a_form_of_another_site_is_refused(shop: str, profile: Any, host: str, s
         tab.goto("about:blank")  # lets go of the connection to the page's server
 
     assert response.status == 403
-    assert "Cross-origin request refused." in shown
+    assert "Cross-origin request rejected." in shown
     assert sent["sec-fetch-site"] == site
     assert (COOKIE in sent.get("cookie", "")) is (site == "same-site")
     assert cart(profile, shop) == {}
