@@ -360,7 +360,7 @@ async def test_a_commit_is_bounded_as_a_whole(store: SlowStore) -> None:
     async with asyncio.timeout(1):
         answer = await client.copy().request(route)
     assert isinstance(answer.error, StoreUnavailable)
-    assert answer.error.reason == "the commit was not done within 0.05 seconds"
+    assert answer.error.reason == "the commit did not complete within 0.05 seconds"
 
     async def late(session: Session[Data]) -> None:
         await change(session)

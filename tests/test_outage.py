@@ -357,7 +357,7 @@ async def test_a_commit_is_bounded_as_a_whole(store, clock, events):
     await client.post("/change")
     store.fail(never, "save")
     assert is_unavailable(await client.post("/change"))
-    assert events[-1].facts == {"reason": "the commit was not done within 0.02 seconds"}
+    assert events[-1].facts == {"reason": "the commit did not complete within 0.02 seconds"}
 
 
 async def test_requests_that_were_given_up_leave_nothing_behind(app, store):
