@@ -165,7 +165,7 @@ class RecordingSite:
         @app.post("/crash")
         async def crash(session: own_session) -> None:
             session.renew(subject="42")
-            raise RuntimeError("report to fail")
+            raise RuntimeError("told to fail")
 
         @app.middleware("http")
         async def record_crash(request: Any, call_next: Any) -> Any:
@@ -506,7 +506,7 @@ def test_a_half_built_provider_has_a_repr():
 # C one too (https://github.com/python/cpython/issues/122311)
 @pytest.mark.parametrize("take", [pickle.dumps, pickle._dumps, copy.copy, copy.deepcopy])
 async def test_what_holds_a_secret_cannot_be_pickled_or_copied(site, take):
-    """The library raises a ``TypeError`` of its own before pickle meets anything that it refuses."""
+    """The library raises its own ``TypeError`` before pickle meets what it cannot handle."""
     client = await site.visitor()
     value = site.learn(await client.post("/sign-in")).cookies[COOKIE]
     session, verifier = site.sessions[-1], site.get_session.verifier
