@@ -1,4 +1,4 @@
-"""What the tests of this directory share: a model, a provider, a spying store, a browser."""
+"""What the tests of this directory share: a model, a provider, a browser."""
 
 import asyncio
 from collections.abc import Iterable
@@ -8,20 +8,12 @@ import httpx
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from fastapi_async_sessions import (
-    MemoryStore,
-    Record,
-    SessionProvider,
-    SessionRoute,
-    Store,
-    StoreUnavailable,
-)
+from fastapi_async_sessions import MemoryStore, SessionProvider, SessionRoute, Store
 
 SECRET = "a-secret-of-the-tests-0123456789-abcdefghij"
 OLDER_SECRET = "an-older-one-of-the-tests-9876543210-zyxwvu"
 COOKIE = "__Host-session"
 ORIGIN = "https://testserver"
-WRITES = {"create", "save", "delete"}
 
 
 class Line(BaseModel):
@@ -32,51 +24,6 @@ class Line(BaseModel):
 class Data(BaseModel):
     count: int = 0
     lines: list[Line] = []
-
-
-class SpyStore(Store):
-    """Hands each call on to a store of the library, writes it down, and fails when told to."""
-
-    def __init__(self, inner: Store) -> None:
-        self.inner = inner
-        self.calls: list[str] = []
-        self.keys: list[str] = []
-        self.failing: set[str] = set()
-
-    async def create(self, key: str, record: Record) -> bool:
-        self._call("create", key)
-        return await self.inner.create(key, record)
-
-    async def load(self, key: str) -> Record | None:
-        self._call("load", key)
-        return await self.inner.load(key)
-
-    async def save(self, key: str, record: Record, *, replaces: str) -> bool:
-        self._call("save", key)
-        return await self.inner.save(key, record, replaces=replaces)
-
-    async def delete(self, key: str) -> bool:
-        self._call("delete", key)
-        return await self.inner.delete(key)
-
-    async def find(self, subject: str) -> list[tuple[str, Record]]:
-        self._call("find")
-        return await self.inner.find(subject)
-
-    async def held(self) -> dict[str, Record]:
-        """The live records under all keys that were ever used."""
-        found = {key: await self.inner.load(key) for key in dict.fromkeys(self.keys)}
-        return {key: record for key, record in found.items() if record is not None}
-
-    @property
-    def writes(self) -> list[str]:
-        return [verb for verb in self.calls if verb in WRITES]
-
-    def _call(self, verb: str, *keys: str) -> None:
-        self.calls.append(verb)
-        self.keys.extend(keys)
-        if verb in self.failing:
-            raise StoreUnavailable("told to fail")
 
 
 def make_provider(store: Store | None = None, model: Any = Data, **options: Any) -> Any:

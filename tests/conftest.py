@@ -9,7 +9,8 @@ from fastapi_async_sessions import MemoryStore
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
 
-from .apps import SpyStore, make_provider
+from .apps import make_provider
+from .doubles import SpyStore
 
 pytest_plugins = ["tests.servers.redis", "tests.servers.postgres"]
 

@@ -14,7 +14,8 @@ from fastapi_async_sessions.events import EventKind
 from fastapi_async_sessions.records import new_version
 from fastapi_async_sessions.testing import FrozenClock
 
-from .apps import COOKIE, Data, SpyStore, browser, cookie_value, make_app, make_provider
+from .apps import COOKIE, Data, browser, cookie_value, make_app, make_provider
+from .doubles import SpyStore, failing
 
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)
 HOUR = timedelta(hours=1)

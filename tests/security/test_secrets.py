@@ -40,7 +40,8 @@ from fastapi_async_sessions._core.tokens import Token
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
 
-from ..apps import COOKIE, SECRET, SpyStore, browser, cookie_value, make_app, make_provider
+from ..apps import COOKIE, SECRET, browser, cookie_value, make_app, make_provider
+from ..doubles import SpyStore, failing, pass_on
 
 PACKAGE = Path(fastapi_async_sessions.__file__).parent
 PASSWORD = "hunter2-and-a-half"
