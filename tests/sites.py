@@ -9,7 +9,8 @@ from fastapi import Depends, FastAPI
 from fastapi_async_sessions import MemoryStore, Session, Store
 from fastapi_async_sessions.testing import FrozenClock
 
-from .apps import SpyStore, browser, make_app, make_provider
+from .apps import browser, make_app, make_provider
+from .doubles import SpyStore
 
 Action = Callable[[Any], Any]
 

@@ -186,7 +186,7 @@ async def test_data_is_stored_under_field_names() -> None:
         "byron",
         "x",
     ]
-    (record,) = (await site.store.held()).values()
+    (record,) = (await site.store.records()).values()
     assert record.body[HEADER_SIZE:] == b'{"name":"ada","first":"byron","plain":"x"}'
 
 

@@ -22,20 +22,14 @@ HOUR = timedelta(hours=1)
 LOGGER = "fastapi_async_sessions"
 
 
-class SlowClockStore(MemoryStore):
-    """Returns expired records, like a store whose clock is behind."""
-
-    def __init__(self) -> None:
-        super().__init__(clock=lambda: START)
-
-
 class Site:
     """An application that emits each kind of event, a browser on it, and the events so far."""
 
     def __init__(self) -> None:
         self.events: list[SessionEvent] = []
         self.clock = FrozenClock(START)
-        self.store = SpyStore(SlowClockStore())
+        # a store whose clock is behind returns expired records
+        self.store = SpyStore(MemoryStore(clock=lambda: START))
         self.get_session = make_provider(
             self.store, name="web", clock=self.clock, on_event=self.events.append
         )
@@ -78,7 +72,7 @@ class Site:
     async def stored_key(self) -> str:
         """Store a session, forget the events so far, and return its key."""
         await self.client.post("/change")
-        (key,) = await self.store.held()
+        (key,) = await self.store.records()
         self.events.clear()
         return key
 
@@ -102,7 +96,7 @@ Cause = Callable[[Site], Awaitable[str | None]]
 
 async def created(site: Site) -> str:
     await site.client.post("/change")
-    (key,) = await site.store.held()
+    (key,) = await site.store.records()
     return key
 
 
@@ -171,7 +165,7 @@ async def corrupt(site: Site) -> str:
 
 async def store_error(site: Site) -> str:
     key = await site.stored_key()
-    site.store.failing = {"load"}
+    site.store.hook = failing("load")
     await site.client.get("/")
     return key
 

@@ -239,11 +239,11 @@ async def run_through(site: RecordingSite) -> None:
         await browser(site.app).get("/", headers={"cookie": f"{COOKIE}={cookie}"})
     await client.post("/change", headers={"origin": "https://evil.example"})
     for verb in ("load", "save", "create", "delete"):
-        site.store.failing = {verb}
+        site.store.hook = failing(verb)
         await client.get("/")
         await client.post("/sign-in")
         await client.post("/destroy")
-    site.store.failing = set()
+    site.store.hook = pass_on
     await site.get_session.sessions("42")
     await site.get_session.revoke_all("42")
     await client.get("/")
@@ -277,10 +277,10 @@ async def test_the_store_gets_no_secret(site):
     """No key, body, version or subject holds the handle or the secret, raw or encoded."""
     client = await site.visitor()
     site.learn(await client.post("/sign-in"))
-    site.store.keys.extend(await site.store.held())
-    assert len(await site.store.held()) == 1
-    assert site.secrets.shown_by(*site.store.keys, *(await site.store.held()).values()) == []
-    bodies = b"".join(record.body for record in (await site.store.held()).values())
+    site.store.keys.extend(await site.store.records())
+    assert len(await site.store.records()) == 1
+    assert site.secrets.shown_by(*site.store.keys, *(await site.store.records()).values()) == []
+    bodies = b"".join(record.body for record in (await site.store.records()).values())
     assert site.secrets.shown_by(bodies.decode("latin-1")) == []
 
 
@@ -309,9 +309,9 @@ async def test_no_response_shows_a_secret(site):
     paths = ("/change", "/large", "/invalid", "/overtaken", "/crash")
     responses += [site.learn(await client.post(path)) for path in paths]
     responses.append(await client.post("/change", headers={"origin": "https://evil.example"}))
-    site.store.failing = {"load"}
+    site.store.hook = failing("load")
     responses.append(await client.get("/"))
-    site.store.failing = set()
+    site.store.hook = pass_on
     responses.append(await client.post("/destroy"))
     assert {response.status_code for response in responses} == {200, 403, 409, 500, 503}
     for response in responses:
@@ -350,11 +350,11 @@ def each_error(site: RecordingSite, client: Any) -> dict[type[BaseException], An
         return lambda: client.post(path)
 
     async def unavailable() -> Any:
-        site.store.failing = {"save"}
+        site.store.hook = failing("save")
         try:
             return await client.post("/sign-in")
         finally:
-            site.store.failing = set()
+            site.store.hook = pass_on
 
     async def closed() -> None:
         site.sessions[-1].renew()
@@ -488,7 +488,7 @@ async def test_objects_show_no_secret(site):
         *(site.sessions[-1], get_session, get_session.verifier, get_session.cookie),
         *(get_session.repository, verified, verified.token, listed, get_session.required),
         *(get_session.signed_in(), site.store, site.store.inner, get_session.lifespan),
-        *(await site.store.held()).values(),
+        *(await site.store.records()).values(),
     ]
     for thing in things:
         shown = [repr(thing), str(thing), f"{thing}", f"{thing!s:>200}", f"{[thing]}"]
