@@ -71,7 +71,7 @@ def test_routes_change_the_session_that_the_test_holds() -> None:
 
 
 def test_required_and_signed_in_use_the_override() -> None:
-    """With data it is a live session, with a subject a signed-in one, and with neither a new one."""
+    """With data it is a live session, with a subject a signed-in one, otherwise a new one."""
     app, get_session = make_app()
     client = browser(app)
     with override_session(app, get_session):
@@ -110,10 +110,8 @@ def test_stored_cookies_open_a_real_session() -> None:
     app, get_session = make_app()
     with browser(app) as client:
         assert client.portal is not None
-        store_session = partial(
-            session_cookies, get_session, Basket(items=["bread"]), subject="ada"
-        )
-        client.cookies.update(client.portal.call(store_session))
+        store = partial(session_cookies, get_session, Basket(items=["bread"]), subject="ada")
+        client.cookies.update(client.portal.call(store))
         assert client.get("/me").json() == "ada"
         client.post("/items/honey")
         assert client.get("/items").json() == ["bread", "honey"]
