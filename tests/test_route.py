@@ -41,13 +41,8 @@ HAS_GENERATOR_ROUTES = importlib.util.find_spec("fastapi.sse") is not None
 
 
 @pytest.fixture
-def store() -> SpyStore:
-    return SpyStore(MemoryStore())
-
-
-@pytest.fixture
-def get_session(store: SpyStore) -> Any:
-    return make_provider(store)
+def store(clock: FrozenClock) -> SpyStore:
+    return SpyStore(MemoryStore(clock=clock))
 
 
 async def repeated(app: Any, path: str, count: int = 2) -> list[Any]:
@@ -792,11 +787,11 @@ def make_guarded_app(get_session: Any) -> FastAPI:
     return app
 
 
-async def test_requirements_respond_401() -> None:
+async def test_requirements_respond_401(
+    store: SpyStore, get_session: Any, clock: FrozenClock
+) -> None:
     """Without a session, without a sign-in, and after a sign-in that is too old."""
-    clock = FrozenClock()
-    store = SpyStore(MemoryStore(clock=clock))
-    app = make_guarded_app(make_provider(store, clock=clock))
+    app = make_guarded_app(get_session)
     paths = ("/required", "/signed-in", "/lately")
 
     async with browser(app) as client:

@@ -19,13 +19,8 @@ Handler = Callable[[WebSocket, Session[Data]], Any]
 
 
 @pytest.fixture
-def store() -> SpyStore:
-    return SpyStore(MemoryStore())
-
-
-@pytest.fixture
-def get_session(store: SpyStore) -> Any:
-    return make_provider(store)
+def store(clock: FrozenClock) -> SpyStore:
+    return SpyStore(MemoryStore(clock=clock))
 
 
 def make_socket_app(get_session: Any, handler: Handler | None = None) -> FastAPI:
@@ -413,10 +408,8 @@ def test_a_change_on_a_socket_does_not_revive_a_session(store: SpyStore, get_ses
     assert store.writes == ["create", "delete", "save"]
 
 
-def test_a_socket_needs_no_session_route(store: SpyStore) -> None:
+def test_a_socket_needs_no_session_route(get_session: Any) -> None:
     """Websocket routes have no route class: a plain router works."""
-    clock = FrozenClock()
-    get_session = make_provider(store, clock=clock)
     app = FastAPI()
 
     @app.websocket("/plain")
