@@ -5,7 +5,7 @@
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, NoReturn, get_origin
 
 from fastapi import Depends, FastAPI
 from fastapi.openapi.models import APIKey
@@ -217,6 +217,9 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
     def __repr__(self) -> str:
         # a traceback that shows locals may contain a provider whose __init__ raised
         return f"<SessionProvider {getattr(self, 'scheme_name', None)!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a provider cannot be pickled or copied: it holds secrets")
 
 
 def _websocket_jar(connection: HTTPConnection) -> Jar:
