@@ -171,7 +171,7 @@ async def test_a_browser_deletes_the_cookie_of_a_destroyed_session(options: dict
 
 
 async def test_a_persistent_cookie_lives_as_long_as_its_session() -> None:
-    """``Max-Age`` is the time that the session has left, and is sent again with each extension."""
+    """``Max-Age`` is the time that the session has left; each extension sends it again."""
     clock = FrozenClock()
     lifetime = Lifetime(idle=timedelta(minutes=10), absolute=timedelta(minutes=15))
     cookie = CookieConfig(persistent=True)
@@ -344,7 +344,7 @@ async def test_a_session_is_found_in_these_headers(
 async def test_these_headers_have_no_session(
     app: FastAPI, store: SpyStore, headers: list[bytes]
 ) -> None:
-    """Other names, quoted or damaged values, and too many or too long cookies begin a new session."""
+    """Other names, quoted or damaged values, too many or too long cookies: a new session."""
     filled = _filled(headers, await valid_cookie(app))
     store.calls.clear()
     assert await count_seen(app, *filled) == 0
@@ -410,7 +410,7 @@ def app_with_secrets(store: SpyStore, secrets: Any) -> FastAPI:
 async def test_a_cookie_signed_with_an_older_secret_is_signed_again_once(
     store: SpyStore,
 ) -> None:
-    """It opens the same session without a write, and is then valid under the newest secret alone."""
+    """It opens the same session without a write, and is then valid under the newest secret."""
     old = await valid_cookie(app_with_secrets(store, OLDER_SECRET))
     both = app_with_secrets(store, [SECRET, OLDER_SECRET])
     store.calls.clear()
@@ -445,7 +445,7 @@ async def test_a_cookie_signed_with_a_removed_secret_is_ignored(store: SpyStore)
 
 
 async def test_destroy_deletes_a_cookie_that_an_older_secret_signed(store: SpyStore) -> None:
-    """The cookie is not signed again in the request that destroys its session."""
+    """The cookie is not signed again in a request that destroys its session."""
     old = await valid_cookie(app_with_secrets(store, OLDER_SECRET))
     async with browser(app_with_secrets(store, [SECRET, OLDER_SECRET]), old) as client:
         assert set_cookie_kind(await client.get("/a/end")) == "removed"
