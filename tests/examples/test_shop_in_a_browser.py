@@ -139,7 +139,7 @@ def test_two_tabs_add_to_the_cart_at_once(
     async def load_together(key: str) -> Any:
         record = await load(key)
         if not met:
-            await barrier.wait()
+            await asyncio.wait_for(barrier.wait(), 30)
             met.append(key)
         return record
 
