@@ -188,7 +188,7 @@ def test_the_cookie_is_gone_after_signing_out(shop: str, profile: Any) -> None:
 def test_the_cookie_is_accepted_without_tls_on_the_loopback_address(
     shop: str, profile: Any, host: str
 ) -> None:
-    """Although ``Secure`` and ``__Host-`` it is sent back; as ``HttpOnly`` no script can read it."""
+    """The browser sends it back although it is ``Secure``, and no script can read it."""
     tab = profile.new_page()
     tab.goto(shop.replace("localhost", host))
     tab.reload()
