@@ -82,6 +82,7 @@ def test_the_first_program_is_the_example() -> None:
     assert len(blocks("python")[0].splitlines()) <= 30
 
 
+@pytest.mark.slow
 def test_the_tests_in_the_page_pass(program_path: Path) -> None:
     # neither a plugin nor configuration is needed
     options = ["-q", "-p", "no:asyncio", "-p", "no:cacheprovider"]

@@ -409,6 +409,7 @@ def wait_until_it_listens(url: str) -> None:
     raise TimeoutError(url)
 
 
+@pytest.mark.slow
 def test_two_applications_share_the_sessions_of_a_service() -> None:
     ports = [free_port() for _ in range(3)]
     environment = {
@@ -436,6 +437,7 @@ def test_two_applications_share_the_sessions_of_a_service() -> None:
         assert httpx.get(f"{service}/sessions/{'0' * 64}").status_code == 401
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_example_pass() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     run = subprocess.run(

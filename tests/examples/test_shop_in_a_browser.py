@@ -28,6 +28,8 @@ playwright = pytest.importorskip(
     reason="the shop was not tested in a browser: playwright is missing (pip install playwright)",
 )
 
+pytestmark = pytest.mark.slow
+
 FLAGS = ["--disable-gpu", "--disable-quic", "--disable-sync"]
 COOKIE = "__Host-shop"
 PASSWORD = users.DEMO["demo"]
