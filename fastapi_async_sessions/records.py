@@ -1,11 +1,11 @@
-"""The record, which a session is to its store."""
+"""The record of a session, as its store sees it."""
 
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 MAX_BODY_BYTES = 1024 * 1024
-"""The largest body there is; what a store gives back beyond it is not read."""
+"""The size of the largest body; a larger one from a store is not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,9 +14,9 @@ class Record:
 
     Attributes:
         body: Opaque bytes, at most ``MAX_BODY_BYTES``.
-        version: Differs with every write; at most 64 characters of ``[A-Za-z0-9_.-]``.
-        subject: Whose session it is, for ``Store.find``; at most 400 characters.
-        expires_at: An aware datetime in UTC, from which on the record no longer exists.
+        version: Different after every write; at most 64 characters of ``[A-Za-z0-9_.-]``.
+        subject: The user whose session it is, for ``Store.find``; at most 400 characters.
+        expires_at: An aware datetime in UTC; from then on the record does not exist.
     """
 
     body: bytes = field(repr=False)
@@ -47,14 +47,14 @@ _GENERATIONS = 4
 
 
 def new_version(replaces: str = "") -> str:
-    """Return the version of a write: its own random name, then those of the three writes before.
+    """Return the version of a write: its own random name, then those of the three writes before it.
 
-    When a reply is lost, they tell whether a write was done even if others have followed it.
+    When a reply was lost, the names show whether the write was done, even if others followed it.
     """
     name = secrets.token_bytes(7).hex()
     return ".".join([name, *replaces.split(".")[: _GENERATIONS - 1]]) if replaces else name
 
 
 def includes_write(version: str, write: str) -> bool:
-    """Tell whether the record of this version holds that write, itself or beneath later ones."""
+    """Return whether a version is that of this write, or of one of the three writes after it."""
     return write.partition(".")[0] in version.split(".")

@@ -329,7 +329,7 @@ async def test_commit_timeout_limits_a_commit_as_a_whole() -> None:
     async with asyncio.timeout(WAIT_LIMIT):
         answer = await client.copy().request(route)
     assert isinstance(answer.error, StoreUnavailable)
-    assert answer.error.reason == "the commit was not done within 0.05 seconds"
+    assert answer.error.reason == "the commit did not complete within 0.05 seconds"
 
     async def late(session: Session[Data]) -> None:
         await change(session)

@@ -685,4 +685,6 @@ class Deprecated(BaseModel):
 def test_the_library_reads_a_deprecated_field_without_a_warning() -> None:
     """Only code of the user's that reads the field gets the warning."""
     codec = Codec(Deprecated)
-    assert codec.values(codec.dump(Deprecated(count=1))) == {"count": 1, "old": []}
+    assert codec.changed_fields(codec.dump(Deprecated()), codec.dump(Deprecated(count=1))) == [
+        "count"
+    ]

@@ -308,7 +308,7 @@ async def test_persistence_can_only_be_set_at_a_sign_in(get_session, subject):
 
     @app.post("/")
     async def renew(session: Annotated[Session[Data], Depends(get_session)]) -> None:
-        with pytest.raises(ValueError, match="go with"):
+        with pytest.raises(ValueError, match="need a sign-in"):
             session.renew(persistent=True, **subject)
 
     assert (await browser(app).post("/")).status_code == 200

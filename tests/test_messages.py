@@ -153,7 +153,7 @@ async def test_two_providers_of_one_name_in_one_request() -> None:
 
 NO_SESSION_ROUTE = in_order(
     "the route /shop/cart",
-    "cart) asks for a session and is no SessionRoute",
+    "cart) uses a session but is not a SessionRoute",
     "write APIRouter(route_class=SessionRoute)",
     "app.router.route_class = SessionRoute before they are added",
 )

@@ -1,4 +1,4 @@
-"""The commit: one request's change, written against what other requests have stored meanwhile."""
+"""The commit: writes one request's change, merged with changes that other requests have stored."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ from ..records import includes_write
 from .codec import read_json, write_json
 from .data import MergedData
 from .header import HEADER_SIZE, Header, Renewal
-from .merge import lay_over, merge
+from .merge import merge, rebase
 from .models import Model
 from .repository import LoadedSession, Repository, SessionRecord
 from .revocation import is_revoked
@@ -18,16 +18,16 @@ from .tokens import Token
 
 
 class Change(NamedTuple):
-    """What one request wants to write.
+    """The change that one request commits.
 
     Attributes:
         base, ours: The dumps of the data before and after the change.
-        token: What opens the session; None: there is no cookie (``open``), or none yet.
-        renewal: The new token, and where it is one the sign-in, that the route asked for.
-        subject: Who is signed in afterwards.
-        began_at: When the request began. A later revocation ends what it signs in.
-        decided_at: When it was found that there is something to write; both in microseconds.
-        exempt_from: The version of a revocation that ends nothing here.
+        token: Opens the session; None if there is no cookie (``open``), or none yet.
+        renewal: The renewal that the route requested, which may be a sign-in or sign-out.
+        subject: The user who is signed in afterwards.
+        began_at: When the request began. If it is a sign-in, a later revocation applies to it.
+        decided_at: When the commit found something to write; both times are in microseconds.
+        exempt_from: The version of a revocation that does not apply to this session.
     """
 
     base: bytes
@@ -44,12 +44,12 @@ class Change(NamedTuple):
 
 
 class Committed(NamedTuple, Generic[Model]):
-    """What a commit has left in the store.
+    """The result of a commit.
 
     Attributes:
         base: The dump of the data as it is stored now.
-        token: What opens the session from now on.
-        merged: Our data with that of another request; None: no other request had written.
+        token: Opens the session from now on.
+        merged: Our data merged with another request's; None if no other request had written.
     """
 
     stored: SessionRecord
@@ -66,7 +66,7 @@ class Commit(Generic[Model]):
     """Writes one change.
 
     Attributes:
-        is_contended: Whether another request has written meanwhile, so that this one merges.
+        is_contended: Whether another request has written first, so that this one has to merge.
     """
 
     def __init__(self, repository: Repository[Model], change: Change) -> None:
@@ -83,23 +83,23 @@ class Commit(Generic[Model]):
             stored = self._next(token.key(settings.name), self._renewed(new, token), ours)
             if await self._repository.store.create(stored.key, stored.record):
                 return await self._accepted(Committed(stored, ours, token, "created"))
-        raise StoreUnavailable("create() said of three random keys that they exist")
+        raise StoreUnavailable("create() reported that three random keys already exist")
 
     async def save(self, stored: SessionRecord) -> Committed[Model] | None:
-        """Store a change, a renewal or both; None: the session ended or was renewed elsewhere."""
+        """Store a change, a renewal or both; None if another request ended or renewed it."""
         change = self._change
         renewed = change.token.renewed() if change.token and change.renewal else None
         raw = self._rebased(change.ours, change.base, stored.raw)
         attempt = self._over(stored, renewed, raw, change.decided_at)
         if await self._is_written(attempt, stored, change.decided_at):
             return await self._saved(attempt, change.ours, renewed)
-        # from here on the commits of this session queue, so that each of them merges once
+        # from here on, the commits of this session queue, so that each of them merges only once
         self.is_contended = True
         async with self._repository.queue(stored.key):
             return await self._save_merged(stored, attempt, renewed)
 
     async def extend(self, stored: SessionRecord) -> Committed[Model] | None:
-        """Extend a session that is used; None: another request has written or ended it."""
+        """Extend a session that is used; None if another request has changed or ended it."""
         # the JSON as it is stored: an extension must not write the result of a migration
         change = self._change
         attempt = self._over(stored, None, stored.record.body[HEADER_SIZE:], change.decided_at)
@@ -117,7 +117,7 @@ class Commit(Generic[Model]):
             if theirs is None:
                 return None
             if includes_write(theirs.stored.record.version, attempt.record.version):
-                # our write was done and its reply was lost: nothing is left to add
+                # our write was done and its reply was lost: there is nothing left to write
                 merged = MergedData(theirs.data, change.ours, theirs.base)
                 return await self._saved(theirs.stored, theirs.base, renewed, merged)
             merged, now = self._merged(theirs), repository.settings.now()
@@ -141,7 +141,7 @@ class Commit(Generic[Model]):
         return await self._accepted(Committed(stored, base, token, kind, merged))
 
     async def _accepted(self, committed: Committed[Model]) -> Committed[Model]:
-        """What was written, unless it signs in a subject whose sessions were revoked meanwhile."""
+        """Return the result, unless it is a sign-in of a subject whose sessions were revoked."""
         repository, change, key = self._repository, self._change, committed.stored.key
         if change.renewal is None or change.renewal.subject is None:
             return committed
@@ -150,20 +150,20 @@ class Commit(Generic[Model]):
             return committed
         await repository.store.delete(key)
         repository.events.emit("revoked", key)
-        raise SessionConflict("All sessions of this user were ended meanwhile: sign in again.")
+        raise SessionConflict("All sessions of this user have just been ended: sign in again.")
 
     async def _is_written(self, attempt: SessionRecord, over: SessionRecord, now: int) -> bool:
         if over.header.expires_at(self._repository.settings.lifetime) <= now:
-            return False  # it expired while the route ran; the store may know a later end
+            return False  # it expired while the route ran, even if the store has a later expiry
         replaces = over.record.version
         return await self._repository.store.save(attempt.key, attempt.record, replaces=replaces)
 
     def _over(
         self, stored: SessionRecord, renewed: Token | None, raw: bytes, now: int
     ) -> SessionRecord:
-        """The record that takes the place of a stored one."""
+        """Make the record that replaces a stored one."""
         header, change = stored.header, self._change
-        # only a visitor extends a session: an administrator who opens it does not
+        # only its visitor extends a session, not an administrator who opens it by its key
         if change.token is not None and (
             change.renewal or header.is_extension_due(self._repository.settings.lifetime, now)
         ):
@@ -172,7 +172,7 @@ class Commit(Generic[Model]):
         return self._next(stored.key, header, raw, stored.record.version)
 
     def _renewed(self, header: Header, token: Token | None) -> Header:
-        """A header after the renewal, for the token that opens the session from then on."""
+        """Return a header after the renewal, with the hash of the new token if there is one."""
         if self._change.renewal is not None:
             header = header.renewed(self._change.renewal, self._repository.settings.lifetime)
         return header if token is None else header._replace(secret_hash=token.secret_hash())
@@ -183,14 +183,15 @@ class Commit(Generic[Model]):
 
     def _merged(self, theirs: LoadedSession[Model]) -> MergedData[Model]:
         codec, change = self._repository.codec, self._change
-        merged = merge(*map(codec.values, (change.base, change.ours, theirs.base)))
+        base, ours, stored = map(read_json, (change.base, change.ours, theirs.base))
+        merged = merge(base, ours, stored, codec.shape)
         if merged.conflicts:
             self._report_conflict(theirs.stored.key, codec.field_names(merged.conflicts))
         try:
             data = codec.read_back(write_json(merged.value))
         except SessionInvalid as error:
             raise SessionConflict(
-                "The changes of two requests do not fit the model together.", error.fields
+                "The merged changes of two requests do not fit the model.", error.fields
             ) from None
         return MergedData(data, change.base, theirs.base)
 
@@ -200,13 +201,13 @@ class Commit(Generic[Model]):
             raise SessionConflict("Another request changed the same fields.", fields)
 
     def _rebased(self, ours: bytes, base: bytes, raw: bytes) -> bytes:
-        """Our data with the stored fields that this release does not know."""
+        """Add stored fields that this release does not know to our data."""
         if raw == base:
             return ours
         codec = self._repository.codec
-        before, after = codec.values(base), codec.values(ours)
-        rebased = write_json(lay_over(before, after, read_json(raw)))
-        # a validator that turns old fields into new ones may undo our change when it is read
+        before, after, stored = map(read_json, (base, ours, raw))
+        rebased = write_json(rebase(before, after, stored, codec.shape))
+        # when this is read, a validator that turns old fields into new ones may undo our change
         try:
             is_lost = codec.is_change(ours, codec.dump(codec.read_back(rebased)))
         except SessionInvalid:
@@ -215,7 +216,7 @@ class Commit(Generic[Model]):
 
 
 def _pauses() -> Iterator[float]:
-    """Seconds to wait between tries against other processes: random, to spread them."""
+    """Seconds to wait before a commit tries again: random, so that processes do not collide."""
     longest = 0.005
     while True:
         yield random.uniform(0, longest)  # noqa: S311  # no secret

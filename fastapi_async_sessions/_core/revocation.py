@@ -1,8 +1,8 @@
-"""The revocation of all sessions of a subject.
+"""The revocation of all sessions of a subject, including sign-ins in flight.
 
-It wins against sign-ins in flight. First a record under a key of its own says when the sessions
-were revoked, then they are found and deleted. A sign-in writes its session, then loads that record,
-and deletes its session again if it was revoked after the sign-in's request began.
+First, a record with a key of its own is written: it says when the sessions were revoked. Then the
+sessions are found and deleted. A sign-in first writes its session and then loads that record. If
+the revocation is not older than the request, the sign-in deletes its session again.
 """
 
 from datetime import timedelta
@@ -21,12 +21,12 @@ _MAX_TRIES = 10
 async def record_revocation(
     repository: Repository[Any], subject: str, since: int | None = None
 ) -> str | None:
-    """Write down that all sessions of a subject end now.
+    """Write the record that all sessions of a subject are revoked now.
 
     Returns:
-        The version of that record, for a session that is exempt from it. None: it replaced a
-        revocation at or after ``since`` (microseconds), from which a request that began then is
-        not exempt.
+        The version of that record, for a session that is exempt from the revocation. None if the
+        record replaced a revocation at or after ``since`` (microseconds): a request that began then
+        is not exempt from that one.
     """
     store, key = repository.store, _key(repository, subject)
     before: Record | None = None
@@ -46,7 +46,7 @@ async def record_revocation(
 async def is_revoked(
     repository: Repository[Any], subject: str, since: int, exempt_from: str | None
 ) -> bool:
-    """Whether all sessions of a subject were revoked at or after a moment, in microseconds.
+    """Return whether all sessions of a subject were revoked at or after ``since`` (microseconds).
 
     ``exempt_from`` is the version of a revocation that does not count.
     """
@@ -57,7 +57,7 @@ async def is_revoked(
 
 
 def _revocation(now: int, before: Record | None) -> Record:
-    # of two revocations at once the later moment counts, whichever is written last
+    # of two concurrent revocations the later time counts, whichever is written last
     at = now if before is None else max(now, _revoked_at(before))
     return Record(b"%d" % at, new_version(), None, from_microseconds(now) + _KEPT_FOR)
 

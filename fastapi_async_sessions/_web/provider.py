@@ -1,6 +1,6 @@
 """The dependency: cookie -> verifier -> store -> session -> your route -> commit -> cookie."""
 
-# no postponed annotations here: FastAPI 0.121 does not resolve those of a callable object
+# no postponed annotations here: FastAPI 0.121 does not resolve them in a callable object
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -39,29 +39,29 @@ Requirement = Callable[..., Coroutine[Any, Any, Session[Model]]]
 # Without the parentheses FastAPI reads ``within`` from the query string and injects the returned
 # function, so that the route is left unprotected.
 _WITH_PARENTHESES = NotAParameter(
-    "get_session.signed_in is no dependency, but what it returns is one: write "
+    "get_session.signed_in is not a dependency, it returns one: write "
     "Depends(get_session.signed_in()), with parentheses"
 )
 
 
 class SessionProvider(SessionAdmin[Model], SecurityBase):
-    """Gives routes their session: ``session: Session[UserData] = Depends(get_session)``.
+    """Provides the session of a request: ``session: Session[UserData] = Depends(get_session)``.
 
-    Each provider has its own model, its own cookie and its own namespace in the store. The README
-    explains every argument; all but the model, the store and the secret have a default.
+    Each provider has its own model, cookie and namespace in the store. The README explains every
+    argument.
 
     Args:
-        model: A Pydantic model that can be made without arguments.
-        store: Where sessions are kept.
-        secret_key: At least 32 bytes, or up to five such secrets, newest first: the first signs,
-            all verify.
-        name: Names the cookie and the namespace; 1 to 64 of ``[A-Za-z0-9_-]``.
-        max_bytes: The largest session that is stored, at most 1 MiB.
-        store_timeout: How long one call to the store may take.
-        commit_timeout: How long a commit with all its calls may take.
+        model: A Pydantic model that can be created without arguments.
+        store: The store for the sessions.
+        secret_key: A secret of at least 32 bytes, or up to five of them, newest first: the first
+            one signs, and all of them verify.
+        name: The name of the cookie and the namespace; 1 to 64 of ``[A-Za-z0-9_-]``.
+        max_bytes: The size of the largest session that is stored, at most 1 MiB.
+        store_timeout: The time that one call to the store may take.
+        commit_timeout: The time that a commit with all its calls may take.
 
     Raises:
-        ConfigurationError: an argument is wrong; nothing is left to fail at the first request.
+        ConfigurationError: an argument is not valid.
     """
 
     def __init__(
@@ -100,13 +100,14 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         )
         require(
             not cookie.persistent or (lifetime.absolute or timedelta(0)) <= MAX_COOKIE_AGE,
-            "a persistent cookie lives 400 days at most: choose a shorter Lifetime(absolute=...)",
+            "browsers keep a cookie for at most 400 days, so one with persistent=True needs "
+            "Lifetime(absolute=...) of no more than that",
         )
         super().__init__(Repository(settings))
         self.cookie = Cookie(name, cookie)
         self.verifier = CookieVerifier(secret_key, audience=(name, self.cookie.name))
         self._origin = OriginCheck(trusted_origins) if check_origin else None
-        # FastAPI reads these two for the lock in OpenAPI
+        # FastAPI reads these two for the security scheme in OpenAPI
         self.model = APIKey.model_validate({"in": "cookie", "name": self.cookie.name})
         self.scheme_name = name
         self.required = self._requirement(lambda session: not session.is_new, "No session.")
@@ -114,7 +115,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         store.claim(name)
 
     async def __call__(self, connection: HTTPConnection) -> Session[Model]:
-        """The session of this request: the one that its cookie opens, or a new one."""
+        """Return the session that the request's cookie opens, or a new one."""
         jar: Jar = connection.scope.get(SCOPE_KEY) or _websocket_jar(connection)
         session = jar.get(self)
         if session is not None:
@@ -126,8 +127,8 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
     def signed_in(
         self, within: Annotated[timedelta | None, _WITH_PARENTHESES] = None
     ) -> Requirement[Model]:
-        """A dependency that answers 401 unless somebody is signed in, and signed in at most
-        ``within`` ago (ASVS 7.5.3: sensitive actions ask for the password again)."""
+        """Return a dependency that responds with 401 unless a user has signed in, at most
+        ``within`` ago (ASVS 7.5.3: authenticate again before sensitive actions)."""
         require(isinstance(within, timedelta | None), "signed_in(within=...) takes a timedelta")
 
         def is_met(session: Session[Model]) -> bool:
@@ -141,13 +142,13 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncGenerator[None]:
-        """For ``FastAPI(lifespan=get_session.lifespan)``, or inside a lifespan of your own.
+        """Open the store, purge expired sessions every few minutes, and close the store.
 
-        Opens the store, purges expired sessions every few minutes, and closes the store.
+        Use it as ``FastAPI(lifespan=get_session.lifespan)``, or inside a lifespan of your own.
 
         Raises:
-            ConfigurationError: a route asks for this session and is no ``SessionRoute``, a
-                route depends on ``Session`` itself, or another provider has the same cookie.
+            ConfigurationError: a route uses this session but is not a ``SessionRoute``, a route
+                depends on ``Session`` itself, or another provider has the same cookie.
         """
         self._check_routes(app)
         async with Upkeep.of(self.repository.settings.store).running():
@@ -198,7 +199,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
             self.repository.events.emit("origin_rejected", method=method)
             raise HTTPException(
                 403,
-                "Cross-origin request refused. If this origin is yours, add it to "
+                "Cross-origin request rejected. If this origin is yours, add it to "
                 "SessionProvider(trusted_origins=...).",
             )
 
@@ -214,7 +215,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
                 raise ConfigurationError(needs_session_route(route))
 
     def __repr__(self) -> str:
-        # a traceback with locals may show a provider that could not be built
+        # a traceback that shows locals may contain a provider whose __init__ raised
         return f"<SessionProvider {getattr(self, 'scheme_name', None)!r}>"
 
     def __reduce__(self) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Between a token and the signed text that a cookie holds."""
+"""Signs tokens for cookies, and verifies them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ Secret = str | bytes | SecretStr
 _MIN_SECRET_BYTES = 32
 _MAX_KEYS = 5
 _SAMPLES = (b"changeme", b"change-me", b"change_me", b"your-secret", b"your_secret")
-_SIZE = 64 + 1 + 43  # a token, a point, and 32 bytes in base64url
+_SIZE = 64 + 1 + 43  # a token, a dot, and 32 bytes in base64url
 
 
 class Rejected(Enum):
-    """Why a request's cookie gives no token."""
+    """The reason why a request's cookie was rejected."""
 
     BAD_SIGNATURE = "bad_signature"
     AMBIGUOUS = "ambiguous_cookie"
 
 
 class Verified(NamedTuple):
-    """A token that we signed; ``needs_resigning``: under an older key than the newest."""
+    """A token that we signed; ``needs_resigning`` if not with the newest key."""
 
     token: Token
     needs_resigning: bool
@@ -37,12 +37,12 @@ class Verified(NamedTuple):
 class CookieVerifier:
     """Signs tokens with the newest key and accepts those that were signed with any of the keys.
 
-    The signature is itsdangerous's HMAC-SHA-256, under keys derived for this purpose, provider and
-    cookie: nothing else that was signed with the same secret passes.
+    The signature is itsdangerous's HMAC-SHA-256. The keys are derived for this purpose, provider
+    and cookie, so nothing else that was signed with the same secret is accepted.
 
     Args:
         secret_key: One secret, or up to five, newest first; each at least 32 bytes.
-        audience: What the signature is bound to beside its purpose.
+        audience: The names of provider and cookie, to which the signature is bound.
 
     Raises:
         ConfigurationError: there are too few or too many secrets, or a weak one.
@@ -53,13 +53,13 @@ class CookieVerifier:
         self._signers = [_signer(secret, salt) for secret in _checked(secret_key)]
 
     def sign(self, token: Token) -> str:
-        """The cookie value of a token."""
+        """Return the cookie value for a token."""
         return self._signers[0].sign(token.text()).decode()
 
     def verify(self, candidates: Sequence[bytes]) -> Verified | Rejected:
-        """The one token among a request's cookie values, whatever their order.
+        """Find the one token in a request's cookie values, whatever their order.
 
-        Two different tokens with good signatures are refused: one of them was planted.
+        Two different tokens with good signatures are rejected: one of them was planted.
         """
         good: Verified | None = None
         for value in candidates:
@@ -75,8 +75,8 @@ class CookieVerifier:
             return None
         text, _, signature = value.partition(b".")
         for age, signer in enumerate(self._signers):
-            # Compared as text, for ``unsign`` would also accept other spellings of a signature.
-            # Whatever is signed well is a token: nothing else is signed with these keys.
+            # Compared as text, because ``unsign`` would also accept other spellings of a signature.
+            # If the signature is good, it is a token: nothing else is signed with these keys.
             if compare_digest(signer.get_signature(text), signature):
                 return Verified(Token.parse(text), needs_resigning=age > 0)
         return None
@@ -90,7 +90,7 @@ class CookieVerifier:
 
 def _signer(secret: bytes, salt: bytes) -> Signer:
     derived = Signer(secret, salt, key_derivation="hmac", digest_method=hashlib.sha256).derive_key()
-    # derived here, once: itsdangerous would derive the key again for each signature
+    # derived once here, because itsdangerous would derive the key again for each signature
     return Signer(derived, key_derivation="none", digest_method=hashlib.sha256)
 
 
