@@ -2,12 +2,14 @@
 
 import hashlib
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, HTTPException
 
 from fastapi_async_sessions import Session, StoreUnavailable
+from fastapi_async_sessions._web import jar
 from fastapi_async_sessions.testing import FrozenClock
 
 from ..apps import Data, browser, cookie_value, make_provider, set_cookie_kind
@@ -250,12 +252,19 @@ async def test_a_revocation_that_fails_halfway_is_an_error_and_can_be_repeated(
     assert not await is_live(clients[1])
 
 
-async def test_a_revocation_in_the_moment_of_a_sign_in_ends_it(app, get_session):
-    """Of two events at the same microsecond the revocation counts as the later one."""
+@pytest.mark.parametrize("keeps_itself", [False, True])
+async def test_a_revocation_in_the_microsecond_in_which_a_sign_in_began_ends_it(
+    app, get_session, monkeypatch, keeps_itself
+):
+    """A tie is decided against the sign-in, even if its own request revokes once more."""
+    # between the beginning of a request and its need of a session a real clock moves on
+    monkeypatch.setattr(jar, "time", SimpleNamespace(monotonic=lambda: 0.0))
 
     @app.post("/revoked-sign-in")
     async def revoked_sign_in(session: Annotated[UserSession, Depends(get_session)]) -> None:
         await get_session.revoke_all("ada")
+        if keeps_itself:
+            await get_session.revoke_all("ada", keep=session)
         session.renew(subject="ada")
 
     assert (await browser(app).post("/revoked-sign-in")).status_code == 409
