@@ -203,7 +203,7 @@ def test_every_public_name_has_a_docstring() -> None:
 
 def test_the_version_is_the_newest_release_in_the_changelog() -> None:
     """An entry for unreleased changes may stand above it."""
-    text = (ROOT.parent / "CHANGELOG.md").read_text()
+    text = (Path(__file__).parents[1] / "CHANGELOG.md").read_text()
     entries = re.findall(r"^## \[([^\]]+)\](?: - (\d{4}-\d{2}-\d{2}))?$", text, re.MULTILINE)
     headings = re.findall(r"^## .*$", text, re.MULTILINE)
     assert len(entries) == len(headings) > 0

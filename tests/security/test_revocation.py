@@ -1,15 +1,19 @@
 """Ending sessions: once a session has ended, no copy of its cookie opens it any more."""
 
+import hashlib
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, HTTPException
 
-from fastapi_async_sessions import Session
+from fastapi_async_sessions import Session, StoreUnavailable
+from fastapi_async_sessions._web import jar
+from fastapi_async_sessions.testing import FrozenClock
 
-from ..apps import Data, browser, cookie_value, set_cookie_kind
-from ..doubles import failing, pass_on
+from ..apps import Data, browser, cookie_value, make_provider, set_cookie_kind
+from ..doubles import SpyStore, StoreCall, failing, pass_on
 from ..sites import make_sign_in_site
 
 TICK = timedelta(seconds=1)
@@ -246,3 +250,73 @@ async def test_a_revocation_that_fails_halfway_is_an_error_and_can_be_repeated(
     store.hook = pass_on
     assert (await clients[0].post("/password")).json() == 1
     assert not await is_live(clients[1])
+
+
+@pytest.mark.parametrize("keeps_itself", [False, True])
+async def test_a_revocation_in_the_microsecond_in_which_a_sign_in_began_ends_it(
+    app, get_session, monkeypatch, keeps_itself
+):
+    """A tie is decided against the sign-in, even if its own request revokes once more."""
+    # between the beginning of a request and its need of a session a real clock moves on
+    monkeypatch.setattr(jar, "time", SimpleNamespace(monotonic=lambda: 0.0))
+
+    @app.post("/revoked-sign-in")
+    async def revoked_sign_in(session: Annotated[UserSession, Depends(get_session)]) -> None:
+        await get_session.revoke_all("ada")
+        if keeps_itself:
+            await get_session.revoke_all("ada", keep=session)
+        session.renew(subject="ada")
+
+    assert (await browser(app).post("/revoked-sign-in")).status_code == 409
+    assert await get_session.sessions("ada") == []
+
+
+async def test_an_earlier_revocation_does_not_make_one_with_keep_reject_its_own_sign_in(
+    app, get_session, clock
+):
+    """Only a revocation since the request began does: this one was made before it."""
+    await get_session.revoke_all("ada")
+    clock.advance(TICK)
+    owner = browser(app)
+    assert (await owner.post("/reset/ada")).status_code == 200
+    assert await is_live(owner)
+
+
+async def test_a_revocation_behind_by_its_clock_keeps_the_later_moment(
+    app, get_session, store, clock
+):
+    """A second machine, whose clock is slow, does not let a rejected sign-in pass."""
+    behind = make_provider(SpyStore(store.inner), clock=FrozenClock(clock.now - TICK))
+
+    @app.post("/slow-sign-in")
+    async def slow_sign_in(session: Annotated[UserSession, Depends(get_session)]) -> None:
+        await get_session.revoke_all("ada")
+        await behind.revoke_all("ada")
+        session.renew(subject="ada")
+
+    assert (await browser(app).post("/slow-sign-in")).status_code == 409
+
+
+async def test_a_revocation_that_is_always_overtaken_is_an_error(app, get_session, store):
+    """It gives up after ten tries: a 503, and an error that says what did not happen."""
+    client = await signed_in(app)
+
+    async def refuse(call: StoreCall) -> Any:
+        return False if call.verb in ("create", "save") else await call.pass_on()
+
+    store.hook = refuse
+    store.calls.clear()
+    with pytest.raises(
+        StoreUnavailable, match=": the revocation of a subject's sessions could not"
+    ):
+        await get_session.revoke_all("ada")
+    assert store.calls == ["create", "load"] * 10
+    assert (await client.post("/password")).status_code == 503
+
+
+async def test_two_releases_find_the_revocations_of_each_other(get_session, store):
+    """During a rolling deployment both look under the same key."""
+    await get_session.revoke_all("ada")
+    assert set(await store.records()) == {
+        hashlib.sha256(b"7:revoked7:session3:ada").hexdigest(),
+    }
