@@ -1,106 +1,175 @@
-"""Tables of medians, spreads and ratios."""
+"""Shows a run, and writes its figures into the pages: ``python -m benchmarks.report``.
 
-from collections.abc import Callable, Iterable, Sequence
+Every figure in a page stands between two comments, which name what is written there:
+
+    <!-- figures: CPU shares -->
+    ...
+    <!-- end of figures -->
+
+``results.json`` and ``growth.json`` are what is written from.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from .contenders import BY_HAND, FASTAPI
-from .rounds import CONTENDED, SCENARIOS, Figures
+from .chart import draw
+from .results import CONTENDED, RESULTS, SCENARIOS, Figure, Results
 
-Cell = Callable[[str, str], str]
+HERE = Path(__file__).parent
+CHART = HERE / "chart.svg"
+GROWTH = HERE / "growth.json"
+PAGES = (HERE / "README.md", HERE.parent / "README.md")
 
+ALONE = "FastAPI alone"
+BY_HAND = "redis-py by hand"
+OURS = "this library, Redis"
+LEAST = "this design without promises, Redis"
 
-def ratios(figures: Figures, scenario: str, name: str, base: str) -> list[float]:
-    """How much of another contender's requests per second, round by round."""
-    seconds = figures.seconds.get(scenario, {})
-    pairs = zip(seconds.get(base, ()), seconds.get(name, ()), strict=False)
-    return [theirs / ours for theirs, ours in pairs]
+Table = Sequence[Sequence[str]]
+"""Rows of cells; the first row has the names of the columns."""
 
-
-def show(title: str, figures: Figures) -> None:
-    """Print everything that one way of calling gave."""
-    names = list(figures.seconds[SCENARIOS[0]])
-    columns = [*SCENARIOS, *([CONTENDED] if CONTENDED in figures.seconds else [])]
-
-    def time(scenario: str, name: str) -> str:
-        values = figures.seconds[scenario].get(name)
-        if not values:
-            return ""
-        low, high = min(values) * 1e6, max(values) * 1e6
-        return f"{median(values) * 1e6:.0f} [{low:.0f}-{high:.0f}]"
-
-    def share(base: str) -> Cell:
-        return lambda scenario, name: _spread(ratios(figures, scenario, name, base))
-
-    def slowest(scenario: str, name: str) -> str:
-        values = figures.p99[scenario].get(name)
-        return f"{median(values) * 1e3:.1f}" if values else ""
-
-    print(f"\n## {title}")
-    _table("us a request: median [min-max]", names, columns, time)
-    _table(
-        f"requests per second, as a share of {FASTAPI.name}", names, SCENARIOS, share(FASTAPI.name)
-    )
-    _table(f"requests per second, against {BY_HAND.name}", names, columns, share(BY_HAND.name))
-    _table("p99 of a request, ms", names, columns, slowest)
-    if figures.commands:
-        _table(
-            "Redis commands a request",
-            list(figures.commands),
-            SCENARIOS,
-            lambda scenario, name: _listed(figures.commands[name][scenario]),
-        )
-    for name, kept in figures.kept.items():
-        print(f"of the contended changes that it confirmed {name} kept {kept:.0%}")
-    for name, reason in figures.skipped.items():
-        print(f"not timed: {name}: {reason}")
+_REGION = re.compile(r"(?<=<!-- figures: )([^>]+)( -->\n).*?(?=<!-- end of figures -->)", re.S)
 
 
-def as_json(figures: Figures) -> dict[str, Any]:
-    """All rounds, with what the tables show of them."""
-    return {
-        "seconds_per_request": figures.seconds,
-        "p99_seconds": figures.p99,
-        "share_of_fastapi": _medians(figures, FASTAPI.name),
-        "against_by_hand": _medians(figures, BY_HAND.name),
-        "redis_commands_per_request": figures.commands,
-        "contended_changes_kept": figures.kept,
-        "not_timed": figures.skipped,
+def main() -> None:
+    results = Results.read(RESULTS)
+    CHART.write_text(draw(results))
+    pieces = pieces_of(results, json.loads(GROWTH.read_text()))
+    for page in PAGES:
+        page.write_text(fill(page.read_text(), pieces))
+
+
+def fill(page: str, pieces: Mapping[str, str]) -> str:
+    """A page with its regions written anew.
+
+    Raises:
+        KeyError: a region has a name that there is no piece for.
+    """
+    return _REGION.sub(lambda region: f"{region[1]}{region[2]}{pieces[region[1]]}\n", page)
+
+
+def pieces_of(results: Results, growth: Mapping[str, Table]) -> dict[str, str]:
+    """What is written into the pages, by the names of the regions."""
+    pieces = {name: _markdown(table) for name, table in tables(results).items()}
+    pieces |= {f"growth by {name}": _markdown(table) for name, table in growth.items()}
+    return pieces | {
+        "in a sentence": _in_a_sentence(results),
+        "conditions": _conditions(results.machine),
+        "promises": _promises(results),
+        "contended": _contended(results),
     }
 
 
-def _medians(figures: Figures, base: str) -> dict[str, dict[str, float]]:
+def show(results: Results) -> None:
+    """Print all tables, and which contenders were not measured."""
+    for title, table in tables(results).items():
+        print(f"\n## {title}")
+        print_table(table)
+    for name, reason in results.skipped.items():
+        print(f"not measured: {name}: {reason}")
+
+
+def tables(results: Results) -> dict[str, Table]:
+    """Everything that a run found, in tables, by their titles."""
+
+    def share(figure: Figure) -> Callable[[str, str], str]:
+        return lambda scenario, name: _median(results.ratios(scenario, ALONE, name, figure), "4.2f")
+
+    def spread(figure: Figure, form: str) -> Callable[[str, str], str]:
+        return lambda scenario, name: _spread(results.values(scenario, name, figure), form)
+
+    def commands(scenario: str, name: str) -> str:
+        sent = results.commands[name][scenario]
+        return ", ".join(f"{calls:.2g} {command}" for command, calls in sent.items()) or "none"
+
+    everybody, by_redis = results.contenders(), list(results.commands)
     return {
-        scenario: {
-            name: median(shares)
-            for name in by_name
-            if (shares := ratios(figures, scenario, name, base))
-        }
-        for scenario, by_name in figures.seconds.items()
+        "CPU shares": _table(SCENARIOS, everybody, share("cpu_us")),
+        "CPU times": _table((*SCENARIOS, CONTENDED), everybody, spread("cpu_us", ".0f")),
+        "rates": _table(SCENARIOS, everybody, share("time_us")),
+        "latencies": _table(SCENARIOS, everybody, spread("p99_ms", ".1f")),
+        "commands": _table(SCENARIOS, by_redis, commands),
     }
 
 
-def _spread(values: Sequence[float]) -> str:
+def _table(
+    columns: Sequence[str], names: Sequence[str], cell: Callable[[str, str], str]
+) -> list[list[str]]:
+    return [["", *columns], *([name, *(cell(each, name) for each in columns)] for name in names)]
+
+
+def print_table(table: Table) -> None:
+    """Columns side by side."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def _markdown(table: Table) -> str:
+    head, *rows = table
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _median(values: Sequence[float], form: str) -> str:
+    return f"{median(values):{form}}" if values else ""
+
+
+def _spread(values: Sequence[float], form: str) -> str:
     if not values:
         return ""
-    return f"{median(values):.2f} [{min(values):.2f}-{max(values):.2f}]"
+    return f"{median(values):{form}} [{min(values):{form}}-{max(values):{form}}]"
 
 
-def _listed(commands: dict[str, float]) -> str:
-    return " ".join(f"{calls:.2g} {name}" for name, calls in commands.items()) or "0"
-
-
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Columns side by side; the first row names them."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print()
-    for row in rows:
-        print(
-            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        )
-
-
-def _table(title: str, names: Iterable[str], columns: Sequence[str], cell: Cell) -> None:
-    print_table(
-        [[title, *columns], *([name, *(cell(each, name) for each in columns)] for name in names)]
+def _in_a_sentence(results: Results) -> str:
+    times = {each: f"{results.times(each, OURS, ALONE):.1f}" for each in SCENARIOS}
+    hand = {each: f"{results.times(each, BY_HAND, ALONE):.1f}" for each in SCENARIOS}
+    return (
+        f"With `RedisStore`, a request that reads takes {times['read']} times the CPU time of the "
+        f"same route in FastAPI without sessions, one that changes data {times['change']} times, "
+        f"a sign-in {times['sign in']} times. With an unsigned, unchecked `redis.get` and `set` "
+        f"written by hand these are {hand['read']}, {hand['change']} and {hand['sign in']}."
     )
+
+
+def _conditions(machine: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    return (
+        f"Medians of {machine['rounds']} rounds over {machine['connections']} connections, on "
+        f"{machine['cores']} cores ({machine['processor']}) with {machine['python']}, "
+        f"{machine['server']}, {versions}."
+    )
+
+
+def _promises(results: Results) -> str:
+    ours, least = (
+        " and ".join(
+            f"{results.times(scenario, name, ALONE):.1f} for a {scenario}"
+            for scenario in ("read", "change")
+        )
+        for name in (OURS, LEAST)
+    )
+    return (
+        f"- The promises have a price. [least.py](least.py) is the same design without expiry, key "
+        f"rotation, time limits, safe cancellation, merging, origin check and list of devices. It "
+        f"takes {least} times the CPU time of FastAPI alone, this library {ours} times."
+    )
+
+
+def _contended(results: Results) -> str:
+    """Which changes of one session survive, by contender."""
+    kept = ", ".join(f"{name}: {share:.1%}" for name, share in results.kept.items())
+    return (
+        f"- When {results.machine['connections']} connections change one session at the same time, "
+        f"this library merges the changes. Of those that were answered with 200, these were there "
+        f"afterwards: {kept}."
+    )
+
+
+if __name__ == "__main__":
+    main()
