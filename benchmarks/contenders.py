@@ -17,7 +17,7 @@ from fastapi_async_sessions.stores.sql import SQLStore
 
 from . import peers
 from .least import LeastProvider, LeastRoute
-from .work import HOUR, SECRET, Basket, new_basket
+from .work import HOUR, PATIENCE, SECRET, Basket, new_basket
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,13 @@ def ours(make_store: Callable[[Addresses], Store]) -> Callable[[Addresses], Fast
     """This library on one of its stores."""
 
     def make(addresses: Addresses) -> FastAPI:
-        provider = SessionProvider(Basket, store=make_store(addresses), secret_key=SECRET)
+        provider = SessionProvider(
+            Basket,
+            store=make_store(addresses),
+            secret_key=SECRET,
+            store_timeout=PATIENCE,
+            commit_timeout=PATIENCE,
+        )
         return _with_sessions(provider, SessionRoute)
 
     return make
