@@ -4,7 +4,7 @@ import argparse
 import os
 import platform
 import warnings
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,14 @@ PACKAGES = (
 
 def main() -> None:
     require_linux()
+    versions = _versions()
     options = _options()
     application_core, other_core = cores()
     # the peers' deprecation warnings are not about this run
     warnings.simplefilter("ignore")
     pin(other_core)
     with servers() as (redis, addresses):
-        results = Results(_machine(options, redis.info("server")))
+        results = Results(_machine(options, versions, redis.info("server")))
         uvloop.run(
             measure(
                 chosen(options.only),
@@ -51,8 +52,8 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=0.5, help="for each measurement")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=0.3, help="for each measurement")
     parser.add_argument("--quick", action="store_true", help="3 rounds of a tenth of a second")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="part of it")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -62,13 +63,22 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _machine(options: argparse.Namespace, server: dict[str, Any]) -> dict[str, Any]:
+def _versions() -> dict[str, str]:
+    try:
+        return {name: version(name) for name in PACKAGES}
+    except PackageNotFoundError as error:
+        raise SystemExit(f'{error.name} is missing: pip install -e ".[benchmarks]"') from error
+
+
+def _machine(
+    options: argparse.Namespace, versions: dict[str, str], server: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "cores": os.cpu_count(),
         "processor": platform.machine(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "server": f"Valkey {server['valkey_version']}",
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": versions,
         "rounds": options.rounds,
         "connections": WIDTH,
     }

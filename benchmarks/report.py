@@ -78,6 +78,7 @@ def pieces_of(results: Results, growth: Mapping[str, Table]) -> dict[str, str]:
         "summary": _summary(results),
         "conditions": _conditions(results.machine),
         "promises": _promises(results),
+        "sizing": _sizing(growth["bytes stored"]),
     }
 
 
@@ -185,6 +186,15 @@ def _promises(results: Results) -> str:
         f"[least.py](least.py) is the same design without expiry, key rotation, time limits, safe "
         f"cancellation, merging, origin check and list of devices. There {times(LEAST)} times; in "
         f"this library {times(OURS)} times."
+    )
+
+
+def _sizing(stored: Table) -> str:
+    head, *rows = stored
+    json_bytes, kilobytes = rows[1][0], int(rows[1][head.index("Redis")].replace(",", "")) / 1000
+    return (
+        f"A million sessions with {json_bytes} bytes of JSON take {kilobytes:.1f} GB of memory in "
+        f"Redis, a billion {kilobytes:.1f} TB: the memory of a cluster."
     )
 
 

@@ -28,12 +28,16 @@ def servers() -> Iterator[tuple[Redis, Addresses]]:
 
 @contextmanager
 def counted_commands(redis: Redis) -> Iterator[Counter[str]]:
-    """Count the commands that clients send during the block, without what their scripts call."""
+    """Count the commands that clients send during the block.
+
+    Not what their scripts call, and not what a new connection begins with.
+    """
     seen: Counter[str] = Counter()
     last = "the block has ended"
     with redis.monitor() as monitor:
         yield seen
         redis.echo(last)
         while (sent := monitor.next_command())["command"] != f"ECHO {last}":
-            if sent["client_type"] != "lua":
-                seen[sent["command"].partition(" ")[0].lower()] += 1
+            name = sent["command"].partition(" ")[0].lower()
+            if sent["client_type"] != "lua" and name not in ("hello", "client"):
+                seen[name] += 1
