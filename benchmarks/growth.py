@@ -1,7 +1,8 @@
 """How the cost grows: ``python -m benchmarks.growth``.
 
 Four tables: the CPU time of a request by the size of its session, by the number of sessions that
-are stored, and by the number of connections; and the bytes that a session takes in each store.
+are stored, and by the number of connections, each in multiples of the time that FastAPI without
+sessions takes for a request at the same moment; and the bytes that a session takes in each store.
 With ``--leak N`` instead: the memory of this process before and after N requests.
 """
 
@@ -19,6 +20,7 @@ import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from statistics import median
@@ -35,7 +37,7 @@ from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.sql import SQLStore
 from fastapi_async_sessions.testing import session_cookies
 
-from .contenders import CONTENDERS, Addresses
+from .contenders import BY_HAND, FASTAPI, OURS, Addresses, fastapi_alone
 from .cpu import cores, cpu_seconds, pin, require_linux
 from .direct import in_process
 from .report import Table, print_table
@@ -229,7 +231,7 @@ async def by_size(addresses: Addresses, seconds: float) -> Table:
         row = [title]
         for make in stores(addresses, f"size{size}").values():
             async with served(make) as (world, send):
-                row += await figures(send, await world.add_sessions(256, size), seconds)
+                row += await costs(send, await world.add_sessions(256, size), seconds)
         rows.append(row)
     return [_head("JSON", ("memory", "Redis", "SQLite", "PostgreSQL")), *rows]
 
@@ -247,11 +249,11 @@ async def by_number(
         async with served(made["Redis"]) as (world, send):
             cookies = await world.add_sessions(min(number, SAMPLE), 1000)
             await fill_redis(world.store, number - len(cookies))
-            row += await figures(send, cookies, seconds, server)
+            row += await costs(send, cookies, seconds, server)
         async with served(made["SQLite"]) as (world, send):
             cookies = await world.add_sessions(min(number, SAMPLE), 1000)
             fill_sqlite(f"{addresses.sqlite}.number{number}", number - len(cookies))
-            row += await figures(send, cookies, seconds)
+            row += await costs(send, cookies, seconds)
         rows.append(row)
     return [_head("sessions stored", ("Redis", "SQLite")), *rows]
 
@@ -285,52 +287,55 @@ def fill_sqlite(path: str, number: int) -> None:
 async def by_connections(addresses: Addresses, core: int, seconds: float) -> Table:
     """Over HTTP, 1024 users who read or change."""
     rows = []
-    chosen = ("FastAPI alone", "redis-py by hand", "this library, Redis")
-    for contender in CONTENDERS:
-        if contender.name not in chosen:
-            continue
-        async with over_http(contender, addresses, core=core, connections=512) as send:
+    serve = partial(over_http, addresses=addresses, core=core, connections=max(CONNECTIONS))
+    for contender in (BY_HAND, OURS):
+        async with serve(FASTAPI) as alone, serve(contender) as send:
             names = [Request("POST", f"/sign-in/user-{number}") for number in range(1024)]
             cookies = [answer.cookie() for answer in (await run(send, names, 1)).answers]
             for method, path in (("GET", "/read"), ("POST", "/change")):
                 requests = [Request(method, path, cookie) for cookie in cookies]
-                times = [await cpu_us(send, requests, width, seconds) for width in CONNECTIONS]
-                rows.append([f"{contender.name}: {path.removeprefix('/')}", *times])
+                row = [await cost(send, alone, requests, width, seconds) for width in CONNECTIONS]
+                rows.append([f"{contender.name}: {path.removeprefix('/')}", *row])
     return [["connections", *map(str, CONNECTIONS)], *rows]
 
 
-async def figures(
+async def costs(
     send: Send, cookies: Sequence[str], seconds: float, server: int | None = None
 ) -> list[str]:
-    """Microseconds of CPU time of a read and of a change, with 32 requests in flight."""
+    """The cost of a read and that of a change in this process, with 32 requests in flight."""
     found = []
-    for method, path in (("GET", "/read"), ("POST", "/change")):
-        requests = [Request(method, path, cookie) for cookie in cookies]
-        found.append(await cpu_us(send, requests, WIDTH, seconds, server))
+    async with in_process(fastapi_alone()) as alone:
+        for method, path in (("GET", "/read"), ("POST", "/change")):
+            requests = [Request(method, path, cookie) for cookie in cookies]
+            found.append(await cost(send, alone, requests, WIDTH, seconds, server))
     return found
 
 
-async def cpu_us(
+async def cost(
     send: Send,
+    alone: Send,
     requests: Sequence[Request],
     width: int,
     seconds: float,
     server: int | None = None,
 ) -> str:
-    """The median of runs of 1024 requests at most; with a server's process, its time as well."""
+    """How many times the CPU time of FastAPI alone a request takes: the median of several runs.
+
+    Both run in turns. With a server's process, its CPU time is counted as well.
+    """
     times: list[float] = []
     spent = 0.0
     for batch in cycle(_batches(requests)):
-        gc.collect()
+        base = await run(alone, batch, width)
         began = cpu_seconds(server) if server else 0
         done = await run(send, batch, width)
         of_server = cpu_seconds(server) - began if server else 0
-        times.append(1e6 * (done.cpu_seconds + of_server) / len(batch))
+        times.append((done.cpu_seconds + of_server) / base.cpu_seconds)
         spent += done.seconds
-        if spent > seconds and len(times) > 3:
+        if spent > seconds and len(times) > 5:
             break
     # the first run has warmed up
-    return f"{median(times[1:]):.0f}"
+    return f"{median(times[1:]):.1f}"
 
 
 def _batches(requests: Sequence[Request]) -> list[Sequence[Request]]:

@@ -16,21 +16,20 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 
 from tests.servers.redis import RedisServer
 
 from .direct import in_process
-from .work import SECRET, Basket, Request, new_basket
+from .work import Request, requests_with, sign_ins
 
 USERS = 50
 REQUESTS = 200
-NAMES = ("FastAPI alone", "with sessions, memory", "with sessions, Redis")
-STEPS = ("no session", "subject", "read", "change", "sign in")
+NAMES = ("FastAPI alone", "this library, memory", "this library, Redis")
+COUNTED = ("no session", "subject", "read", "change", "sign in")
 
-# callgrind writes what it has counted, and begins again at zero, whenever this function is entered
+# callgrind writes its count and begins again at zero whenever this function is entered
 _MARK = os.getpgid
 
 
@@ -53,7 +52,7 @@ def main() -> None:
 
 
 def _import_package(tree: Path) -> Path:
-    """The package of that tree, and nothing else of it, is what is imported from now on."""
+    """Import the package of a tree, and nothing else of it, whichever is imported later."""
     sys.path.insert(0, str(tree.resolve()))
     package = importlib.import_module("fastapi_async_sessions")
     sys.path.pop(0)
@@ -61,7 +60,7 @@ def _import_package(tree: Path) -> Path:
 
 
 def _counted(output: Path, tree: Path, redis: str) -> list[int]:
-    """The counts of all steps of all applications, in their order."""
+    """The counts of all scenarios of all applications, in their order."""
     valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={output}"]
     valgrind += ["--combine-dumps=yes", f"--dump-before={_MARK.__name__}"]
     inside = ["-m", "benchmarks.instructions", "--tree", str(tree), "--inside", redis]
@@ -72,7 +71,7 @@ def _counted(output: Path, tree: Path, redis: str) -> list[int]:
     if run.returncode:
         raise SystemExit(run.stderr)
     totals = [int(each) for each in re.findall(r"^totals: (\d+)", output.read_text(), re.M)]
-    # what lies between two steps is not asked for
+    # every other one is of what happens between two scenarios
     return totals[1::2]
 
 
@@ -80,94 +79,41 @@ async def _run_all(redis: str) -> None:
     gc.disable()
     for app in _applications(redis):
         async with in_process(app) as send:
-            signed_in = (await send(_requests("sign in", [""] * USERS), 1)).answers
+            signed_in = (await send(sign_ins(range(USERS)), 1)).answers
             cookies = [answer.cookie("stranger=1") for answer in signed_in]
-            for step in STEPS:
-                await send(_requests(step, cookies), 1)
-                requests = _requests(step, cookies * (REQUESTS // USERS))
+            for scenario in COUNTED:
+                await send(_requests(scenario, cookies), 1)
+                requests = _requests(scenario, cookies * (REQUESTS // USERS))
                 _MARK(0)
                 run = await send(requests, 1)
                 _MARK(0)
                 if any(answer.status != 200 for answer in run.answers):
-                    raise SystemExit(f"{step}: a request failed")
+                    raise SystemExit(f"{scenario}: a request failed")
             gc.collect()
 
 
-def _requests(step: str, cookies: list[str]) -> list[Request]:
-    if step == "sign in":
-        return [Request("POST", f"/sign-in/user-{number}") for number in range(len(cookies))]
-    method = "POST" if step == "change" else "GET"
-    return [Request(method, f"/{step.replace(' ', '-')}", cookie) for cookie in cookies]
+def _requests(scenario: str, cookies: list[str]) -> list[Request]:
+    if scenario == "sign in":
+        return sign_ins(range(len(cookies)))
+    return requests_with(cookies, scenario)
 
 
 def _applications(redis: str) -> Iterator[FastAPI]:
-    from fastapi_async_sessions import MemoryStore
-    from fastapi_async_sessions.stores.redis import RedisStore
+    # imported late: they take the package that has been imported by then
+    from .contenders import CONTENDERS, Addresses
 
-    yield _without_sessions()
-    yield _with_sessions(MemoryStore())
-    yield _with_sessions(RedisStore.from_url(redis))
-
-
-def _without_sessions() -> FastAPI:
-    app = FastAPI(openapi_url=None)
-
-    async def answer() -> dict[str, int]:
-        return {"count": 0}
-
-    async def answer_user(user: str) -> dict[str, int]:
-        return {"count": 0}
-
-    for path in ("/no-session", "/subject", "/read"):
-        app.get(path)(answer)
-    app.post("/change")(answer)
-    app.post("/sign-in/{user}")(answer_user)
-    return app
-
-
-def _with_sessions(store: Any) -> FastAPI:
-    from fastapi_async_sessions import Session, SessionProvider, SessionRoute
-
-    provider = SessionProvider(Basket, store=store, secret_key=SECRET)
-    app = FastAPI(openapi_url=None, lifespan=provider.lifespan)
-    app.router.route_class = SessionRoute
-    UserSession = Annotated[Session[Basket], Depends(provider)]
-
-    @app.get("/no-session")
-    async def no_session() -> dict[str, int]:
-        return {"count": 0}
-
-    @app.get("/subject")
-    async def subject(session: UserSession) -> dict[str, int]:
-        if session.subject is None:
-            raise RuntimeError("nobody is signed in")
-        return {"count": 0}
-
-    @app.get("/read")
-    async def read(session: UserSession) -> dict[str, int]:
-        return {"count": session.data.count}
-
-    @app.post("/change")
-    async def change(session: UserSession) -> dict[str, int]:
-        session.data.count += 1
-        return {"count": session.data.count}
-
-    @app.post("/sign-in/{user}")
-    async def sign_in(user: str, session: UserSession) -> dict[str, int]:
-        session.data = Basket.model_validate(new_basket(user))
-        session.renew(subject=user)
-        return {"count": 0}
-
-    return app
+    makers = {contender.name: contender.make for contender in CONTENDERS}
+    for name in NAMES:
+        yield makers[name](Addresses(redis, "", ""))
 
 
 def _show(counts: list[int]) -> None:
     """One table: thousands of instructions a request, and what is beyond FastAPI alone."""
-    alone = counts[: len(STEPS)]
+    alone = counts[: len(COUNTED)]
     print("thousands of instructions a request (beyond FastAPI alone)")
-    print("".join(f"{text:>22}" for text in ("", *STEPS)))
+    print("".join(f"{text:>22}" for text in ("", *COUNTED)))
     for number, name in enumerate(NAMES):
-        row = counts[number * len(STEPS) : (number + 1) * len(STEPS)]
+        row = counts[number * len(COUNTED) : (number + 1) * len(COUNTED)]
         print("".join(f"{text:>22}" for text in (name, *_cells(row, alone))))
 
 

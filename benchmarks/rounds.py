@@ -13,7 +13,19 @@ from .contenders import Addresses, Contender
 from .results import CONTENDED, SCENARIOS, Results
 from .servers import counted_commands
 from .wire import over_http
-from .work import PAGES, USERS, Answer, Failed, Request, Run, Send, check, session
+from .work import (
+    PAGES,
+    USERS,
+    Answer,
+    Failed,
+    Request,
+    Run,
+    Send,
+    check,
+    requests_with,
+    session,
+    sign_ins,
+)
 
 WIDTH = 32
 
@@ -58,23 +70,18 @@ class Participant:
         return run
 
     def _requests(self, scenario: str, number: int) -> list[Request]:
-        cookies = [self.cookies[n % USERS] for n in range(number)] if self.cookies else []
-        match scenario:
-            case "no session":
-                return [Request("GET", "/plain", cookie) for cookie in cookies]
-            case "change":
-                self.changes.update(cookies)
-                return [Request("POST", "/change", cookie) for cookie in cookies]
-            case "sign in":
-                return [Request("POST", f"/sign-in/user-{next(self.users)}") for _ in range(number)]
-            case "sign out":
-                return [Request("POST", "/sign-out", cookie) for cookie in self.fresh]
-            case "one contended session":
-                self.visits += number
-                pages = [n % PAGES for n in range(number)]
-                return [Request("POST", f"/visit/p{page}", self.shared) for page in pages]
-            case _:
-                return [Request("GET", f"/{scenario}", cookie) for cookie in cookies]
+        if scenario == "sign in":
+            return sign_ins(next(self.users) for _ in range(number))
+        if scenario == "sign out":
+            return requests_with(self.fresh, scenario)
+        if scenario == CONTENDED:
+            self.visits += number
+            pages = [n % PAGES for n in range(number)]
+            return [Request("POST", f"/visit/p{page}", self.shared) for page in pages]
+        cookies = [self.cookies[n % USERS] for n in range(number)]
+        if scenario == "change":
+            self.changes.update(cookies)
+        return requests_with(cookies, scenario)
 
     async def verify(self) -> None:
         """Each change that was answered with 200 is there."""

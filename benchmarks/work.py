@@ -13,7 +13,7 @@ A contender is an ASGI application with these routes; a browser keeps one cookie
 """
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -24,6 +24,13 @@ HOUR = 3600
 PATIENCE = timedelta(seconds=60)  # on a busy machine a slow store is not an outage
 USERS = 256
 PAGES = 32
+ROUTES = {
+    "no session": ("GET", "/plain"),
+    "subject": ("GET", "/subject"),
+    "read": ("GET", "/read"),
+    "change": ("POST", "/change"),
+    "sign out": ("POST", "/sign-out"),
+}
 
 
 class Item(BaseModel):
@@ -59,6 +66,17 @@ class Request(NamedTuple):
     method: str
     path: str
     cookie: str = ""
+
+
+def requests_with(cookies: Iterable[str], scenario: str) -> list[Request]:
+    """A request of a scenario for each cookie."""
+    method, path = ROUTES[scenario]
+    return [Request(method, path, cookie) for cookie in cookies]
+
+
+def sign_ins(users: Iterable[object]) -> list[Request]:
+    """A sign-in of each user."""
+    return [Request("POST", f"/sign-in/user-{user}") for user in users]
 
 
 class Answer(NamedTuple):
