@@ -9,5 +9,6 @@
 
 ``work`` defines the work of every contender and checks that it is done, ``contenders``, ``peers``
 and ``least`` hold the applications, ``wire`` calls them over HTTP and ``direct`` in this process,
-``rounds`` interleaves the measurements, ``results`` keeps them, ``report`` and ``chart`` show them.
+``rounds`` interleaves the measurements, ``results`` keeps them, and ``tables``, ``chart`` and
+``report`` show them.
 """

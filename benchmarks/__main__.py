@@ -12,10 +12,10 @@ import uvloop
 
 from .contenders import chosen
 from .cpu import cores, pin, require_linux
-from .report import show
 from .results import Results
 from .rounds import WIDTH, measure
 from .servers import servers
+from .tables import show
 
 PACKAGES = (
     *("fastapi", "starlette", "pydantic", "redis", "hiredis", "uvicorn", "uvloop", "httptools"),

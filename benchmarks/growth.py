@@ -40,8 +40,8 @@ from fastapi_async_sessions.testing import session_cookies
 from .contenders import BY_HAND, FASTAPI, OURS, Addresses, fastapi_alone
 from .cpu import cores, cpu_seconds, pin, require_linux
 from .direct import in_process
-from .report import Table, print_table
 from .servers import servers
+from .tables import Table, print_table
 from .wire import over_http
 from .work import PATIENCE, SECRET, Item, Request, Run, Send
 

@@ -1,53 +1,31 @@
-"""Shows a run, and writes its figures into the pages: ``python -m benchmarks.report``.
+"""Writes the figures into the pages and draws the chart: ``python -m benchmarks.report``.
 
-Every figure in a page stands between two comments, which name what is written there:
+They come from ``results.json`` and ``growth.json``. Every figure in a page stands between two
+comments, which name what is written there:
 
     <!-- figures: CPU shares -->
     ...
     <!-- end of figures -->
-
-``results.json`` and ``growth.json`` are what is written from.
 """
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from .chart import draw
-from .results import CONTENDED, RESULTS, SCENARIOS, Figure, Results
+from .results import RESULTS, Results
+from .tables import ALONE, CAPTIONS, Table, tables
 
 HERE = Path(__file__).parent
 CHART = HERE / "chart.svg"
 GROWTH = HERE / "growth.json"
 PAGES = (HERE / "README.md", HERE.parent / "README.md")
 
-ALONE = "FastAPI alone"
 BY_HAND = "redis-py by hand"
 OURS = "this library, Redis"
 LEAST = "this design without promises, Redis"
-
-Table = Sequence[Sequence[str]]
-"""Rows of cells; the first row has the names of the columns."""
-
-Cell = Callable[[str, str], str]
-"""The text of a table for a scenario and a contender."""
-
-CAPTIONS = {
-    "CPU shares": "The CPU time of a request in FastAPI alone, divided by the CPU time of the same "
-    "request with sessions: 0.50 means twice the work.",
-    "CPU times": "Microseconds of the worker's CPU time for a request: the median of all rounds, "
-    "and in brackets the lowest and the highest.",
-    "rates": "Requests per second, as a share of those of FastAPI alone. Other programs on the "
-    "machine change these figures.",
-    "latencies": "The 99th percentile of the latencies, in milliseconds. Other programs on the "
-    "machine change these figures even more.",
-    "contended": "The CPU time of a request when all connections change one session at the same "
-    "time, and which of the changes that were answered with 200 were there afterwards.",
-    "commands": "Commands that a request sends to Redis; less than one where requests share them.",
-}
 
 _REGION = re.compile(r"(?<=<!-- figures: )([^>]+)( -->\n).*?(?=<!-- end of figures -->)", re.S)
 
@@ -82,74 +60,10 @@ def pieces_of(results: Results, growth: Mapping[str, Table]) -> dict[str, str]:
     }
 
 
-def show(results: Results) -> None:
-    """Print all tables, and which contenders were not measured."""
-    for name, table in tables(results).items():
-        print(f"\n## {name}\n{CAPTIONS[name]}\n")
-        print_table(table)
-    for name, reason in results.skipped.items():
-        print(f"not measured: {name}: {reason}")
-
-
-def tables(results: Results) -> dict[str, Table]:
-    """All tables of a run, by their names."""
-
-    def share(figure: Figure) -> Cell:
-        return lambda scenario, name: _median(results.ratios(scenario, ALONE, name, figure))
-
-    def spread(figure: Figure, form: str) -> Cell:
-        return lambda scenario, name: _spread(results.values(scenario, name, figure), form)
-
-    def commands(scenario: str, name: str) -> str:
-        sent = results.commands[name][scenario]
-        return ", ".join(f"{calls:.2g} {command}" for command, calls in sent.items()) or "none"
-
-    names = results.contenders()
-    return {
-        "CPU shares": _table(SCENARIOS, names, share("cpu_us")),
-        "CPU times": _table(SCENARIOS, names, spread("cpu_us", ".0f")),
-        "rates": _table(SCENARIOS, names, share("time_us")),
-        "latencies": _table(SCENARIOS, names, spread("p99_ms", ".1f")),
-        "contended": _contended(results),
-        "commands": _table(SCENARIOS, list(results.commands), commands),
-    }
-
-
-def _contended(results: Results) -> Table:
-    head = ["", "microseconds", "confirmed changes that were kept"]
-    rows = [
-        [name, _spread(results.values(CONTENDED, name, "cpu_us"), ".0f"), f"{share:.1%}"]
-        for name, share in results.kept.items()
-    ]
-    return [head, *rows]
-
-
-def _table(columns: Sequence[str], names: Sequence[str], cell: Cell) -> Table:
-    return [["", *columns], *([name, *(cell(each, name) for each in columns)] for name in names)]
-
-
-def print_table(table: Table) -> None:
-    """Columns side by side."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
-
-
 def _markdown(table: Table) -> str:
     head, *rows = table
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _median(values: Sequence[float]) -> str:
-    return f"{median(values):.2f}" if values else ""
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    if not values:
-        return ""
-    return f"{median(values):{form}} [{min(values):{form}}-{max(values):{form}}]"
 
 
 def _summary(results: Results) -> str:

@@ -68,24 +68,24 @@ def make_app(url: str) -> FastAPI:
     live_session = Annotated[Session[Data], Depends(provider.required)]
 
     @app.post("/login/{user}")
-    async def login(user: str, session: some_session) -> str:  # type: ignore[valid-type]
+    async def login(user: str, session: some_session) -> str:
         session.data.owner = user
         session.renew(subject=user)
         return user
 
     @app.post("/set/{name}/{value}")
-    async def change(name: str, value: int, session: live_session) -> str:  # type: ignore[valid-type]
+    async def change(name: str, value: int, session: live_session) -> str:
         session.data.fields[name] = value
         session.data.items.append(f"{name}{value}")
         return session.data.owner
 
     @app.post("/renew")
-    async def renew(session: live_session) -> str:  # type: ignore[valid-type]
+    async def renew(session: live_session) -> str:
         session.renew()
         return session.data.owner
 
     @app.post("/logout")
-    async def logout(session: some_session) -> None:  # type: ignore[valid-type]
+    async def logout(session: some_session) -> None:
         await session.destroy()
 
     @app.post("/revoke_all/{user}")
@@ -93,7 +93,7 @@ def make_app(url: str) -> FastAPI:
         return await provider.revoke_all(user)
 
     @app.get("/me")
-    async def me(session: some_session) -> dict[str, Any]:  # type: ignore[valid-type]
+    async def me(session: some_session) -> dict[str, Any]:
         seen = session.data.model_dump()
         return {**seen, "subject": session.subject, "is_new": session.is_new}
 

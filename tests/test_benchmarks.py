@@ -9,6 +9,7 @@ import pytest
 from benchmarks import report
 from benchmarks.chart import SHOWN, draw
 from benchmarks.results import RESULTS, Results
+from benchmarks.tables import tables
 
 RESULT = Results.read(RESULTS)
 PIECES = report.pieces_of(RESULT, json.loads(report.GROWTH.read_text()))
@@ -51,7 +52,7 @@ def test_the_chart_shows_what_was_measured() -> None:
 
 def test_table_and_chart_agree() -> None:
     """The bars of a contender have the shares of its row in the table."""
-    columns, *rows = report.tables(RESULT)["CPU shares"]
+    columns, *rows = tables(RESULT)["CPU shares"]
     chart = re.findall(r">([^<>]+)</text>", report.CHART.read_text())
     for name, *shares in rows[1:]:
         shown = [
