@@ -1,6 +1,14 @@
-"""Speed, measured side by side: ``python -m benchmarks`` and ``python -m benchmarks.growth``.
+"""How fast the library is, and whether it stays correct under load; README.md here has the figures.
 
-``work`` says what every contender does and checks that it does it, ``contenders`` and ``peers``
-hold the applications, ``direct`` calls them in this process and ``wire`` over HTTP, ``rounds``
-interleaves the measurements, ``report`` and ``chart`` show them.
+    python -m benchmarks               CPU time and speed over HTTP, beside other ways to do it
+    python -m benchmarks.growth        the cost by size, by number of sessions, by connections
+    python -m benchmarks.report        writes the figures of both into README.md and the chart
+    python -m benchmarks.instructions  machine instructions of a request: compares two versions
+    python -m benchmarks.purge         what a purge costs the requests beside it
+    python -m benchmarks.soak          load with faults: nothing may be lost or done twice
+
+``work`` defines the work of every contender and checks that it is done, ``contenders``, ``peers``
+and ``least`` hold the applications, ``wire`` calls them over HTTP and ``direct`` in this process,
+``rounds`` interleaves the measurements, ``results`` keeps them, and ``tables``, ``chart`` and
+``report`` show them.
 """

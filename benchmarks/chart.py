@@ -1,16 +1,16 @@
-"""Draws results as an SVG bar chart: ``python -m benchmarks.chart RESULTS.json CHART.svg``."""
+"""Draws the CPU shares of a run as an SVG bar chart."""
 
-import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
-from pathlib import Path
-from typing import Any
+from statistics import median
 
-SHOWN = ("read", "change", "sign in")
+from .results import Results
 
-_COLOURS = {"read": "#2a78b5", "change": "#d9822b", "sign in": "#5a9e4b"}
-_BAR, _GAP, _LEFT, _WIDTH, _TOP = 11, 12, 210, 460, 64
+SHOWN = ("subject", "read", "change", "sign in")
+TITLE = "CPU time of FastAPI without sessions, as a share of the CPU time with them"
+
+_COLOURS = {"subject": "#8a63b8", "read": "#2a78b5", "change": "#d9822b", "sign in": "#5a9e4b"}
+_BAR, _GAP, _LEFT, _WIDTH, _TOP = 11, 12, 230, 440, 64
 _STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #24292f }
 .small { font-size: 11px }
@@ -20,16 +20,17 @@ line { stroke: #8b949e; stroke-opacity: .45 }
 """
 
 
-def draw(shares: dict[str, dict[str, float]], subtitle: str) -> str:
-    """One group of bars for each contender; ``shares`` is scenario -> contender -> share."""
-    names = [name for name in shares[SHOWN[0]] if shares[SHOWN[0]][name] != 1]
+def draw(results: Results) -> str:
+    """One group of bars for each contender but the first, which the others are compared with."""
+    base, *names = results.contenders()
     group = len(SHOWN) * _BAR + _GAP
     height = _TOP + len(names) * group + 28
-    parts = [*_head(subtitle), *_scale(_TOP - 6, height - 28)]
+    machine = results.machine
+    conditions = f"{machine['connections']} connections, one worker; longer is faster"
+    parts = [*_head(f"Over HTTP, {conditions}"), *_scale(_TOP - 6, height - 28)]
     for number, name in enumerate(names):
-        parts += _bars(
-            name, {each: shares[each].get(name) for each in SHOWN}, _TOP + number * group
-        )
+        shares = {each: median(results.ratios(each, base, name, "cpu_us")) for each in SHOWN}
+        parts += _bars(name, shares, _TOP + number * group)
     size = f'width="{_LEFT + _WIDTH + 70}" height="{height}"'
     view = f'viewBox="0 0 {_LEFT + _WIDTH + 70} {height}"'
     lines = "\n".join(parts)
@@ -40,8 +41,8 @@ def draw(shares: dict[str, dict[str, float]], subtitle: str) -> str:
 
 
 def _head(subtitle: str) -> Iterator[str]:
-    yield "<title>Requests per second, as a share of FastAPI without sessions</title>"
-    yield _text(0, 16, "Requests per second, as a share of FastAPI without sessions", "ours")
+    yield f"<title>{TITLE}</title>"
+    yield _text(0, 16, TITLE, "ours")
     yield _text(0, 34, subtitle, "small")
     for number, scenario in enumerate(SHOWN):
         x = _LEFT + 90 * number
@@ -56,11 +57,9 @@ def _scale(top: int, bottom: int) -> Iterator[str]:
         yield _text(x - 8, bottom + 16, f"{tenths / 10:.1f}", "small")
 
 
-def _bars(name: str, shares: dict[str, float | None], y: int) -> Iterator[str]:
-    yield _text(0, y + 22, name, "ours" if name.startswith("ours") else "")
+def _bars(name: str, shares: Mapping[str, float], y: int) -> Iterator[str]:
+    yield _text(0, y + 27, name, "ours" if name.startswith("this library") else "")
     for number, (scenario, share) in enumerate(shares.items()):
-        if share is None:
-            continue
         top, length = y + number * _BAR, _WIDTH * min(share, 1.05)
         yield _rect(_LEFT, top, length, _BAR - 1, _COLOURS[scenario])
         yield _text(_LEFT + length + 5, top + 9, f"{share:.2f}", "small")
@@ -73,13 +72,3 @@ def _rect(x: float, y: float, width: float, height: float, colour: str) -> str:
 
 def _text(x: float, y: float, text: str, kind: str) -> str:
     return f'<text x="{x:.1f}" y="{y}" class="{kind}">{escape(text)}</text>'
-
-
-def draw_results(results: dict[str, Any]) -> str:
-    """The chart of the last way of calling that was measured: over HTTP, where that was."""
-    title, figures = list(results["figures"].items())[-1]
-    return draw(figures["share_of_fastapi"], f"{title}; {results['machine']['python']}")
-
-
-if __name__ == "__main__":
-    Path(sys.argv[2]).write_text(draw_results(json.loads(Path(sys.argv[1]).read_text())))

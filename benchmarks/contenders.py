@@ -1,8 +1,8 @@
-"""Who is measured: FastAPI alone, redis-py by hand, this library on each store, and its peers."""
+"""The applications to measure: FastAPI alone, redis-py by hand, this library, and its peers."""
 
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -17,14 +17,12 @@ from fastapi_async_sessions.stores.sql import SQLStore
 
 from . import peers
 from .least import LeastProvider, LeastRoute
-from .work import SECRET, Basket, new_basket
-
-HOUR = 3600
+from .work import HOUR, PATIENCE, SECRET, Basket, new_basket
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where the servers are that contenders keep their sessions in."""
+class Addresses:
+    """Where contenders keep their sessions."""
 
     redis: str
     sqlite: str
@@ -36,24 +34,28 @@ class Contender:
     """An application to measure.
 
     Attributes:
-        uses_redis: Its commands are counted.
-        in_store: A session can be ended, and changed from two requests, because a server holds it.
-        is_baseline: It has no sessions; nothing to check.
+        uses_redis: The commands that it sends are counted.
+        in_store: A server holds its sessions, so that one can be ended, and changed by two
+            requests at the same time.
+        is_baseline: It has no sessions: there is nothing to check.
     """
 
     name: str
-    make: Callable[[Places], Any]
+    make: Callable[[Addresses], Any]
     uses_redis: bool = False
     in_store: bool = True
     is_baseline: bool = False
 
 
-def fastapi_alone(places: Places) -> FastAPI:
-    """The same routes, and nothing behind them."""
+def fastapi_alone() -> FastAPI:
+    """The same routes without any session."""
     app = FastAPI(openapi_url=None)
 
     async def answer() -> dict[str, int]:
         return {"count": 0}
+
+    async def answer_subject() -> dict[str, str]:
+        return {"user": "ada"}
 
     async def answer_user(user: str) -> dict[str, int]:
         return {"count": 0}
@@ -61,19 +63,22 @@ def fastapi_alone(places: Places) -> FastAPI:
     async def answer_page(page: str) -> dict[str, int]:
         return {"count": 0}
 
-    for path in ("/plain", "/read", "/session"):
-        app.get(path)(answer)
-    for path in ("/change", "/sign-out"):
-        app.post(path)(answer)
+    # in the order of the other applications: a later route is found later
+    app.get("/plain")(answer)
+    app.get("/subject")(answer_subject)
+    app.get("/read")(answer)
+    app.post("/change")(answer)
     app.post("/sign-in/{user}")(answer_user)
+    app.post("/sign-out")(answer)
     app.post("/visit/{page}")(answer_page)
+    app.get("/session")(answer)
     return app
 
 
-def by_hand(places: Places) -> FastAPI:
-    """What one writes in an afternoon: an unsigned random id, ``get`` and ``set``."""
-    # redis-py's own limit of 100 makes errors of the requests beyond it
-    redis = Redis.from_url(places.redis, max_connections=1024)
+def by_hand(addresses: Addresses) -> FastAPI:
+    """An afternoon's work: an unsigned random id, ``get`` and ``set``."""
+    # beyond redis-py's default of 100 connections, requests fail
+    redis = Redis.from_url(addresses.redis, max_connections=1024)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -85,6 +90,11 @@ def by_hand(places: Places) -> FastAPI:
     @app.get("/plain")
     async def plain() -> dict[str, int]:
         return {"count": 0}
+
+    @app.get("/subject")
+    async def subject(request: Request) -> dict[str, str]:
+        session = json.loads(await redis.get("hand:" + request.cookies["sid"]))
+        return {"user": session["user"]}
 
     @app.get("/read")
     async def read(request: Request) -> dict[str, int]:
@@ -129,19 +139,25 @@ def by_hand(places: Places) -> FastAPI:
     return app
 
 
-def ours(make_store: Callable[[Places], Store]) -> Callable[[Places], FastAPI]:
+def ours(make_store: Callable[[Addresses], Store]) -> Callable[[Addresses], FastAPI]:
     """This library on one of its stores."""
 
-    def make(places: Places) -> FastAPI:
-        provider = SessionProvider(Basket, store=make_store(places), secret_key=SECRET)
+    def make(addresses: Addresses) -> FastAPI:
+        provider = SessionProvider(
+            Basket,
+            store=make_store(addresses),
+            secret_key=SECRET,
+            store_timeout=PATIENCE,
+            commit_timeout=PATIENCE,
+        )
         return _with_sessions(provider, SessionRoute)
 
     return make
 
 
-def least(places: Places) -> FastAPI:
-    """The same routes, and no promise behind them."""
-    return _with_sessions(LeastProvider(Redis.from_url(places.redis)), LeastRoute)
+def least(addresses: Addresses) -> FastAPI:
+    """This design without its promises."""
+    return _with_sessions(LeastProvider(Redis.from_url(addresses.redis)), LeastRoute)
 
 
 def _with_sessions(
@@ -154,6 +170,10 @@ def _with_sessions(
     @app.get("/plain")
     async def plain() -> dict[str, int]:
         return {"count": 0}
+
+    @app.get("/subject")
+    async def subject(session: UserSession) -> dict[str, str | None]:
+        return {"user": session.subject}
 
     @app.get("/read")
     async def read(session: UserSession) -> dict[str, int]:
@@ -187,36 +207,46 @@ def _with_sessions(
     return app
 
 
-def _sqlite(places: Places) -> Store:
-    return SQLStore.from_url(f"sqlite+aiosqlite:///{places.sqlite}", create_table=True)
+def _sqlite(addresses: Addresses) -> Store:
+    return SQLStore.from_url(f"sqlite+aiosqlite:///{addresses.sqlite}", create_table=True)
 
 
-def _postgres(places: Places) -> Store:
-    return SQLStore.from_url(places.postgres, create_table=True)
+def _postgres(addresses: Addresses) -> Store:
+    return SQLStore.from_url(addresses.postgres, create_table=True)
 
 
-FASTAPI = Contender("FastAPI alone", fastapi_alone, is_baseline=True)
+FASTAPI = Contender("FastAPI alone", lambda addresses: fastapi_alone(), is_baseline=True)
 BY_HAND = Contender("redis-py by hand", by_hand, uses_redis=True)
+OURS = Contender(
+    "this library, Redis",
+    ours(lambda addresses: RedisStore.from_url(addresses.redis)),
+    uses_redis=True,
+)
 BASELINES = (FASTAPI, BY_HAND)
 
 CONTENDERS = (
     *BASELINES,
-    Contender("ours, Redis", ours(lambda places: RedisStore.from_url(places.redis)), True),
-    Contender("the least of this design, Redis", least, uses_redis=True),
-    Contender("ours, memory", ours(lambda places: MemoryStore())),
-    Contender("ours, SQLite", ours(_sqlite)),
-    Contender("ours, PostgreSQL", ours(_postgres)),
-    Contender("Starlette SessionMiddleware", peers.starlette, in_store=False),
-    Contender("starsessions, on demand", peers.starsessions, uses_redis=True),
-    Contender("starsessions, autoload", peers.starsessions_autoload, uses_redis=True),
-    Contender("fastapi-sessions, memory", peers.fastapi_sessions),
+    OURS,
+    Contender("this design without promises, Redis", least, uses_redis=True),
+    Contender("this library, memory", ours(lambda addresses: MemoryStore())),
+    Contender("this library, SQLite", ours(_sqlite)),
+    Contender("this library, PostgreSQL", ours(_postgres)),
+    Contender("fastapi-redis-sdk, Redis", peers.fastapi_redis_sdk, uses_redis=True),
+    Contender("starsessions on demand, Redis", peers.starsessions, uses_redis=True),
+    Contender("starsessions autoload, Redis", peers.starsessions_autoload, uses_redis=True),
     Contender("Litestar, Redis", peers.litestar, uses_redis=True),
+    Contender("fastapi-sessions, memory", peers.fastapi_sessions),
+    Contender("Starlette SessionMiddleware, no store", peers.starlette, in_store=False),
 )
 
 
-def chosen(only: list[str]) -> Iterator[Contender]:
-    """Those whose name holds one of these words, and the two that all are compared with."""
-    for contender in CONTENDERS:
-        words = [word.lower() for word in only]
-        if not only or contender in BASELINES or any(w in contender.name.lower() for w in words):
-            yield contender
+def chosen(only: Sequence[str]) -> list[Contender]:
+    """Those with one of these words in their names, and the baselines; all if there are none."""
+    words = [word.lower() for word in only]
+    return [
+        contender
+        for contender in CONTENDERS
+        if not words
+        or contender in BASELINES
+        or any(word in contender.name.lower() for word in words)
+    ]

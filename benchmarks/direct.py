@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from .work import Answer, Request, Run, Send
@@ -11,7 +11,7 @@ from .work import Answer, Request, Run, Send
 
 @asynccontextmanager
 async def in_process(app: Any) -> AsyncIterator[Send]:
-    """Run an application's lifespan, and give what sends it requests meanwhile."""
+    """Run an application's lifespan around the block, which gets a function that sends requests."""
 
     async def send(requests: Sequence[Request], width: int) -> Run:
         return await _run(app, requests, width)
@@ -30,9 +30,9 @@ async def _run(app: Any, requests: Sequence[Request], width: int) -> Run:
             answers.append(await _call(app, _scope(request)))
             latencies.append(perf_counter() - began)
 
-    began = perf_counter()
+    began, cpu_began = perf_counter(), process_time()
     await asyncio.gather(*(work(number) for number in range(width)))
-    return Run(perf_counter() - began, latencies, answers)
+    return Run(perf_counter() - began, process_time() - cpu_began, latencies, answers)
 
 
 async def _call(app: Any, scope: dict[str, Any]) -> Answer:
@@ -42,7 +42,7 @@ async def _call(app: Any, scope: dict[str, Any]) -> Answer:
         sent.append(message)
 
     await app(scope, _receive, send)
-    # what is kept until the end makes work for the garbage collector: no more than needed
+    # answers are kept until the end, where they make work for the garbage collector: only cookies
     cookies = [header for header in sent[0]["headers"] if header[0] == b"set-cookie"]
     return Answer(sent[0]["status"], cookies, sent[1]["body"])
 
@@ -79,15 +79,15 @@ def _scope(request: Request) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _lifespan(app: Any) -> AsyncIterator[None]:
-    told: asyncio.Queue[Any] = asyncio.Queue()
-    said: asyncio.Queue[Any] = asyncio.Queue()
+    received: asyncio.Queue[Any] = asyncio.Queue()
+    sent: asyncio.Queue[Any] = asyncio.Queue()
     scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
-    task = asyncio.create_task(app(scope, told.get, said.put))
+    task = asyncio.create_task(app(scope, received.get, sent.put))
     for phase in ("startup", "shutdown"):
-        await told.put({"type": f"lifespan.{phase}"})
-        answer = await said.get()
-        if answer["type"] != f"lifespan.{phase}.complete":
-            raise RuntimeError(answer)
+        await received.put({"type": f"lifespan.{phase}"})
+        message = await sent.get()
+        if message["type"] != f"lifespan.{phase}.complete":
+            raise RuntimeError(message)
         if phase == "startup":
             yield
     await task

@@ -1,19 +1,19 @@
-"""The least of this design: a typed, signed session in Redis, and no promise beside it.
+"""This design without its promises: a typed, signed session in Redis, and nothing else.
 
 One signature, one parse, one dump, a write that replaces one version only, and at a sign-in the
 question whether the user's sessions are being revoked. No expiry, key rotation, second cookie of a
 name, cancellation, time limit, merge, origin check, event or list of devices: what this library
-takes more than this, those take.
+costs beyond this, it costs for those.
 """
 
 import asyncio
 import hmac
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha1
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
@@ -22,8 +22,6 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
-
-from fastapi_async_sessions.stores._batcher import Batcher
 
 from .work import SECRET, Basket
 
@@ -47,9 +45,39 @@ return done
 """
 _SHA = sha1(_SAVE.encode(), usedforsecurity=False).hexdigest()
 
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
 
-class Visit:
-    """One request's session, as far as the routes know one."""
+
+class Batches(Generic[_Item, _Answer]):
+    """Sends an item at once, and those that arrive before its answer together in the next call."""
+
+    def __init__(self, send: Callable[[list[_Item]], Awaitable[list[_Answer]]]) -> None:
+        self._send = send
+        self._waiting: list[tuple[_Item, asyncio.Future[_Answer]]] = []
+        self._is_sending = False
+
+    async def __call__(self, item: _Item) -> _Answer:
+        if self._is_sending:
+            answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+            self._waiting.append((item, answer))
+            return await answer
+        self._is_sending = True
+        (found,) = await self._send([item])
+        self._rest = asyncio.create_task(self._send_waiting())
+        return found
+
+    async def _send_waiting(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            answers = await self._send([item for item, _ in batch])
+            for (_, future), answer in zip(batch, answers, strict=True):
+                future.set_result(answer)
+        self._is_sending = False
+
+
+class LeastSession:
+    """One request's session, as far as the routes use one."""
 
     __slots__ = ("base", "data", "has_new_token", "is_gone", "token", "user", "version")
 
@@ -63,15 +91,15 @@ class Visit:
         self.is_gone = False
 
     @classmethod
-    def of(cls, token: bytes, stored: bytes) -> "Visit":
-        visit = cls.__new__(cls)
-        visit.token = token
-        visit.version = stored[:VERSION]
-        user, _, visit.base = stored[VERSION:].partition(b"\n")
-        visit.user = user.decode()
-        visit.data = _BASKET.validator.validate_json(visit.base)
-        visit.has_new_token = visit.is_gone = False
-        return visit
+    def of(cls, token: bytes, stored: bytes) -> "LeastSession":
+        session = cls.__new__(cls)
+        session.token = token
+        session.version = stored[:VERSION]
+        user, _, session.base = stored[VERSION:].partition(b"\n")
+        session.user = user.decode()
+        session.data = _BASKET.validator.validate_json(session.base)
+        session.has_new_token = session.is_gone = False
+        return session
 
     @property
     def subject(self) -> str | None:
@@ -96,23 +124,23 @@ class Visit:
 
 
 class LeastRoute(APIRoute):
-    """Commits when the route has returned, and lays the cookie on the response."""
+    """Commits when the route has returned, and adds the cookie to the response."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def handle_and_commit(request: Request) -> Response:
             response = await handler(request)
-            if "visit" in request.scope:
-                await request.scope["commit"](request.scope["visit"])
+            if "least" in request.scope:
+                await request.scope["commit"](request.scope["least"])
             return response
 
         return handle_and_commit
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_cookie(message: Message) -> None:
-            if "visit" in scope and message["type"] == "http.response.start":
-                headers = [*message["headers"], *scope["visit"].headers()]
+            if "least" in scope and message["type"] == "http.response.start":
+                headers = [*message["headers"], *scope["least"].headers()]
                 message = {**message, "headers": headers}
             await send(message)
 
@@ -124,45 +152,44 @@ class LeastProvider:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._reads: Batches[bytes, bytes | None] = Batches(self._read_all)
+        self._saves: Batches[tuple[bytes, bytes, bytes], int] = Batches(self._save_all)
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        loop = asyncio.get_running_loop()
-        self._reads: Batcher[bytes, bytes | None] = Batcher(loop, self._read_all)
-        self._saves: Batcher[tuple[bytes, bytes, bytes], int] = Batcher(loop, self._save_all)
         yield
         await self._redis.aclose()
 
-    async def __call__(self, connection: HTTPConnection) -> Visit:
+    async def __call__(self, connection: HTTPConnection) -> LeastSession:
         scope = connection.scope
-        scope["visit"], scope["commit"] = await self._visit(scope["headers"]), self._commit
-        return scope["visit"]
+        scope["least"], scope["commit"] = await self._session(scope["headers"]), self._commit
+        return scope["least"]
 
-    async def _visit(self, headers: Sequence[tuple[bytes, bytes]]) -> Visit:
+    async def _session(self, headers: Sequence[tuple[bytes, bytes]]) -> LeastSession:
         for name, value in headers:
             if name == b"cookie" and (cookies := _COOKIES(value)):
                 token, _, signature = cookies[0].partition(b".")
                 if hmac.compare_digest(_signature(token), signature):
                     stored = await self._reads(b"least:" + token)
                     if stored is not None:
-                        return Visit.of(token, stored)
-        return Visit()
+                        return LeastSession.of(token, stored)
+        return LeastSession()
 
-    async def _commit(self, visit: Visit) -> None:
-        if visit.is_gone:
-            await self._redis.delete(b"least:" + visit.token)
+    async def _commit(self, session: LeastSession) -> None:
+        if session.is_gone:
+            await self._redis.delete(b"least:" + session.token)
             return
-        data = _BASKET.serializer.to_json(visit.data)
-        if data == visit.base:
+        data = _BASKET.serializer.to_json(session.data)
+        if data == session.base:
             return
-        _BASKET.validator.validate_json(data)  # the next request will
+        _BASKET.validator.validate_json(data)  # or the next request could not read it
         version = secrets.token_hex(VERSION // 2).encode()
-        value = version + visit.user.encode() + b"\n" + data
-        # who comes second is refused, and told nothing
-        save = self._saves((b"least:" + visit.token, visit.version, value))
+        value = version + session.user.encode() + b"\n" + data
+        # of two changes at once the second is dropped, and its client is not told
+        save = self._saves((b"least:" + session.token, session.version, value))
         await asyncio.shield(asyncio.create_task(save))
-        if visit.has_new_token:
-            await self._reads(b"revoked:" + visit.user.encode())
+        if session.has_new_token:
+            await self._reads(b"revoked:" + session.user.encode())
 
     async def _read_all(self, keys: list[bytes]) -> list[bytes | None]:
         return list(await self._redis.execute_command("MGET", *keys))

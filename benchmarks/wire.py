@@ -1,11 +1,10 @@
 """Sends requests over HTTP to an application under uvicorn, in a process of its own.
 
-Run as a module it is that process: ``python -m benchmarks.wire NAME FD CORE`` and the places.
+That process is this module: ``python -m benchmarks.wire NAME FD CORE`` and the addresses.
 """
 
 import asyncio
 import gc
-import os
 import socket
 import subprocess
 import sys
@@ -15,40 +14,30 @@ from dataclasses import astuple
 from time import perf_counter
 from typing import cast
 
-from .contenders import CONTENDERS, Contender, Places
+from .contenders import CONTENDERS, Addresses, Contender
+from .cpu import cpu_seconds, pin
 from .work import Answer, Request, Run, Send
-
-
-def pin(core: int) -> None:
-    """Stay on one core, where the system can do that."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
-
-
-def cores() -> tuple[int, int]:
-    """One core for the application, and another one for everything else where there is one."""
-    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-    return usable[0], usable[-1]
 
 
 @asynccontextmanager
 async def over_http(
-    contender: Contender, places: Places, *, core: int, connections: int
+    contender: Contender, addresses: Addresses, *, core: int, connections: int
 ) -> AsyncIterator[Send]:
-    """Serve a contender on a core; what is given sends over that many connections."""
+    """Serve a contender on a core, and connect to it that many times."""
     loop = asyncio.get_running_loop()
     pool: list[Connection] = []
 
     async def send(requests: Sequence[Request], width: int) -> Run:
         work = Work(loop.create_future(), len(requests))
         raw = [_bytes(request) for request in requests]
-        began = perf_counter()
+        began, cpu_began = perf_counter(), cpu_seconds(worker.pid)
         for number, connection in enumerate(pool[:width]):
             connection.take(work, raw[number::width])
         await asyncio.wait_for(work.done, 300)
-        return Run(perf_counter() - began, work.latencies, work.answers())
+        seconds, cpu = perf_counter() - began, cpu_seconds(worker.pid) - cpu_began
+        return Run(seconds, cpu, work.latencies, work.answers())
 
-    with _served(contender, places, core) as port:
+    with _served(contender, addresses, core) as (worker, port):
         for _ in range(connections):
             made = await loop.create_connection(Connection, "127.0.0.1", port)
             pool.append(made[1])
@@ -58,21 +47,23 @@ async def over_http(
 
 
 @contextmanager
-def _served(contender: Contender, places: Places, core: int) -> Iterator[int]:
-    # the listener is ours: who connects waits in its backlog until the server is there
+def _served(
+    contender: Contender, addresses: Addresses, core: int
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    # connections wait in the listener's backlog until the worker accepts them
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         fd, port = listener.fileno(), listener.getsockname()[1]
         command = [sys.executable, "-m", "benchmarks.wire", contender.name, str(fd), str(core)]
-        server = subprocess.Popen([*command, *astuple(places)], pass_fds=[fd])
+        worker = subprocess.Popen([*command, *astuple(addresses)], pass_fds=[fd])
         try:
-            yield port
+            yield worker, port
         finally:
-            server.terminate()
-            server.wait(timeout=30)
+            worker.terminate()
+            worker.wait(timeout=30)
 
 
 class Work:
-    """What comes back of one run."""
+    """The replies to one run of requests."""
 
     def __init__(self, done: asyncio.Future[None], wanted: int) -> None:
         self.done = done
@@ -91,10 +82,10 @@ class Work:
 
 
 class Connection(asyncio.Protocol):
-    """One browser's connection, kept alive: sends a request when the last one was answered."""
+    """A connection that is kept alive and sends its next request when the last was answered."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclass
+        # uvloop's transports are not subclasses of asyncio's
         self.transport = cast(asyncio.Transport, transport)
         self._reply = b""
 
@@ -152,26 +143,26 @@ def _answer(reply: bytes) -> Answer:
     return Answer(int(status[9:12]), [(name, value.strip()) for name, _, value in pairs], body)
 
 
-def serve(name: str, listener: int, core: int, places: Places) -> None:
+def serve(name: str, listener: int, core: int, addresses: Addresses) -> None:
     """One worker of uvicorn on one core."""
     import uvicorn
 
     pin(core)
     (contender,) = [each for each in CONTENDERS if each.name == name]
     config = uvicorn.Config(
-        contender.make(places),
+        contender.make(addresses),
         loop="uvloop",
         http="httptools",
         log_level="critical",
         access_log=False,
-        # between two rounds the others have their turns
+        # a connection is idle while the other contenders have their turns
         timeout_keep_alive=3600,
     )
-    # as in one process: nobody pays for the modules that were imported
+    # the garbage collector does not look through imported modules again and again
     gc.collect()
     gc.freeze()
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=listener)])
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Places(*sys.argv[4:]))
+    serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Addresses(*sys.argv[4:]))

@@ -1,0 +1,92 @@
+"""The tables of a run."""
+
+from collections.abc import Callable, Sequence
+from statistics import median
+
+from .results import CONTENDED, SCENARIOS, Figure, Results
+
+ALONE = "FastAPI alone"
+
+Table = Sequence[Sequence[str]]
+"""Rows of cells; the first row has the names of the columns."""
+
+Cell = Callable[[str, str], str]
+"""The text of a table for a scenario and a contender."""
+
+CAPTIONS = {
+    "CPU shares": "The CPU time of a request in FastAPI alone, divided by the CPU time of the same "
+    "request with sessions: 0.50 means twice the work.",
+    "CPU times": "Microseconds of the worker's CPU time for a request: the median of all rounds, "
+    "and in brackets the lowest and the highest.",
+    "rates": "Requests per second, as a share of those of FastAPI alone. Other programs on the "
+    "machine change these figures.",
+    "latencies": "The 99th percentile of the latencies, in milliseconds. Other programs on the "
+    "machine change these figures even more.",
+    "contended": "The CPU time of a request when all connections change one session at the same "
+    "time, and which of the changes that were answered with 200 were there afterwards.",
+    "commands": "Commands that a request sends to Redis; less than one where requests share them.",
+}
+
+
+def show(results: Results) -> None:
+    """Print all tables, and which contenders were not measured."""
+    for name, table in tables(results).items():
+        print(f"\n## {name}\n{CAPTIONS[name]}\n")
+        print_table(table)
+    for name, reason in results.skipped.items():
+        print(f"not measured: {name}: {reason}")
+
+
+def tables(results: Results) -> dict[str, Table]:
+    """All tables of a run, by their names."""
+
+    def share(figure: Figure) -> Cell:
+        return lambda scenario, name: _median(results.ratios(scenario, ALONE, name, figure))
+
+    def spread(figure: Figure, form: str) -> Cell:
+        return lambda scenario, name: _spread(results.values(scenario, name, figure), form)
+
+    def commands(scenario: str, name: str) -> str:
+        sent = results.commands[name][scenario]
+        return ", ".join(f"{calls:.2g} {command}" for command, calls in sent.items()) or "none"
+
+    names = results.contenders()
+    return {
+        "CPU shares": _table(SCENARIOS, names, share("cpu_us")),
+        "CPU times": _table(SCENARIOS, names, spread("cpu_us", ".0f")),
+        "rates": _table(SCENARIOS, names, share("time_us")),
+        "latencies": _table(SCENARIOS, names, spread("p99_ms", ".1f")),
+        "contended": _contended(results),
+        "commands": _table(SCENARIOS, list(results.commands), commands),
+    }
+
+
+def _contended(results: Results) -> Table:
+    head = ["", "microseconds", "confirmed changes that were kept"]
+    rows = [
+        [name, _spread(results.values(CONTENDED, name, "cpu_us"), ".0f"), f"{share:.1%}"]
+        for name, share in results.kept.items()
+    ]
+    return [head, *rows]
+
+
+def _table(columns: Sequence[str], names: Sequence[str], cell: Cell) -> Table:
+    return [["", *columns], *([name, *(cell(each, name) for each in columns)] for name in names)]
+
+
+def print_table(table: Table) -> None:
+    """Columns side by side."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def _median(values: Sequence[float]) -> str:
+    return f"{median(values):.2f}" if values else ""
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    if not values:
+        return ""
+    return f"{median(values):{form}} [{min(values):{form}}-{max(values):{form}}]"
