@@ -75,9 +75,13 @@ class HookedStore(Store):
         await self._call("delete")
         return await self.inner.delete(key)
 
-    async def find(self, subject: str) -> list[tuple[str, Record]]:
+    async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
         await self._call("find")
-        return await self.inner.find(subject)
+        return await self.inner.find(owner, limit)
+
+    async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
+        await self._call("delete_owned")
+        return await self.inner.delete_owned(owner, keep=keep)
 
     async def _call(self, verb: str) -> None:
         self.calls.append(verb)
