@@ -26,55 +26,6 @@ class Data(BaseModel):
     lines: list[Line] = []
 
 
-class SpyStore(Store):
-    """Hands each call on to a store of the library, writes it down, and fails when told to."""
-
-    def __init__(self, inner: Store) -> None:
-        self.inner = inner
-        self.calls: list[str] = []
-        self.keys: list[str] = []
-        self.failing: set[str] = set()
-
-    async def create(self, key: str, record: Record) -> bool:
-        self._call("create", key)
-        return await self.inner.create(key, record)
-
-    async def load(self, key: str) -> Record | None:
-        self._call("load", key)
-        return await self.inner.load(key)
-
-    async def save(self, key: str, record: Record, *, replaces: str) -> bool:
-        self._call("save", key)
-        return await self.inner.save(key, record, replaces=replaces)
-
-    async def delete(self, key: str) -> bool:
-        self._call("delete", key)
-        return await self.inner.delete(key)
-
-    async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
-        self._call("find")
-        return await self.inner.find(owner, limit)
-
-    async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
-        self._call("delete_owned")
-        return await self.inner.delete_owned(owner, keep=keep)
-
-    async def held(self) -> dict[str, Record]:
-        """The live records under all keys that were ever used."""
-        found = {key: await self.inner.load(key) for key in dict.fromkeys(self.keys)}
-        return {key: record for key, record in found.items() if record is not None}
-
-    @property
-    def writes(self) -> list[str]:
-        return [verb for verb in self.calls if verb in WRITES]
-
-    def _call(self, verb: str, *keys: str) -> None:
-        self.calls.append(verb)
-        self.keys.extend(keys)
-        if verb in self.failing:
-            raise StoreUnavailable("told to fail")
-
-
 def make_provider(store: Store | None = None, model: Any = Data, **options: Any) -> Any:
     """A provider with defaults for everything that a test does not set."""
     return SessionProvider(

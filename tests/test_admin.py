@@ -504,7 +504,7 @@ async def test_a_store_without_find_says_what_to_write():
 async def test_a_store_that_fails_is_an_error_for_all_of_it(get_session, store):
     """Never an empty list and never "0 ended"."""
     key = await key_of(await signed_in(get_session))
-    store.failing = {"create", "load", "save", "delete", "find", "delete_owned"}
+    store.hook = failing("create", "load", "save", "delete", "find", "delete_owned")
     for answer in (
         get_session.sessions("42"),
         get_session.revoke(key),

@@ -43,43 +43,8 @@ class Data(BaseModel):
 def slow(turns: int) -> Hook:
     """Hook of a store that takes some turns of the event loop before and after each call."""
 
-    def __init__(self, inner: Store) -> None:
-        self.inner = inner
-        self.turns = 3
-        self.hangs: set[str] = set()
-        self.calls: list[str] = []
-
-    async def create(self, key: str, record: Record) -> bool:
-        return await self._slowly("create", self.inner.create, key, record)
-
-    async def load(self, key: str) -> Record | None:
-        return await self._slowly("load", self.inner.load, key)
-
-    async def save(self, key: str, record: Record, *, replaces: str) -> bool:
-        return await self._slowly("save", self.inner.save, key, record, replaces=replaces)
-
-    async def delete(self, key: str) -> bool:
-        return await self._slowly("delete", self.inner.delete, key)
-
-    async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
-        return await self._slowly("find", self.inner.find, owner, limit)
-
-    async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
-        return await self._slowly("delete_owned", self.inner.delete_owned, owner, keep=keep)
-
-    async def _slowly(self, verb: str, call: Any, *arguments: Any, **options: Any) -> Any:
-        self.calls.append(verb)
-        await self._wait()
-        if verb in self.hangs:
-            await asyncio.sleep(FOREVER)
-        answer = await call(*arguments, **options)
-        await self._wait()
-        return answer
-
-    async def until_called(self, verb: str, times: int = 1) -> None:
-        for _ in range(10_000):
-            if self.calls.count(verb) >= times:
-                return
+    async def wait() -> None:
+        for _ in range(turns):
             await asyncio.sleep(0)
 
     async def hook(call: StoreCall) -> Any:

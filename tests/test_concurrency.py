@@ -121,6 +121,11 @@ def kinds(events: list[SessionEvent]) -> list[str]:
     return [event.kind for event in events]
 
 
+async def as_ada(session: Session[Any]) -> None:
+    """A route that signs in."""
+    session.renew(subject="ada")
+
+
 def change(**fields: Any) -> Callable[[Session[Any]], Awaitable[None]]:
     """A route that sets fields."""
 
@@ -934,7 +939,7 @@ async def test_a_sign_in_survives_the_end_of_the_session_that_it_began_in(
     assert stored.key != key
 
 
-@pytest.mark.parametrize("moment", ["route", "create", "find", "load"])
+@pytest.mark.parametrize("moment", ["route", "create", "delete_owned", "load"])
 async def test_revoke_all_ends_a_sign_in_that_is_under_way(
     provide: Any, store: HookedStore, clock: FrozenClock, moment: str
 ) -> None:
@@ -951,10 +956,10 @@ async def test_revoke_all_ends_a_sign_in_that_is_under_way(
         session.renew(subject="ada")
         if moment == "route":
             await revoke_ada()
-        elif moment == "find":
-            # the sign-in is stored after the list was read and before anything is deleted
+        elif moment == "delete_owned":
+            # the sign-in is stored after the revocation is and before anything is deleted
             clock.advance(SECOND)
-            store.hooks["find"] = [session.commit]
+            store.hooks["delete_owned"] = [session.commit]
             await provider.revoke_all("ada")
         else:
             store.hooks[moment] = [revoke_ada]
@@ -992,6 +997,77 @@ async def test_a_sign_in_after_revoke_all_stands(provide: Any, clock: FrozenCloc
     client = Client(provider)
     await provider.revoke_all("ada")
     clock.advance(SECOND)
+    await client.sign_in()
+    assert await client.is_live()
+
+
+@pytest.mark.parametrize(
+    ("verb", "before"), [("delete_owned", 0), ("delete_owned", 1), ("save", 0)]
+)
+async def test_a_sign_in_while_sessions_are_deleted_fails(
+    provide: Any, store: HookedStore, clock: FrozenClock, verb: str, before: int
+) -> None:
+    """Its request began after the revocation, but a page could still delete its session. It is
+    refused, so that no sign-in that succeeded is ended; the next one stays."""
+    provider = provide()
+    await Client(provider).sign_in()
+    clock.advance(SECOND)
+    late, answers = Client(provider), list[Any]()
+
+    async def sign_in_late() -> None:
+        store.hooks.clear()
+        clock.advance(SECOND)
+        answers.append(await late.request(as_ada))
+
+    store.hooks[verb] = [*[None] * before, sign_in_late]
+    await provider.revoke_all("ada")
+    (answer,) = answers
+    assert isinstance(answer.error, SessionConflict)
+    assert await provider.sessions("ada") == []
+    clock.advance(SECOND)
+    await late.sign_in()
+    assert await late.is_live()
+
+
+async def test_a_revocation_that_was_not_completed_refuses_sign_ins_for_a_while(
+    provide: Any, store: HookedStore, clock: FrozenClock
+) -> None:
+    """As long as one of its calls could still be under way, and no longer."""
+    provider = provide()
+
+    async def fail() -> None:
+        raise StoreUnavailable("down")
+
+    store.hooks["delete_owned"] = [fail]
+    with pytest.raises(StoreUnavailable):
+        await provider.revoke_all("ada")
+    store.hooks.clear()
+    settings, client = provider.repository.settings, Client(provider)
+    clock.advance(settings.commit_timeout + settings.store_timeout - SECOND)
+    answer = await client.request(as_ada)
+    assert isinstance(answer.error, SessionConflict)
+    clock.advance(SECOND)
+    await client.sign_in()
+    assert await client.is_live()
+
+
+async def test_sign_ins_are_refused_until_the_last_of_several_revocations_is_done(
+    provide: Any, store: HookedStore, clock: FrozenClock
+) -> None:
+    """One that ends first says nothing for the one that is still deleting."""
+    provider, client = provide(), Client(provide())
+    answers = list[Any]()
+
+    async def revoke_and_sign_in() -> None:
+        store.hooks.clear()
+        clock.advance(SECOND)
+        await provider.revoke_all("ada")
+        clock.advance(SECOND)
+        answers.append(await client.request(as_ada))
+
+    store.hooks["delete_owned"] = [revoke_and_sign_in]
+    await provider.revoke_all("ada")
+    assert isinstance(answers[0].error, SessionConflict)
     await client.sign_in()
     assert await client.is_live()
 
@@ -1061,6 +1137,9 @@ async def test_revocations_at_once_all_succeed(provide: Any, clock: FrozenClock)
     clock.advance(SECOND)
     assert sum(await asyncio.gather(*(provider.revoke_all("ada") for _ in range(5)))) == 1
     assert not await client.is_live()
+    clock.advance(SECOND)
+    await client.sign_in()
+    assert await client.is_live()
 
 
 @pytest.mark.parametrize("verb", ["create", "save", "load"])

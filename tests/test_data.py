@@ -55,8 +55,8 @@ class DataSite(ScriptedSite):
         record = await self.store.inner.load(key)
         assert record is not None
         body = record.body[:HEADER_SIZE] + raw
-        planted = Record(body, new_version(), record.owner, record.expires_at)
-        assert await self.store.inner.save(key, planted, replaces=record.version)
+        written = Record(body, new_version(), record.owner, record.expires_at)
+        assert await self.store.inner.save(key, written, replaces=record.version)
 
 
 async def stored_session(model: Any, begin: Action, **options: Any) -> DataSite:

@@ -81,39 +81,8 @@ class Browser:
     secret: str = ""
 
 
-class FailingStore(Store):
-    """Raises before it does anything while it is down."""
-
-    def __init__(self, inner: Store) -> None:
-        self.inner = inner
-        self.is_down = False
-
-    async def create(self, key: str, record: Record) -> bool:
-        return await self._ask(self.inner.create, key, record)
-
-    async def load(self, key: str) -> Record | None:
-        return await self._ask(self.inner.load, key)
-
-    async def save(self, key: str, record: Record, *, replaces: str) -> bool:
-        return await self._ask(self.inner.save, key, record, replaces=replaces)
-
-    async def delete(self, key: str) -> bool:
-        return await self._ask(self.inner.delete, key)
-
-    async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
-        return await self._ask(self.inner.find, owner, limit)
-
-    async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
-        return await self._ask(self.inner.delete_owned, owner, keep=keep)
-
-    async def _ask(self, call: Any, *arguments: Any, **options: Any) -> Any:
-        if self.is_down:
-            raise StoreUnavailable("told to fail")
-        return await call(*arguments, **options)
-
-
-class LifeOfSessions(RuleBasedStateMachine):
-    """Each rule does a thing to the library and to the model, and compares what both say."""
+class SessionMachine(RuleBasedStateMachine):
+    """Each rule does the same to the library and to the model, and compares the two."""
 
     open_store: Callable[[FrozenClock], Coroutine[Any, Any, Store]]
     browsers = Bundle("browsers")

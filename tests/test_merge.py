@@ -445,24 +445,7 @@ def test_values_as_deep_as_pydantic_reads_them_are_merged() -> None:
     )
 
 
-@pytest.mark.parametrize("writes", [0, 1, 23, 24, 25, 60])
-def test_a_version_remembers_the_24_writes_before_it(writes: int) -> None:
-    """So that a request whose reply was lost knows its write under those of others."""
-    mine = version = new_version("somebody.else")
-    for _ in range(writes):
-        version = new_version(version)
-    assert includes_write(version, mine) is (writes <= 24)
-    assert not includes_write(version, new_version())
-
-
-@given(st.text("ab.-_", max_size=600))
-def test_a_version_has_at_most_512_characters(before: str) -> None:
-    """Whatever it replaces; the earliest writes are left out, never a part of a name."""
-    version = new_version(before)
-    assert len(version) <= 512
-    own, *names = version.split(".")
-    assert len(own) == 14
-    assert names == before.split(".")[: len(names)] or not before
+AB = [(0, 0), (1, 0), (0, 1)]
 
 
 def _replaced(value: Any, source: Any, names: set[str]) -> Any:

@@ -48,43 +48,9 @@ def raises(*verbs: str) -> Hook:
     return failing(*verbs, error=DriverError("hunter2"))
 
 
-class FailingStore(Store):
-    """Does, for each verb that has a trouble, what the trouble does."""
-
-    def __init__(self, clock: FrozenClock) -> None:
-        self.inner = MemoryStore(clock=clock)
-        self.trouble: dict[str, Deed] = {}
-
-    def fail(self, deed: Deed, *verbs: str) -> None:
-        self.trouble = dict.fromkeys(verbs or VERBS, deed)
-
-    async def create(self, key: str, record: Record) -> bool:
-        await self._meet("create")
-        return await self.inner.create(key, record)
-
-    async def load(self, key: str) -> Record | None:
-        await self._meet("load")
-        return await self.inner.load(key)
-
-    async def save(self, key: str, record: Record, *, replaces: str) -> bool:
-        await self._meet("save")
-        return await self.inner.save(key, record, replaces=replaces)
-
-    async def delete(self, key: str) -> bool:
-        await self._meet("delete")
-        return await self.inner.delete(key)
-
-    async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
-        await self._meet("find")
-        return await self.inner.find(owner, limit)
-
-    async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
-        await self._meet("delete_owned")
-        return await self.inner.delete_owned(owner, keep=keep)
-
-    async def _meet(self, verb: str) -> None:
-        if verb in self.trouble:
-            await self.trouble[verb]()
+def hangs(*verbs: str) -> Hook:
+    """The connection is open and nothing comes back."""
+    return Gate(*verbs)
 
 
 @pytest.fixture

@@ -82,9 +82,9 @@ class Releases:
         """The cookie of a session that a release with this model stored."""
         return await stored_cookies(self.provider(type(data)), data)
 
-    async def put(self, body: bytes, cookies: dict[str, str]) -> None:
-        """Something else under the key of that cookie."""
-        ((key, record),) = (await self.store.held()).items()
+    async def overwrite(self, body: bytes) -> None:
+        """Replace the body of the only record."""
+        ((key, record),) = (await self.store.records()).items()
         written = Record(body, new_version(), record.owner, record.expires_at)
         assert await self.store.inner.save(key, written, replaces=record.version)
 

@@ -1,14 +1,15 @@
 """The revocation of all sessions of a subject, including sign-ins in flight.
 
-It wins against sign-ins in flight, and ends none that is accepted after it. First a record under a
-key of its own says when the sessions were revoked and until when they are being deleted, then they
-are deleted page by page, then that record says that this is done. A sign-in writes its session,
-then loads that record. If the sessions were revoked after the sign-in's request began, or are being
-deleted at this moment, it deletes its session again and fails. So each page may delete whatever it
-finds: a session whose sign-in succeeded is older than the revocation, or is written after the last
-page.
+First, a record with a key of its own is written: it says when the sessions were revoked, and that
+they are being deleted. Then they are deleted, page by page, and the record is written again: they
+are no longer being deleted. A sign-in first writes its session and then loads that record. If the
+revocation is not older than the request, or sessions are being deleted, the sign-in deletes its
+session again and fails.
 
-The record has an end by itself, for a process that dies before it has said that it is done.
+A page can therefore delete every session that it finds: none of them is of a sign-in that has
+succeeded after the revocation. Either it loaded the record before the revocation was written, and
+is older, or it loaded it after the last page. The record says until when that page has come at the
+latest, for a process that dies before it.
 """
 
 from datetime import timedelta
@@ -29,11 +30,11 @@ class Revocation(NamedTuple):
     """A revocation of all sessions of a subject; times are microseconds.
 
     Attributes:
-        at: A request that began at this moment or before signs nobody in.
-        running: How many calls are deleting sessions.
-        until: When they have ended, whether they have said so or not.
-        version: That of the record.
-        before: The revocation that this one replaced.
+        at: When the sessions were revoked. A request that did not begin later signs nobody in.
+        running: The number of calls that are deleting sessions.
+        until: When all of them have ended, also those that did not say so.
+        version: The version of the record.
+        before: The revocation that this one replaced, if there was one.
     """
 
     at: int
@@ -44,30 +45,33 @@ class Revocation(NamedTuple):
 
     @classmethod
     def read(cls, record: Record) -> "Revocation":
-        """The revocation that a record holds."""
+        """Read a record."""
         at, running, until = map(int, record.body.split())
         return cls(at, running, until, record.version)
 
     def record(self, now: int) -> Record:
-        """The record that holds the revocation."""
+        """Return the record to write at this time."""
         body = b"%d %d %d" % (self.at, self.running, self.until)
         return Record(body, self.version, None, from_microseconds(now) + _KEPT_FOR)
 
     def is_running(self, now: int) -> bool:
-        """Whether sessions may still be deleted at a moment."""
+        """Return whether sessions may still be deleted at this time."""
         return self.running > 0 and now < self.until
 
     def ends(self, since: int, now: int) -> bool:
-        """Whether a sign-in fails now, whose request began at a moment."""
+        """Return whether a sign-in fails now, if its request began at ``since``."""
         return self.at >= since or self.is_running(now)
 
     def exempts(self, since: int) -> bool:
-        """Whether the sign-in of a request that is kept succeeds: no other revocation ends it."""
+        """Return whether the session to keep, of a request that began at ``since``, may sign in.
+
+        It may not if an earlier revocation ends it too.
+        """
         return self.before is None or not self.before.ends(since, self.at)
 
 
 async def begin_revocation(repository: Repository[Any], subject: str) -> Revocation:
-    """Write down that all sessions of a subject end now, before they are deleted."""
+    """Write the record that all sessions of a subject are revoked now and being deleted."""
     store, key = repository.store, _key(repository, subject)
     before: Record | None = None
     for _ in range(_MAX_TRIES):
@@ -85,10 +89,10 @@ async def begin_revocation(repository: Repository[Any], subject: str) -> Revocat
 
 
 async def end_revocation(repository: Repository[Any], subject: str, revocation: Revocation) -> None:
-    """Write down that all sessions are deleted, so that the subject can sign in again."""
+    """Write the record that the sessions are deleted, so that the subject can sign in again."""
     store, key = repository.store, _key(repository, subject)
     for _ in range(_MAX_TRIES):
-        # under a version that names the one before it, so that a session that is exempt stays so
+        # the version includes the one before it, so that an exempt session stays exempt
         version, running = new_version(revocation.version), revocation.running - 1
         done = revocation._replace(version=version, running=running)
         record = done.record(repository.settings.now())
@@ -103,7 +107,7 @@ async def end_revocation(repository: Repository[Any], subject: str, revocation: 
 async def is_revoked(
     repository: Repository[Any], subject: str, since: int, exempt_from: str | None
 ) -> bool:
-    """Whether a sign-in fails whose request began at a moment, in microseconds.
+    """Return whether a sign-in fails, if its request began at ``since`` (microseconds).
 
     ``exempt_from`` is the version of a revocation that does not count.
     """
@@ -115,11 +119,11 @@ async def is_revoked(
 
 def _next(repository: Repository[Any], now: int, before: Revocation | None) -> Revocation:
     settings = repository.settings
-    # the last call may be sent at the end of the one and take all of the other
+    # the last page may be asked for at the end of the one, and take as long as the other
     until = now + (settings.commit_timeout + settings.store_timeout) // _MICROSECOND
     if before is None:
         return Revocation(now, 1, until, new_version())
-    # of two revocations at once the later moments count, whichever is written last
+    # of two concurrent revocations the later times count, whichever is written last
     running = before.running + 1 if before.is_running(now) else 1
     at, until = max(now, before.at), max(until, before.until)
     return Revocation(at, running, until, new_version(), before)

@@ -781,9 +781,9 @@ def test_the_tests_of_optional_verbs_are_skipped():
     finds = {name for name in dir(contract) if "find" in name or "delete_owned" in name}
     finds.add("test_an_owner_may_be_any_text")
     assert skipped == {
-        **dict.fromkeys(finds, "Smallest does not write find()"),
-        "test_clear_removes_every_record": "Smallest does not write clear()",
-        "test_count_follows_what_is_stored": "Smallest does not write count()",
+        **dict.fromkeys(finds, "Smallest does not implement find()"),
+        "test_clear_removes_every_record": "Smallest does not implement clear()",
+        "test_count_follows_what_is_stored": "Smallest does not implement count()",
     }
 
 
