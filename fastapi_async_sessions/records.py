@@ -14,14 +14,15 @@ class Record:
 
     Attributes:
         body: Opaque bytes, at most ``MAX_BODY_BYTES``.
-        version: Different after every write; at most 64 characters of ``[A-Za-z0-9_.-]``.
-        subject: The user whose session it is, for ``Store.find``; at most 400 characters.
+        version: Different after every write; at most 512 characters of ``[A-Za-z0-9_.-]``.
+        owner: The user whose session it is, for ``find`` and ``delete_owned`` of a store: opaque
+            text of 1 to 400 characters; None if nobody is signed in.
         expires_at: An aware datetime in UTC; from then on the record does not exist.
     """
 
     body: bytes = field(repr=False)
     version: str
-    subject: str | None
+    owner: str | None
     expires_at: datetime
 
 
@@ -43,18 +44,23 @@ def from_microseconds(count: int) -> datetime:
     return _EPOCH + timedelta(microseconds=count)
 
 
-_GENERATIONS = 4
+_EARLIER_WRITES = 24
+_MAX_VERSION = 512
 
 
 def new_version(replaces: str = "") -> str:
-    """Return the version of a write: its own random name, then those of the three writes before it.
+    """Return the version of a write: its own random name, then those of the 24 writes before it.
 
     When a reply was lost, the names show whether the write was done, even if others followed it.
     """
-    name = secrets.token_bytes(7).hex()
-    return ".".join([name, *replaces.split(".")[: _GENERATIONS - 1]]) if replaces else name
+    version = secrets.token_bytes(7).hex()
+    for earlier in replaces.split(".")[:_EARLIER_WRITES] if replaces else ():
+        if len(version) + 1 + len(earlier) > _MAX_VERSION:
+            break
+        version = f"{version}.{earlier}"
+    return version
 
 
 def includes_write(version: str, write: str) -> bool:
-    """Return whether a version is that of this write, or of one of the three writes after it."""
+    """Return whether a version is that of this write, or of one of the 24 writes after it."""
     return write.partition(".")[0] in version.split(".")

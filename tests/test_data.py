@@ -55,7 +55,7 @@ class DataSite(ScriptedSite):
         record = await self.store.inner.load(key)
         assert record is not None
         body = record.body[:HEADER_SIZE] + raw
-        written = Record(body, new_version(), record.subject, record.expires_at)
+        written = Record(body, new_version(), record.owner, record.expires_at)
         assert await self.store.inner.save(key, written, replaces=record.version)
 
 

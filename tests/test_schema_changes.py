@@ -85,7 +85,7 @@ class Releases:
     async def overwrite(self, body: bytes) -> None:
         """Replace the body of the only record."""
         ((key, record),) = (await self.store.records()).items()
-        written = Record(body, new_version(), record.subject, record.expires_at)
+        written = Record(body, new_version(), record.owner, record.expires_at)
         assert await self.store.inner.save(key, written, replaces=record.version)
 
     def kinds(self) -> list[str]:

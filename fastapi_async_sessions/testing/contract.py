@@ -14,7 +14,9 @@ from .clock import FrozenClock
 
 _LIFETIME = timedelta(hours=1)
 _TICK = timedelta(milliseconds=1)
+_MINUTE = timedelta(minutes=1)
 _CROWD = 50
+_MANY = 120  # more than find() lists where no limit is given
 
 
 _Scenario = Callable[[Any, Store, FrozenClock], Coroutine[Any, Any, None]]
@@ -65,17 +67,17 @@ class StoreContract:
     async def test_a_created_record_is_loaded_as_it_was(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """Body, version, subject and expiry come back exactly."""
-        key, record = _key(), _record(clock, subject="user:42")
+        """Body, version, owner and expiry come back exactly."""
+        key, record = _key(), _record(clock, owner="user:42")
         _expect(await store.create(key, record), True, "create() of a new key")
         _expect(await store.load(key), record, "load() after create()")
 
     @_behaviour
-    async def test_a_record_may_have_no_subject(self, store: Store, clock: FrozenClock) -> None:
+    async def test_a_record_may_have_no_owner(self, store: Store, clock: FrozenClock) -> None:
         """None does not become an empty string."""
         key = _key()
-        await store.create(key, _record(clock, subject=None))
-        _expect(_existing(await store.load(key)).subject, None, "the subject")
+        await store.create(key, _record(clock, owner=None))
+        _expect(_existing(await store.load(key)).owner, None, "the owner")
 
     @_behaviour
     async def test_a_body_may_be_any_bytes(self, store: Store, clock: FrozenClock) -> None:
@@ -102,6 +104,19 @@ class StoreContract:
             _expect(loaded, expires_at, "expires_at")
 
     @_behaviour
+    async def test_a_version_may_have_512_characters(
+        self, store: Store, clock: FrozenClock
+    ) -> None:
+        """They are kept and compared to the last one."""
+        key, longest, newer = _key(), "v" * 511, _record(clock, body=b"new")
+        record = replace(_record(clock), version=longest + "a")
+        await store.create(key, record)
+        _expect(await store.load(key), record, "load() after create()")
+        saved = await store.save(key, newer, replaces=longest + "b")
+        _expect(saved, False, "save() over a version whose last character is another")
+        _expect(await store.save(key, newer, replaces=longest + "a"), True, "save() over its own")
+
+    @_behaviour
     async def test_an_unknown_key_is_missing(self, store: Store, clock: FrozenClock) -> None:
         """No verb finds a record under it, and only create() makes one."""
         key = _key()
@@ -123,7 +138,7 @@ class StoreContract:
     @_behaviour
     async def test_a_repeated_create_succeeds(self, store: Store, clock: FrozenClock) -> None:
         """A driver that lost the reply sends a write again; it is recognised by its version."""
-        key, record = _key(), _record(clock, subject="user:42")
+        key, record = _key(), _record(clock, owner="user:42")
         await store.create(key, record)
         _expect(await store.create(key, record), True, "the same create() again")
         _expect(await store.load(key), record, "load() after that")
@@ -175,13 +190,13 @@ class StoreContract:
     async def test_save_replaces_the_version_it_names(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """Body, version, subject and expiry are the new ones, after each of several saves."""
-        key, record = _key(), _record(clock, subject="user:1")
+        """Body, version, owner and expiry are the new ones, after each of several saves."""
+        key, record = _key(), _record(clock, owner="user:1")
         await store.create(key, record)
         for number in range(3):
             longer = clock() + _LIFETIME * (number + 2)
             newer = replace(_record(clock, body=b"%d" % number), expires_at=longer)
-            newer = replace(newer, subject=None if number == 1 else f"user:{number + 2}")
+            newer = replace(newer, owner=None if number == 1 else f"user:{number + 2}")
             _expect(await store.save(key, newer, replaces=record.version), True, "save()")
             _expect(await store.load(key), newer, "load() after save()")
             record = newer
@@ -212,7 +227,7 @@ class StoreContract:
     @_behaviour
     async def test_a_repeated_save_succeeds(self, store: Store, clock: FrozenClock) -> None:
         """A driver that lost the reply sends a write again; it is recognised by its version."""
-        key, record, newer = _key(), _record(clock), _record(clock, body=b"new", subject="user:42")
+        key, record, newer = _key(), _record(clock), _record(clock, body=b"new", owner="user:42")
         await store.create(key, record)
         await store.save(key, newer, replaces=record.version)
         _expect(
@@ -240,7 +255,7 @@ class StoreContract:
     async def test_a_deleted_record_is_gone(self, store: Store, clock: FrozenClock) -> None:
         """delete() returns True once, then False, and load() returns None."""
         key = _key()
-        await store.create(key, _record(clock, subject="user:42"))
+        await store.create(key, _record(clock, owner="user:42"))
         _expect(await store.delete(key), True, "delete()")
         _expect(await store.load(key), None, "load() after delete()")
         _expect(await store.delete(key), False, "delete() again")
@@ -392,27 +407,43 @@ class StoreContract:
         _skip_without("clear", store)
         keys = [_key() for _ in range(3)]
         for key in keys:
-            await store.create(key, _record(clock, subject="user:42"))
+            await store.create(key, _record(clock, owner="user:42"))
         await store.clear()
         _expect([await store.load(key) for key in keys], [None] * 3, "load() after clear()")
         if type(store).find is not Store.find:
             _expect(await store.find("user:42"), [], "find() after clear()")
+        if type(store).count is not Store.count:
+            _expect(await store.count(), 0, "count() after clear()")
+
+    # count
+
+    @_behaviour
+    async def test_count_follows_what_is_stored(self, store: Store, clock: FrozenClock) -> None:
+        """Every key counts once, whoever it belongs to and however often it was written."""
+        _skip_without("count", store)
+        before, keys = await store.count(), [_key() for _ in range(4)]
+        for key, owner in zip(keys, (None, None, "user:1", "user:2"), strict=True):
+            record = _record(clock, owner=owner)
+            await store.create(key, record)
+            await store.save(key, _record(clock, owner=owner), replaces=record.version)
+        await store.delete(keys[0])
+        _expect(await store.count() - before, 3, "how many more count() returns")
 
     # find
 
     @_behaviour
-    async def test_find_lists_the_sessions_of_one_subject(
+    async def test_find_lists_the_sessions_of_one_owner(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """It returns their keys and records, and none of another subject."""
+        """It returns their keys and records, and none of another owner."""
         _skip_without("find", store)
-        subject, key, record = _subject(), _key(), _record(clock)
-        mine = replace(record, subject=subject)
+        owner, key, record = _owner(), _key(), _record(clock)
+        mine = replace(record, owner=owner)
         await store.create(key, mine)
-        await store.create(_key(), replace(_record(clock), subject=_subject()))
+        await store.create(_key(), replace(_record(clock), owner=_owner()))
         await store.create(_key(), record)
-        _expect(await store.find(subject), [(key, mine)], "find()")
-        _expect(await store.find(_subject()), [], "find() of an unknown subject")
+        _expect(await store.find(owner), [(key, mine)], "find()")
+        _expect(await store.find(_owner()), [], "find() of an unknown owner")
 
     @_behaviour
     async def test_find_sorts_by_expiry_the_latest_first(
@@ -420,13 +451,13 @@ class StoreContract:
     ) -> None:
         """In whatever order the sessions were created."""
         _skip_without("find", store)
-        subject, made = _subject(), list[tuple[str, Record]]()
+        owner, made = _owner(), list[tuple[str, Record]]()
         for hours in (2, 5, 1, 4, 3):
-            key, record = _key(), _record(clock, subject=subject, life=_LIFETIME * hours)
+            key, record = _key(), _record(clock, owner=owner, life=_LIFETIME * hours)
             await store.create(key, record)
             made.append((key, record))
         made.sort(key=lambda found: found[1].expires_at, reverse=True)
-        _expect(await store.find(subject), made, "find()")
+        _expect(await store.find(owner), made, "find()")
 
     @_behaviour
     async def test_find_leaves_out_sessions_that_have_ended(
@@ -434,65 +465,65 @@ class StoreContract:
     ) -> None:
         """Both deleted and expired ones."""
         _skip_without("find", store)
-        subject, deleted, expired, live = _subject(), _key(), _key(), _key()
+        owner, deleted, expired, live = _owner(), _key(), _key(), _key()
         for key in (deleted, expired):
-            await store.create(key, _record(clock, subject=subject))
-        kept = _record(clock, subject=subject, life=_LIFETIME * 2)
+            await store.create(key, _record(clock, owner=owner))
+        kept = _record(clock, owner=owner, life=_LIFETIME * 2)
         await store.create(live, kept)
         await store.delete(deleted)
         _expect(
-            {key for key, _ in await store.find(subject)}, {expired, live}, "find() after delete()"
+            {key for key, _ in await store.find(owner)}, {expired, live}, "find() after delete()"
         )
         clock.advance(_LIFETIME)
         for _ in range(2):
-            _expect(await store.find(subject), [(live, kept)], "find() when one has expired")
+            _expect(await store.find(owner), [(live, kept)], "find() when one has expired")
 
     @_behaviour
-    async def test_find_follows_a_change_of_subject(self, store: Store, clock: FrozenClock) -> None:
-        """The save that gives a session to another subject takes it from the first."""
+    async def test_find_follows_a_change_of_owner(self, store: Store, clock: FrozenClock) -> None:
+        """The save that gives a session to another owner takes it from the first."""
         _skip_without("find", store)
-        key, old, new = _key(), _subject(), _subject()
-        record = _record(clock, subject=old)
+        key, old, new = _key(), _owner(), _owner()
+        record = _record(clock, owner=old)
         await store.create(key, record)
-        for subject, others in ((new, old), (old, new), (None, old)):
-            newer = _record(clock, subject=subject)
+        for owner, others in ((new, old), (old, new), (None, old)):
+            newer = _record(clock, owner=owner)
             await store.save(key, newer, replaces=record.version)
-            if subject is not None:
-                _expect(await store.find(subject), [(key, newer)], "find() of the new subject")
-            _expect(await store.find(others), [], "find() of the old subject")
+            if owner is not None:
+                _expect(await store.find(owner), [(key, newer)], "find() of the new owner")
+            _expect(await store.find(others), [], "find() of the old owner")
             record = newer
 
     @_behaviour
     async def test_find_returns_the_latest_records(self, store: Store, clock: FrozenClock) -> None:
         """The same ones that load() returns."""
         _skip_without("find", store)
-        key, subject = _key(), _subject()
-        record = _record(clock, subject=subject)
+        key, owner = _key(), _owner()
+        record = _record(clock, owner=owner)
         await store.create(key, record)
         for life in (_LIFETIME, _LIFETIME * 2):
-            newer = replace(_record(clock, subject=subject, life=life), body=b"new")
+            newer = replace(_record(clock, owner=owner, life=life), body=b"new")
             await store.save(key, newer, replaces=record.version)
-            _expect(await store.find(subject), [(key, newer)], "find() after save()")
+            _expect(await store.find(owner), [(key, newer)], "find() after save()")
             record = newer
 
     @_behaviour
     async def test_find_still_lists_an_extended_session(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """Even after its original expiry, and after the subject has got another session."""
+        """Even after its original expiry, and after the owner has got another session."""
         _skip_without("find", store)
-        key, subject = _key(), _subject()
-        record = _record(clock, subject=subject)
+        key, owner = _key(), _owner()
+        record = _record(clock, owner=owner)
         await store.create(key, record)
-        longer = _record(clock, subject=subject, life=_LIFETIME * 3)
+        longer = _record(clock, owner=owner, life=_LIFETIME * 3)
         await store.save(key, longer, replaces=record.version)
         clock.advance(_LIFETIME * 2)
-        await store.create(_key(), _record(clock, subject=subject))
-        keys = [found for found, _ in await store.find(subject)]
+        await store.create(_key(), _record(clock, owner=owner))
+        keys = [found for found, _ in await store.find(owner)]
         _expect(key in keys and len(keys) == 2, True, "find() lists both")
 
     @_behaviour
-    async def test_a_subject_may_be_any_text(self, store: Store, clock: FrozenClock) -> None:
+    async def test_an_owner_may_be_any_text(self, store: Store, clock: FrozenClock) -> None:
         """Spaces, line ends, quotes, wildcards, other scripts, case, hundreds of characters."""
         _skip_without("find", store)
         salt = secrets.token_hex(4)
@@ -501,22 +532,162 @@ class StoreContract:
             *("pad", " pad", "pad ", "Ada", "ada", "ÅÄÖ ✓ 日本語 🎈", "e\u0301", "\u00e9"),
             *("x" * 311, "x" * 312, "日" * 312),
         )
-        subjects = [salt + text for text in odd] + [text + salt for text in odd]
+        owners = [salt + text for text in odd] + [text + salt for text in odd]
         keys: dict[str, str] = {}
-        for subject in subjects:
-            keys[subject] = _key()
-            await store.create(keys[subject], _record(clock, subject=subject))
-        for subject in subjects:
-            found = [(key, record.subject) for key, record in await store.find(subject)]
-            _expect(found, [(keys[subject], subject)], f"find() of the subject {subject!r}")
+        for owner in owners:
+            keys[owner] = _key()
+            await store.create(keys[owner], _record(clock, owner=owner))
+        for owner in owners:
+            found = [(key, record.owner) for key, record in await store.find(owner)]
+            _expect(found, [(keys[owner], owner)], f"find() of the owner {owner!r}")
 
     @_behaviour
     async def test_find_misses_no_concurrent_create(self, store: Store, clock: FrozenClock) -> None:
         """Sessions that are created at the same time are all listed."""
         _skip_without("find", store)
-        subject, keys = _subject(), {_key() for _ in range(_CROWD)}
-        await asyncio.gather(*(store.create(key, _record(clock, subject=subject)) for key in keys))
-        _expect({key for key, _ in await store.find(subject)}, keys, "the keys that find() lists")
+        owner, keys = _owner(), {_key() for _ in range(_CROWD)}
+        await asyncio.gather(*(store.create(key, _record(clock, owner=owner)) for key in keys))
+        _expect({key for key, _ in await store.find(owner)}, keys, "the keys that find() lists")
+
+    @_behaviour
+    async def test_find_lists_no_more_than_its_limit(
+        self, store: Store, clock: FrozenClock
+    ) -> None:
+        """Those that expire last, of all that there are; a hundred where no limit is given."""
+        _skip_without("find", store)
+        owner, made = _owner(), list[tuple[str, Record]]()
+        for minutes in range(_MANY):
+            key, record = _key(), _record(clock, owner=owner, life=_LIFETIME + _MINUTE * minutes)
+            await store.create(key, record)
+            made.insert(0, (key, record))
+        for limit in (1, 3, _MANY - 1, _MANY, _MANY + 1):
+            _expect(await store.find(owner, limit), made[:limit], f"find(limit={limit})")
+        _expect(await store.find(owner), made[:100], "find() without a limit")
+
+    # delete_owned
+
+    @_behaviour
+    async def test_delete_owned_removes_the_sessions_of_one_owner(
+        self, store: Store, clock: FrozenClock
+    ) -> None:
+        """It is repeated until it returns 0, and the numbers add up to how many there were."""
+        _skip_without("find", store)
+        owner, other = _owner(), _owner()
+        keys = await self._create_all(store, clock, owner, 3)
+        left = await self._create_all(store, clock, other, 2)
+        left += await self._create_all(store, clock, None, 2)
+        _expect(await _delete_all_owned(store, owner), 3, "what delete_owned() returned in all")
+        _expect([await store.load(key) for key in keys], [None] * 3, "load() after that")
+        _expect(await store.find(owner), [], "find() after that")
+        _expect(None in [await store.load(key) for key in left], False, "another session is gone")
+        _expect(len(await store.find(other)), 2, "how many sessions another owner has")
+
+    @_behaviour
+    async def test_delete_owned_removes_any_number(self, store: Store, clock: FrozenClock) -> None:
+        """Each call that returns more than 0 has made progress."""
+        _skip_without("find", store)
+        owner = _owner()
+        keys = await self._create_all(store, clock, owner, _MANY)
+        _expect(await _delete_all_owned(store, owner), _MANY, "what delete_owned() returned in all")
+        _expect(await store.find(owner), [], "find() after that")
+        _expect([await store.load(key) for key in keys], [None] * _MANY, "load() after that")
+
+    @_behaviour
+    async def test_delete_owned_keeps_one_session(self, store: Store, clock: FrozenClock) -> None:
+        """It is not counted; a key that the owner does not have changes nothing."""
+        _skip_without("find", store)
+        owner = _owner()
+        keys = await self._create_all(store, clock, owner, 3)
+        for keep in keys[1], keys[1], _key():
+            is_kept = keep in keys
+            left = {key for key, _ in await store.find(owner)}
+            deleted = await _delete_all_owned(store, owner, keep)
+            _expect(deleted, len(left) - is_kept, "what delete_owned(keep=...) returned in all")
+            kept = [key for key, _ in await store.find(owner)]
+            _expect(kept, [keep] if is_kept else [], "find() after that")
+
+    @_behaviour
+    async def test_delete_owned_counts_live_sessions(
+        self, store: Store, clock: FrozenClock
+    ) -> None:
+        """Neither deleted nor expired ones, nor those that belong to another owner by now."""
+        _skip_without("find", store)
+        owner, moved, record = _owner(), _key(), _record(clock, life=_LIFETIME * 2)
+        deleted, *_ = await self._create_all(store, clock, owner, 3)
+        await store.delete(deleted)
+        await store.create(moved, replace(record, owner=owner))
+        newer = replace(record, owner=_owner(), version=new_version())
+        await store.save(moved, newer, replaces=record.version)
+        clock.advance(_LIFETIME)
+        await self._create_all(store, clock, owner, 2)
+        _expect(await _delete_all_owned(store, owner), 2, "what delete_owned() returned in all")
+        _expect(await store.load(moved), newer, "load() of what belongs to another owner")
+
+    @_behaviour
+    async def test_save_never_brings_back_what_delete_owned_removed(
+        self, store: Store, clock: FrozenClock
+    ) -> None:
+        """As after delete(); the key can be created again, and its new session is listed."""
+        _skip_without("find", store)
+        key, record = _key(), _record(clock, owner=_owner())
+        await store.create(key, record)
+        await _delete_all_owned(store, str(record.owner))
+        late = await store.save(key, _record(clock, owner=record.owner), replaces=record.version)
+        _expect(late, False, "save() after delete_owned()")
+        _expect(await store.load(key), None, "load() after that")
+        again = _record(clock, owner=record.owner)
+        _expect(await store.create(key, again), True, "create() after delete_owned()")
+        _expect(await store.find(str(record.owner)), [(key, again)], "find() after that")
+
+    @_behaviour
+    async def test_delete_owned_leaves_a_session_that_changes_its_owner(
+        self, store: Store, clock: FrozenClock
+    ) -> None:
+        """Checking the owner and removing the record is one step: either the save wins, and the
+        session lives on under its new owner, or it is refused, and the session is gone."""
+        _skip_without("find", store)
+        for place in (0, _CROWD // 2, _CROWD):
+            owner, new_owner = _owner(), _owner()
+            records = {_key(): _record(clock, owner=owner) for _ in range(_CROWD)}
+            for key, record in records.items():
+                await store.create(key, record)
+            calls: list[Coroutine[Any, Any, int]] = [
+                store.save(key, _record(clock, owner=new_owner), replaces=record.version)
+                for key, record in records.items()
+            ]
+            calls.insert(place, _delete_all_owned(store, owner))
+            saved = await asyncio.gather(*calls)
+            deleted = saved.pop(place)
+            alive = [await store.load(key) is not None for key in records]
+            _expect(alive, saved, "which sessions live on, by whether their save() returned True")
+            _expect(deleted, _CROWD - sum(saved), "what delete_owned() returned in all")
+
+    @_behaviour
+    async def test_concurrent_calls_of_delete_owned_share_the_sessions(
+        self, store: Store, clock: FrozenClock
+    ) -> None:
+        """Each session is counted by the call that removed it, and after a 0 none is left."""
+        _skip_without("find", store)
+        owner = _owner()
+        await self._create_all(store, clock, owner, _CROWD)
+        counts = await asyncio.gather(*(_delete_all_owned(store, owner) for _ in range(3)))
+        _expect(sum(counts), _CROWD, "what delete_owned() returned in all")
+        _expect(await store.find(owner), [], "find() after that")
+
+    async def _create_all(
+        self, store: Store, clock: FrozenClock, owner: str | None, count: int
+    ) -> list[str]:
+        keys = [_key() for _ in range(count)]
+        for key in keys:
+            await store.create(key, _record(clock, owner=owner))
+        return keys
+
+
+async def _delete_all_owned(store: Store, owner: str, keep: str | None = None) -> int:
+    deleted = 0
+    while page := await store.delete_owned(owner, keep=keep):
+        deleted += page
+    return deleted
 
 
 def _skip_without(verb: str, store: Store) -> None:
@@ -530,7 +701,7 @@ def _key() -> str:
     return secrets.token_hex(32)
 
 
-def _subject() -> str:
+def _owner() -> str:
     return f"user:{secrets.token_hex(8)}"
 
 
@@ -538,10 +709,10 @@ def _record(
     clock: FrozenClock,
     *,
     body: bytes = b"data",
-    subject: str | None = None,
+    owner: str | None = None,
     life: timedelta = _LIFETIME,
 ) -> Record:
-    return Record(body=body, version=new_version(), subject=subject, expires_at=clock() + life)
+    return Record(body=body, version=new_version(), owner=owner, expires_at=clock() + life)
 
 
 def _existing(record: Record | None) -> Record:
