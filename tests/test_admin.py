@@ -470,7 +470,7 @@ async def test_the_index_has_exactly_the_live_sessions(store, get_session, clock
 
 
 class StoreWithoutFind(MemoryStore):
-    find = Store.find
+    find, delete_owned = Store.find, Store.delete_owned
 
 
 async def test_a_store_without_find_raises_an_error_that_says_what_to_write():

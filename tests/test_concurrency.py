@@ -867,7 +867,7 @@ async def test_two_concurrent_sign_ins_both_succeed(new_provider: Any) -> None:
         data = await Client(client.provider, answer.cookie).data()
         assert data.note == "a basket"
         (stored,) = await client.provider.sessions(subject)
-        assert stored.owner == subject
+        assert stored.subject == subject
 
 
 @pytest.mark.parametrize("end", ["destroy", "revoke", "expiry", "rotation"])
