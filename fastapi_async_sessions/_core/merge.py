@@ -221,7 +221,7 @@ class _Merger:
         """Merge as objects whose keys are the forms of the items."""
         before, one, other = (self._by_form(items, shape) for items in (base, ours, theirs))
         removed = (before.keys() - one.keys()) | (before.keys() - other.keys())
-        merged = [item for form, item in (before | other | one).items() if form not in removed]
+        merged = [item for form, item in (other | one).items() if form not in removed]
         return merged, not before.keys() <= one.keys() | other.keys()
 
     def _by_form(self, items: JSON, shape: Shape) -> dict[_Form, JSON]:
@@ -325,8 +325,6 @@ class _Rebaser:
         shape: Shape,
         common: _Keys,
     ) -> JSON:
-        if not any(isinstance(item, (list, dict)) for item in stored):
-            return ours  # nothing in it can have an unknown field
         read_from = self._read_from(base, stored, shape, common)
         kept, edited = self._origins(base, ours, shape)
         rebased = list(ours)
