@@ -372,7 +372,7 @@ async def test_only_a_session_cookie_of_the_route_is_replaced(get_session: Any) 
     async def route(session: Annotated[Session[Data], Depends(get_session)]) -> Response:
         session.data.count += 1
         response = Response()
-        for cookie in (f"{COOKIE}=stale", f"\t{COOKIE} =stale", *others):
+        for cookie in (f"{COOKIE}=stale; Path=/", f"\t{COOKIE} =stale", *others):
             response.headers.append("set-cookie", cookie)
         return response
 
