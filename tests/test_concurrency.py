@@ -954,9 +954,7 @@ async def test_a_sign_in_after_revoke_all_is_not_affected(
     assert await client.is_live()
 
 
-@pytest.mark.parametrize(
-    ("verb", "nth"), [("delete_owned", 1), ("delete_owned", 2), ("save", 1)]
-)
+@pytest.mark.parametrize(("verb", "nth"), [("delete_owned", 1), ("delete_owned", 2), ("save", 1)])
 async def test_a_sign_in_while_sessions_are_deleted_fails(
     new_provider: Any, store: SpyStore, clock: FrozenClock, verb: str, nth: int
 ) -> None:

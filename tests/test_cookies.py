@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Response
 
 from fastapi_async_sessions import (
     ConfigurationError,
@@ -305,11 +305,14 @@ ACCEPTED = [
     [b"__Host-session=%s", b"__Host-session=%s"],
     [b"__Host-session=forged; __Host-session=%s"],
     [b"__Host-session=%s; __Host-session=forged"],
+    [b"__Host-session=%s", b"__Host-session=forged"],
     [b"__Host-session=; __Host-session=%s"],
     [b"x\xff\xfe=\xa0; __Host-session=%s"],
     [b"__Host-session=" + b"x" * 4097 + b"; __Host-session=%s"],
     [b"__Host-session=x;" * 7 + b"__Host-session=%s"],
-    [b"y" * (65536 - 200) + b"; __Host-session=%s"],
+    # with a cookie of 108 characters: a header of 65536 bytes, and a value of 4095
+    [b"y" * 65411 + b"; __Host-session=%s"],
+    [b"__Host-session=" + b" " * 3987 + b"%s"],
     [b"z" * 100_000, b"__Host-session=%s"],
 ]
 
@@ -341,14 +344,17 @@ IGNORED = [
     [b"__Host-session=\\%s"],
     [b"__Host-session=%%2e%s"],
     [b"__Host-session=%s\xa0"],
+    [b"__Host-session=%s\x0b"],
+    [b"__Host-session=\x0c%s"],
     [b"__Host-session=\xa0%s"],
     [b"__Host-session=%s, a=b"],
     [b"a=1, __Host-session=%s"],
     [b"__Host-session=%s x"],
-    [b"__Host-session=" + b" " * 4000 + b"%s"],
+    [b"__Host-session=" + b" " * 3988 + b"%s"],
     [b"__Host-session=x;" * 8 + b"__Host-session=%s"],
     [b"__Host-session=%s;" + b"__Host-session=x;" * 200],
-    [b"y" * 65536 + b"; __Host-session=%s"],
+    [b"y" * 65412 + b"; __Host-session=%s"],
+    [b"__Host-session=%s; " + b"y" * 32768] * 2,
     [b"__Host-session=%s", b"; __Host-session=x" + b"y" * 65536],
     [b"__Host-session=" + b"\\a" * 32768 + b"; __Host-session=%s"],
     [b";" * 1_000_000 + b"__Host-session=%s"],
@@ -357,6 +363,25 @@ IGNORED = [
 
 def _filled(headers: list[bytes], value: str) -> list[bytes]:
     return [header.replace(b"%s", value.encode()).replace(b"%%", b"%") for header in headers]
+
+
+async def test_only_a_session_cookie_of_the_route_is_replaced(get_session: Any) -> None:
+    """A name ends at spaces and tabs (RFC 6265bis, 5.6); one that is longer is another cookie."""
+    app = make_app()
+    others = [f"X{COOKIE}=1", f"\x0c{COOKIE}=1", f"{COOKIE}X=1"]
+
+    @app.get("/")
+    async def route(session: Annotated[Session[Data], Depends(get_session)]) -> Response:
+        session.data.count += 1
+        response = Response()
+        for cookie in (f"{COOKIE}=stale; Path=/", f"\t{COOKIE} =stale", *others):
+            response.headers.append("set-cookie", cookie)
+        return response
+
+    _, headers, _ = await call(app)
+    *kept, ours = raw_set_cookies(headers)
+    assert kept == others
+    assert ours.startswith(f"{COOKIE}=")
 
 
 @pytest.mark.parametrize("headers", ACCEPTED)
@@ -496,3 +521,26 @@ def test_an_option_of_the_wrong_type_is_an_error(attributes: dict[str, Any]) -> 
     """For instance text from a file or the environment instead of a bool."""
     with pytest.raises(ConfigurationError, match=next(iter(attributes))):
         CookieConfig(**attributes)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"name": "staff"},
+        {"cookie": CookieConfig(secure=False)},
+        {"cookie": CookieConfig(path="/staff")},
+        {"cookie": CookieConfig(path="/staff", domain="example.com")},
+    ],
+    ids=["name", "prefix", "path", "domain"],
+)
+async def test_an_application_may_have_cookies_that_browsers_keep_apart(
+    other: dict[str, Any],
+) -> None:
+    """It starts, unless two providers share a cookie's name, domain and path."""
+    get_session = make_provider(cookie=CookieConfig(path="/customers"))
+    get_staff_session = make_provider(**other)
+    app = make_app()
+    app.get("/customers", dependencies=[Depends(get_session)])(lambda: None)
+    app.get("/staff", dependencies=[Depends(get_staff_session)])(lambda: None)
+    async with get_session.lifespan(app), get_staff_session.lifespan(app):
+        assert (await browser(app).get("/staff")).status_code == 200
