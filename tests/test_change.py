@@ -98,6 +98,6 @@ async def test_what_is_written_alike_is_no_change(shops: Shops) -> None:
     store = SpyStore(shops.store)
     get_session = provider_without_timeouts(store, shops.clock, Everything)
     async with get_session.open(key) as session:
-        session.data.tags = {*reversed(sorted(tags))}
+        session.data.tags = {*sorted(tags, reverse=True)}
         session.data.any = (1, 2)
     assert store.writes == []

@@ -206,7 +206,8 @@ def update_in_place(data: Model, merged: Model, unchanged: Container[str]) -> No
     Every other field gets a new value. No value is changed in place, because it may be a default or
     a constant that is shared.
     """
-    fields: dict[str, Any] = data.__dict__
+    target: Any = data
+    fields = target.__dict__
     before = dict(fields)
     fields.clear()  # cached properties are out of date too
     for name, value in merged.__dict__.items():
