@@ -75,8 +75,15 @@ class SessionData(Generic[Model]):
         return self._dumped
 
     def is_change(self, dump: bytes) -> bool:
-        """Return whether a dump differs from the base in more than the order of sets."""
-        return dump != self.base and self._codec.is_change(self.base, dump)
+        """Return whether the data, whose dump this is, differs from the base.
+
+        Raises:
+            SessionInvalid: the next request would not read it as what it is now.
+        """
+        if not self._codec.differs(self.base, dump):
+            return False
+        self._codec.check(self._model, dump)
+        return True
 
     def accept(self, base: bytes) -> None:
         """Record that the data has been stored; ``base`` is its dump."""
@@ -100,7 +107,8 @@ class SessionData(Generic[Model]):
         codec = self._codec
         try:
             now = codec.dump(self._model)
-            if codec.is_change(ours, now):
+            if codec.differs(ours, now):
+                codec.check(self._model, now)
                 base, late, theirs = map(read_json, (merged.base, now, merged.theirs))
                 again = merge(base, late, theirs, codec.shape)
                 return codec.read_back(write_json(again.value))
@@ -119,6 +127,6 @@ class SessionData(Generic[Model]):
         if not self._is_read_late or self._dumped is None:
             return False
         try:
-            return self._codec.is_change(self._dumped, self._codec.dump(self._model))
+            return self._codec.differs(self._dumped, self._codec.dump(self._model))
         except SessionInvalid:
             return True
