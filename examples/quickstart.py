@@ -4,11 +4,11 @@ from typing import Annotated
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 
-from fastapi_async_sessions import MemoryStore, Session, SessionProvider, SessionRoute
+from fastapi_async_sessions import Additive, MemoryStore, Session, SessionProvider, SessionRoute
 
 
 class Visits(BaseModel):
-    count: int = 0
+    count: Annotated[int, Additive] = 0  # visits at the same moment add up
 
 
 get_session = SessionProvider(

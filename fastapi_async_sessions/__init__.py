@@ -12,6 +12,7 @@ changes of the route, and the ``commit`` writes them, merged with those of other
 from ._core.admin import StoredSession
 from ._core.codec import Migration
 from ._core.session import Session
+from ._core.shapes import Additive
 from ._web.cookies import CookieConfig
 from ._web.provider import SessionProvider
 from ._web.route import SessionRoute
@@ -34,6 +35,7 @@ from .stores.memory import MemoryStore
 __version__ = "0.1.0"
 
 __all__ = [
+    "Additive",
     "Clock",
     "ConfigurationError",
     "CookieConfig",

@@ -42,12 +42,16 @@ class SessionNotFound(SessionError):
 class SessionInvalid(SessionError, HTTPException):
     """The session's data does not fit its model, as it was stored or as the route left it.
 
-    ``fields`` are dotted paths into the data; they never include values.
+    ``fields`` are dotted paths into the data. ``problems`` tell more of each, such as
+    ``"n: expected int, got str"``; neither includes values.
     """
 
-    def __init__(self, reason: str, fields: Sequence[str] = ()) -> None:
+    def __init__(
+        self, reason: str, fields: Sequence[str] = (), problems: Sequence[str] = ()
+    ) -> None:
         self.fields = tuple(fields)
-        HTTPException.__init__(self, 500, _with_fields(reason, self.fields))
+        self.problems = tuple(problems) or self.fields
+        HTTPException.__init__(self, 500, _with_fields(reason, self.problems))
 
 
 class SessionConflict(SessionError, HTTPException):

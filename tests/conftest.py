@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from fastapi_async_sessions import MemoryStore, SessionEvent
+from fastapi_async_sessions._core.state import SessionState
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
 
@@ -42,3 +43,22 @@ def get_session(store, clock) -> Any:
 def events() -> list[SessionEvent]:
     """Collects the events of a provider that is given ``on_event=events.append``."""
     return []
+
+
+@pytest.fixture(autouse=True)
+def merged_data_is_stored_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each merged commit of each test, the live data dumps to what the store holds.
+
+    Unless another task of the request changed it while the commit ran.
+    """
+    accept = SessionState._accept
+
+    def checked(state: Any, committed: Any, change: Any, data: Any) -> None:
+        codec = state._repository.codec
+        is_late = codec.differs(change.ours, codec.dump(data._model))
+        accept(state, committed, change, data)
+        if committed.merged is not None and data is state.data and not is_late:
+            stored = codec.dump(codec.load(committed.stored.raw))
+            assert not codec.differs(codec.dump(data._model), stored)
+
+    monkeypatch.setattr(SessionState, "_accept", checked)

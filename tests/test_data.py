@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from inspect import signature
 from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID, uuid4
 
@@ -161,7 +160,7 @@ def test_the_order_of_a_set_is_not_a_change() -> None:
     )
     other += b'"anything":null,"colour":"red","line":null}'
     assert codec.load(one) == codec.load(other)
-    assert not codec.is_change(one, other)
+    assert not codec.differs(one, other)
 
 
 # models whose own code changes the data
@@ -400,14 +399,6 @@ def test_a_model_is_plain_where_nothing_in_it_runs_code(kind: Any, is_plain: boo
     assert Codec(model).is_plain == is_plain
 
 
-@pytest.mark.skipif("exclude_if" not in signature(Field).parameters, reason="pydantic before 2.12")
-def test_a_field_with_exclude_if_is_not_plain() -> None:
-    """Whether it is serialized is decided anew each time."""
-    options: dict[str, Any] = {"exclude_if": lambda value: TAX["now"] > 0}
-    model: Any = create_model("Model", value=(int, Field(0, **options)))
-    assert not Codec(model).is_plain
-
-
 async def test_a_change_made_without_touching_session_data_is_saved() -> None:
     """A model that registers its instances elsewhere lets other code change them."""
     made: list[Any] = []
@@ -444,10 +435,10 @@ def test_reordering_a_list_is_a_change_and_reordering_a_set_is_not() -> None:
     if swapped == before:
         swapped = before.replace(b'"both":["bob","ada"]', b'"both":["ada","bob"]')
     assert swapped != before
-    assert not codec.is_change(before, swapped)
-    assert codec.is_change(before, codec.dump(Appointment(names=["bob", "ada"])))
+    assert not codec.differs(before, swapped)
+    assert codec.differs(before, codec.dump(Appointment(names=["bob", "ada"])))
     utc = datetime(2026, 1, 1, 13, tzinfo=timezone(timedelta(hours=2)))
-    assert codec.is_change(before, codec.dump(Appointment(at=utc)))
+    assert codec.differs(before, codec.dump(Appointment(at=utc)))
 
 
 class Money(BaseModel):
@@ -538,7 +529,7 @@ def test_an_invalid_session_error_has_the_fields_and_no_values() -> None:
     broken = Strict()
     broken.age = 4711
     with pytest.raises(SessionInvalid) as raised:
-        codec.is_change(codec.dump(Strict()), codec.dump(broken))
+        codec.check(broken, codec.dump(broken))
     assert raised.value.fields == ("age",)
     assert raised.value.__cause__ is raised.value.__context__ is None
     assert "4711" not in repr(raised.value) + str(raised.value)
@@ -666,7 +657,7 @@ def test_any_data_round_trips(text: str, texts: dict[str, list[str]], value: Any
     data = Free(text=text, texts=texts, value=value)
     raw = codec.dump(data)
     assert codec.load(raw) == data
-    assert not codec.is_change(raw, codec.dump(codec.load(raw)))
+    assert not codec.differs(raw, codec.dump(codec.load(raw)))
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))

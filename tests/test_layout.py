@@ -36,6 +36,7 @@ ORDER = [
     "_core.merge",
     "_core.shapes",
     "_core.models",
+    "_core.readback",
     "_core.codec",
     "_core.settings",
     "_core.bounded",

@@ -6,8 +6,7 @@ import pytest
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from fastapi_async_sessions import MemoryStore, SessionConflict
-from fastapi_async_sessions._core.shapes import Additive
+from fastapi_async_sessions import Additive, MemoryStore, SessionConflict
 from fastapi_async_sessions.testing import FrozenClock
 from tests.doubles import SpyStore
 from tests.races import Client, provider_without_timeouts

@@ -3,16 +3,17 @@
 JSON is written and read by field name, so that a model's aliases do not affect the stored data.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable
 from string import ascii_letters, digits
 from typing import Any, Generic, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import PydanticCustomError, PydanticSerializationError, from_json, to_json
 
 from ..errors import ConfigurationError, SessionInvalid
 from .merge import JSON, is_same
 from .models import Model, SessionModel
+from .readback import Problem, lost_values, shared_values, wrong_types
 
 Migration = Callable[[dict[str, Any], ValidationError], Model]
 """Takes the stored dict and pydantic's error, and returns the data as this release's model."""
@@ -44,20 +45,20 @@ class Codec(Generic[Model]):
         return self._model.cls()
 
     def dump(self, data: Model) -> bytes:
-        """Return the data as JSON. Equal bytes are equal data; for others, use ``is_change``.
+        """Return the data as JSON. Equal bytes are equal data; for others, use ``differs``.
 
         Raises:
             SessionInvalid: a value cannot be written as its field's type.
         """
-        problem: str | None = None
+        problem = ""
         try:
             return self._adapter.serializer.to_json(
                 data, by_alias=False, round_trip=True, warnings="error"
             )
         except PydanticSerializationError as error:
-            problem = ", ".join(_unserializable(data)) or type(error).__name__
+            problem = type(error).__name__
         # raised outside of the except block: the original's text holds the values
-        raise SessionInvalid("The session's data cannot be written as JSON.", [problem])
+        raise self._invalid("The session's data cannot be written.", wrong_types(data), problem)
 
     def load(self, raw: bytes) -> Model:
         """Return the data in this JSON.
@@ -107,16 +108,26 @@ class Codec(Generic[Model]):
             fields = self.fields_of(error)
         raise SessionInvalid("The session's data does not fit its model.", fields)
 
-    def is_change(self, before: bytes, after: bytes) -> bool:
-        """Return whether two dumps differ in more than the order of sets and dicts.
+    def check(self, data: Model, dump: bytes) -> None:
+        """Check that the next request will read the data, whose dump this is, as what it is.
 
         Raises:
-            SessionInvalid: the next request could not load the data as it is now.
+            SessionInvalid: it would not; names the field, the type found and the one expected.
         """
-        if before == after:
+        again = self.read_back(dump)
+        if problems := list(lost_values(data, again)):
+            raise self._invalid("The session's data would not come back as it is.", problems)
+
+    def differs(self, one: bytes, other: bytes) -> bool:
+        """Return whether two dumps hold different data; the order of a set means nothing.
+
+        It compares what is written: Python's ``==`` has ``1 == True``, and classes with their own.
+        """
+        if one == other:
             return False
-        loaded = self.read_back(after)
-        return not _may_be_reordered(before, after) or self.load(before) != loaded
+        return not _may_be_reordered(one, other) or not is_same(
+            read_json(one), read_json(other), self.shape
+        )
 
     def changed_fields(self, before: bytes, after: bytes) -> list[str]:
         """Return the names of the fields in which two dumps differ."""
@@ -144,16 +155,32 @@ class Codec(Generic[Model]):
         )
         return list(dict.fromkeys(path if path != "*" else "data" for path in shown))
 
+    def _invalid(
+        self, reason: str, problems: Iterable[Problem], otherwise: str = ""
+    ) -> SessionInvalid:
+        """The error about these problems, or else another one."""
+        shown: dict[Problem, str] = {}
+        for problem in problems:
+            (path,) = self.field_names([problem.path])
+            shown[problem._replace(path=path)] = path
+        fields = list(dict.fromkeys(shown.values())) or [otherwise]
+        return SessionInvalid(reason, fields, list(map(str, shown)))
+
     def _check_round_trip(self) -> None:
-        name = self._model.cls.__name__
-        if fields := self._lost_fields(self._first()):
+        name, first = self._model.cls.__name__, self._first()
+        if fields := self._lost_fields(first):
             raise ConfigurationError(
                 f"{name} does not survive a round trip through JSON ({', '.join(fields)}): use "
-                "types that JSON can represent, with defaults of those types"
+                "types that JSON can represent, with defaults of those types, and no exclude=True"
+            )
+        if fields := list(shared_values(first, self._first())):
+            raise ConfigurationError(
+                f"all new sessions would share one object ({', '.join(fields)}): use "
+                f"Field(default_factory=...), which makes one for each {name}()"
             )
 
     def _lost_fields(self, data: Model) -> list[str]:
-        """Return the fields that are not the same after a round trip."""
+        """Return the fields that are not the same after a round trip, or not written at all."""
         try:
             again = self.load(self.dump(data))
         except SessionInvalid as error:
@@ -162,7 +189,8 @@ class Codec(Generic[Model]):
             return self.fields_of(error)
         before, after = vars(data), vars(again)
         lost = [name for name in before if _is_lost(before[name], after[name])]
-        return lost + self._model.write_only
+        lost += self.field_names(problem.path for problem in lost_values(data, again))
+        return list(dict.fromkeys(lost + self._model.unwritten))
 
     def _first(self) -> Model:
         reason = ""
@@ -204,12 +232,11 @@ def update_in_place(data: Model, merged: Model, unchanged: Container[str]) -> No
     object.__setattr__(data, "__pydantic_extra__", merged.__pydantic_extra__)
 
 
-def _unserializable(data: BaseModel) -> Iterator[str]:
-    for name in type(data).model_fields:
-        try:
-            data.model_dump_json(include={name}, round_trip=True, warnings="error")
-        except PydanticSerializationError:
-            yield name
+def replace_in_place(data: Model, merged: Model) -> None:
+    """Give a session's data everything that a merge has, private attributes too."""
+    update_in_place(data, merged, ())
+    for name in ("__pydantic_private__", "__pydantic_fields_set__"):
+        object.__setattr__(data, name, getattr(merged, name))
 
 
 def _is_lost(before: Any, after: Any) -> bool:

@@ -209,7 +209,7 @@ class Commit(Generic[Model]):
         rebased = write_json(rebase(before, after, stored, codec.shape))
         # when this is read, a validator that turns old fields into new ones may undo our change
         try:
-            is_lost = codec.is_change(ours, codec.dump(codec.read_back(rebased)))
+            is_lost = codec.differs(ours, codec.dump(codec.read_back(rebased)))
         except SessionInvalid:
             is_lost = True
         return ours if is_lost else rebased

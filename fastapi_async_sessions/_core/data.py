@@ -5,7 +5,7 @@ from typing import Generic, NamedTuple
 
 from ..errors import SessionInvalid
 from ..events import logger
-from .codec import Codec, read_json, update_in_place, write_json
+from .codec import Codec, read_json, replace_in_place, update_in_place, write_json
 from .merge import merge
 from .models import Model
 
@@ -36,7 +36,6 @@ class SessionData(Generic[Model]):
     __slots__ = (
         "_codec",
         "_dumped",
-        "_is_assigned",
         "_is_read",
         "_is_read_late",
         "_model",
@@ -50,7 +49,6 @@ class SessionData(Generic[Model]):
         self.base = base
         self.is_closed = False
         self._dumped: bytes | None = None
-        self._is_assigned = False
         self._is_read = False
         self._is_read_late = False
 
@@ -64,7 +62,6 @@ class SessionData(Generic[Model]):
         """Replace the data by another object."""
         self._model = model
         self._is_read = True
-        self._is_assigned = True
 
     def dump(self) -> bytes:
         """Return the data as JSON.
@@ -78,8 +75,15 @@ class SessionData(Generic[Model]):
         return self._dumped
 
     def is_change(self, dump: bytes) -> bool:
-        """Return whether a dump differs from the base in more than the order of sets."""
-        return dump != self.base and self._codec.is_change(self.base, dump)
+        """Return whether the data, whose dump this is, differs from the base.
+
+        Raises:
+            SessionInvalid: the next request would not read it as what it is now.
+        """
+        if not self._codec.differs(self.base, dump):
+            return False
+        self._codec.check(self._model, dump)
+        return True
 
     def accept(self, base: bytes) -> None:
         """Record that the data has been stored; ``base`` is its dump."""
@@ -88,18 +92,23 @@ class SessionData(Generic[Model]):
     def accept_merge(self, merged: MergedData[Model], ours: bytes) -> None:
         """Add another request's changes to the data, which was ``ours`` when dumped."""
         model = self._with_late_changes(merged, ours)
-        if self.is_closed or self._is_assigned:
+        if self.is_closed:
             self._model = model  # the object that the route assigned may be shared
             return
-        changed = self._codec.changed_fields(ours, self._codec.dump(model))
+        codec, dump = self._codec, self._codec.dump(model)
+        changed = codec.changed_fields(ours, dump)
         update_in_place(self._model, model, model.__dict__.keys() - changed)
+        # the keys of the JSON may be no fields: of a RootModel, or where the model writes itself
+        if codec.differs(codec.dump(self._model), dump):
+            replace_in_place(self._model, model)
 
     def _with_late_changes(self, merged: MergedData[Model], ours: bytes) -> Model:
         """Return the merged data with changes that another task made after ours was dumped."""
         codec = self._codec
         try:
             now = codec.dump(self._model)
-            if codec.is_change(ours, now):
+            if codec.differs(ours, now):
+                codec.check(self._model, now)
                 base, late, theirs = map(read_json, (merged.base, now, merged.theirs))
                 again = merge(base, late, theirs, codec.shape)
                 return codec.read_back(write_json(again.value))
@@ -118,6 +127,6 @@ class SessionData(Generic[Model]):
         if not self._is_read_late or self._dumped is None:
             return False
         try:
-            return self._codec.is_change(self._dumped, self._codec.dump(self._model))
+            return self._codec.differs(self._dumped, self._codec.dump(self._model))
         except SessionInvalid:
             return True

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticUserError
+from pydantic.json_schema import GenerateJsonSchema
 
 from ..errors import ConfigurationError
 from .merge import JSON
@@ -35,6 +36,9 @@ _PLAIN: dict[str, tuple[str, ...]] = {
 }
 _FUNCTIONS = ("post_init", "custom_init", "serialization", "serialization_exclude_if")
 
+# keys of a core schema with values of a user's, or with fields that are never written
+_NO_SCHEMAS = ("default", "metadata", "computed_fields", "expected")
+
 # keys of a JSON schema whose values are objects without being fields
 _NO_FIELDS = ("properties", "$defs", "items", "additionalProperties")
 
@@ -49,7 +53,8 @@ class SessionModel(Generic[Model]):
         is_plain: Whether reading and writing run no functions of the model, which may return a
             different result each time or keep a reference to the data.
         shape: What the JSON values do not show of themselves.
-        write_only: Fields of types that JSON hides (``SecretStr``).
+        unwritten: Fields of types that JSON hides (``SecretStr``), and those that are left out
+            (``exclude``, ``exclude_if``).
 
     Raises:
         ConfigurationError: the class is not a model that can be created without arguments.
@@ -62,7 +67,7 @@ class SessionModel(Generic[Model]):
         self.field_names = frozenset([*cls.model_fields, *_property_names(schema)])
         self.is_plain = _is_plain(self.adapter.core_schema)
         self.shape = shape_of(self.adapter.core_schema)
-        self.write_only = sorted(set(_write_only(schema)))
+        self.unwritten = sorted({*_write_only(schema), *_excluded(self.adapter.core_schema)})
 
 
 def _checked(cls: type[Model]) -> type[Model]:
@@ -93,8 +98,19 @@ def _adapter(cls: type[Model]) -> TypeAdapter[Model]:
 def _json_schema(adapter: TypeAdapter[Any]) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(action="ignore"):
-            return adapter.json_schema(by_alias=False)
-    except PydanticUserError:  # a user's own type without a JSON schema
+            return adapter.json_schema(by_alias=False, schema_generator=_TolerantGenerator)
+    except PydanticUserError:
+        return {}
+
+
+class _TolerantGenerator(GenerateJsonSchema):
+    """Leaves a user's own type without a JSON schema open, instead of failing."""
+
+    def handle_invalid_for_json_schema(
+        self,
+        schema: Any,  # noqa: ARG002
+        error_info: str,  # noqa: ARG002
+    ) -> dict[str, Any]:
         return {}
 
 
@@ -120,6 +136,20 @@ def _write_only(schema: JSON, name: str = "") -> Iterator[str]:
     elif isinstance(schema, list):
         for item in schema:
             yield from _write_only(item, name)
+
+
+def _excluded(schema: Any, name: str = "") -> Iterator[str]:
+    """The names of the fields that a core schema does not write, nested ones too."""
+    if isinstance(schema, dict):
+        values = cast(dict[str, Any], schema)
+        if values.get("serialization_exclude") or values.get("serialization_exclude_if"):
+            yield str(values.get("name", name))
+        for key, value in values.items():
+            if key not in _NO_SCHEMAS:
+                yield from _excluded(value, key)
+    elif isinstance(schema, list | tuple):
+        for item in cast(Iterable[Any], schema):
+            yield from _excluded(item, name)
 
 
 def _is_plain(schema: Any) -> bool:

@@ -1,0 +1,177 @@
+"""Finds values that the next request would not read back as what they are.
+
+JSON has few types. What pydantic writes of a subclass, or of a ``datetime`` in an ``Any``, is read
+as another type. Only types are compared: validators may normalize a value, and reorder it.
+"""
+
+import dataclasses
+import re
+from collections.abc import Collection, Iterable, Iterator
+from datetime import date, time, timedelta, tzinfo
+from decimal import Decimal
+from enum import Enum
+from math import isfinite
+from pathlib import PurePath
+from typing import Any, NamedTuple, cast, get_args
+from uuid import UUID
+
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
+
+_JSON = (str, int, float, list, dict, type(None))
+_ARRAYS = (list, tuple, set, frozenset)
+_IMMUTABLE = (
+    *(str, int, float, complex, bytes, type(None), type, range, re.Pattern, UUID, PurePath),
+    *(date, time, timedelta, tzinfo, Decimal, Enum),
+)
+
+
+class Problem(NamedTuple):
+    """A value that does not come back.
+
+    Attributes:
+        path: Where it is, in dots.
+        expected, found: Names of types.
+    """
+
+    path: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        """Say it in one line, without the value."""
+        if self.expected == self.found:
+            return self.path
+        return f"{self.path}: expected {self.expected}, got {self.found}"
+
+
+def lost_values(live: Any, again: Any, path: str = "") -> Iterator[Problem]:
+    """Compare data with what is read of its dump."""
+    if _is_lost(live, again):
+        yield Problem(path or "data", type(again).__name__, type(live).__name__)
+    elif isinstance(live, dict) and isinstance(again, dict):
+        yield from _lost_entries(cast(dict[Any, Any], live), cast(dict[Any, Any], again), path)
+    elif isinstance(live, _ARRAYS) and isinstance(again, _ARRAYS):
+        one, other = cast(Collection[Any], live), cast(Collection[Any], again)
+        if len(one) == len(other):
+            # by their types: a set has no order, and a validator may sort
+            pairs = zip(sorted(one, key=_type_name), sorted(other, key=_type_name), strict=True)
+            for item, read in pairs:
+                yield from lost_values(item, read, _joined(path, "*"))
+    else:
+        before, after = _fields(live), _fields(again)
+        for name in before.keys() & after.keys():
+            yield from lost_values(before[name], after[name], _joined(path, name))
+
+
+def wrong_types(data: BaseModel, path: str = "") -> Iterator[Problem]:
+    """Find the fields that cannot be written as their types; the innermost models' ones."""
+    cls = type(data)
+    for name, field in cls.model_fields.items():
+        try:
+            cls.__pydantic_serializer__.to_json(
+                data, include={name}, by_alias=False, round_trip=True, warnings="error"
+            )
+        except PydanticSerializationError:
+            value, inner_path = getattr(data, name, None), _joined(path, name)
+            inner = [each for model in _models(value) for each in wrong_types(model, inner_path)]
+            yield from inner or [Problem(inner_path, _spelled(field.annotation), _found(value))]
+
+
+def shared_values(one: Any, other: Any, path: str = "") -> Iterator[str]:
+    """Find the mutable objects that two values have in common, by their paths."""
+    if isinstance(one, _IMMUTABLE) or type(one) is not type(other):
+        return
+    if one is other and _is_mutable(one):
+        yield path or "data"
+    elif isinstance(one, dict):
+        for key, value in cast(dict[str, Any], one).items():
+            yield from shared_values(value, other.get(key), _joined(path, str(key)))
+    elif isinstance(one, _ARRAYS):
+        for item, twin in zip(cast(Iterable[Any], one), other, strict=False):
+            yield from shared_values(item, twin, _joined(path, "*"))
+    else:
+        twins = _fields(other)
+        for name, value in _fields(one).items():
+            yield from shared_values(value, twins.get(name), _joined(path, name))
+
+
+def _is_lost(live: Any, again: Any) -> bool:
+    if _kind(live) is _kind(again):
+        return False
+    if isinstance(live, BaseModel) or dataclasses.is_dataclass(live):
+        return True
+    if isinstance(live, float) and not isfinite(live):
+        return True  # JSON has no such number
+    return isinstance(again, _JSON) and not isinstance(live, _JSON)
+
+
+def _lost_entries(live: dict[Any, Any], again: dict[Any, Any], path: str) -> Iterator[Problem]:
+    renamed = any(isinstance(key, str) and key not in live for key in again)
+    for key, value in live.items():
+        if key in again:
+            yield from lost_values(value, again[key], _joined(path, str(key)))
+        elif renamed and not isinstance(key, str):
+            yield Problem(_joined(path, "*"), "keys of type str", type(key).__name__)
+
+
+def _kind(value: Any) -> Any:
+    """The class of a value; of a generic model's, the one without parameters."""
+    cls = type(value)
+    generic: Any = getattr(cls, "__pydantic_generic_metadata__", None)
+    return (generic and generic["origin"]) or cls
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    if isinstance(value, BaseModel):
+        names = type(value).model_fields
+        known = {name: each for name, each in value.__dict__.items() if name in names}
+        return known | (value.__pydantic_extra__ or {})
+    if dataclasses.is_dataclass(value):
+        names_of_all = (field.name for field in dataclasses.fields(value))
+        return {name: getattr(value, name) for name in names_of_all if hasattr(value, name)}
+    return {}
+
+
+def _is_mutable(value: Any) -> bool:
+    if isinstance(value, BaseModel):
+        return not value.model_config.get("frozen")
+    if dataclasses.is_dataclass(value):
+        params: Any = getattr(type(value), "__dataclass_params__", None)
+        return not params.frozen
+    return isinstance(value, list | dict | set | bytearray)
+
+
+def _models(value: Any) -> Iterator[BaseModel]:
+    """The models in a value, not those within them."""
+    if isinstance(value, BaseModel):
+        yield value
+    elif isinstance(value, dict):
+        for each in cast(dict[Any, Any], value).values():
+            yield from _models(each)
+    elif isinstance(value, _ARRAYS):
+        for each in cast(Iterable[Any], value):
+            yield from _models(each)
+
+
+def _found(value: Any) -> str:
+    name = _type_name(value)
+    if not isinstance(value, _ARRAYS):
+        return name
+    items = sorted({_type_name(item) for item in cast(Iterable[Any], value)})
+    return f"{name}[{' | '.join(items)}]" if items else name
+
+
+def _spelled(annotation: Any) -> str:
+    """An annotation as a program spells it, without modules."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", str(annotation))
+
+
+def _type_name(value: Any) -> str:
+    return type(value).__name__
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,176 @@
+"""After a merge the data that a request holds is the data that the store holds, for every model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Depends, WebSocket
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PrivateAttr,
+    RootModel,
+    model_serializer,
+    model_validator,
+)
+from starlette.testclient import TestClient
+
+from fastapi_async_sessions import MemoryStore
+from tests.apps import make_app, make_provider
+from tests.test_merged_sessions import Shops, shops
+
+__all__ = ["shops"]  # a fixture
+
+
+class Root(RootModel[dict[str, int]]):
+    root: dict[str, int] = {}
+
+
+class RootList(RootModel[list[str]]):
+    root: list[str] = []
+
+
+class Values(BaseModel):
+    """Written as the values alone."""
+
+    values: dict[str, int] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def from_values(cls, data: Any) -> Any:
+        return data if "values" in data else {"values": data}
+
+    @model_serializer
+    def to_values(self) -> dict[str, int]:
+        return self.values
+
+
+class Crossed(BaseModel):
+    """Written under the names of each other's fields."""
+
+    a: dict[str, int] = {}
+    b: dict[str, int] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def cross(cls, data: Any) -> Any:
+        return {"a": data["b"], "b": data["a"]} if data else data
+
+    @model_serializer
+    def crossed(self) -> dict[str, Any]:
+        return {"a": self.b, "b": self.a}
+
+
+class Hidden(BaseModel):
+    """Written from a private attribute."""
+
+    name: str = ""
+    _values: dict[str, int] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def unpack(cls, data: Any, handler: Any) -> Any:
+        if isinstance(data, cls):
+            return data
+        model = handler({"name": data.get("name", "")})
+        model._values = dict(data.get("values", {}))
+        return model
+
+    @model_serializer
+    def pack(self) -> dict[str, Any]:
+        return {"name": self.name, "values": self._values}
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+    values: dict[str, int] = {}
+
+
+@dataclass
+class Part:
+    values: dict[str, int] = field(default_factory=dict[str, int])
+
+
+class Parts(BaseModel):
+    part: Part = Part()
+
+
+def put(values: Any, name: str) -> None:
+    values[name] = 1
+
+
+# a model, and how a request gives it another value
+MODELS: dict[str, tuple[Any, Callable[[Any, str], Any]]] = {
+    "RootModel of a dict": (Root, lambda data, name: put(data.root, name)),
+    "RootModel of a list": (RootList, lambda data, name: data.root.append(name)),
+    "root serializer": (Values, lambda data, name: put(data.values, name)),
+    "fields written crosswise": (Crossed, lambda data, name: put(data.a, name)),
+    "private attribute": (Hidden, lambda data, name: put(data._values, name)),
+    "extra fields": (Open, lambda data, name: setattr(data, name, 1)),
+    "frozen": (Frozen, lambda data, name: put(data.values, name)),
+    "dataclass": (Parts, lambda data, name: put(data.part.values, name)),
+}
+
+
+@pytest.mark.parametrize("is_assigned", [False, True], ids=["changed in place", "assigned"])
+@pytest.mark.parametrize(("model", "change"), MODELS.values(), ids=MODELS.keys())
+async def test_a_commit_after_a_merge_keeps_what_another_request_stored(
+    shops: Shops, model: Any, change: Callable[[Any, str], Any], is_assigned: bool
+) -> None:
+    """The data stays one object, which shows what is stored and is committed again."""
+    begin = model()
+    change(begin, "before")
+    key = await shops.begin(begin)
+    get_session = shops.provider(model)
+    async with get_session.open(key) as ours:
+        if is_assigned:
+            ours.data = type(ours.data).model_validate_json(ours.data.model_dump_json())
+        data = ours.data
+        async with get_session.open(key) as theirs:
+            change(theirs.data, "theirs")
+        change(data, "ours")
+        await ours.commit()
+        assert ours.data is data
+        async with get_session.open(key) as stored:
+            assert data.model_dump_json() == stored.data.model_dump_json()
+        change(ours.data, "again")
+    async with get_session.open(key) as session:
+        written = session.data.model_dump_json()
+    assert [written.count(f'"{name}"') for name in ("before", "theirs", "ours", "again")] == [1] * 4
+
+
+def test_a_websocket_keeps_what_a_request_stored() -> None:
+    """While it is open, whatever its model is."""
+    app, get_session = make_app(), make_provider(MemoryStore(), Root)
+    UserSession = Annotated[Any, Depends(get_session)]
+
+    @app.post("/{name}")
+    async def change(session: UserSession, name: str) -> None:
+        session.data.root[name] = 1
+
+    @app.get("/")
+    async def read(session: UserSession) -> Any:
+        return session.data.root
+
+    @app.websocket("/ws")
+    async def socket(websocket: WebSocket, session: UserSession) -> None:
+        await websocket.accept()
+        async for name in websocket.iter_text():
+            session.data.root[name] = 1
+            await session.commit()
+            await websocket.send_json(session.data.root)
+
+    with TestClient(app, base_url="https://testserver") as client:
+        client.post("/first")
+        with client.websocket_connect("wss://testserver/ws") as websocket:
+            for name in ("a", "b", "c"):
+                client.post(f"/request-{name}")
+                websocket.send_text(name)
+                assert websocket.receive_json() == client.get("/").json()
+        names = {"first", *"abc", "request-a", "request-b", "request-c"}
+        assert client.get("/").json().keys() == names
