@@ -54,11 +54,12 @@ def merged_data_is_stored_data(monkeypatch: pytest.MonkeyPatch) -> None:
     accept = SessionState._accept
 
     def checked(state: Any, committed: Any, change: Any, data: Any) -> None:
-        codec = state._repository.codec
-        is_late = codec.differs(change.ours, codec.dump(data._model))
+        repository = state._repository
+        codec = repository.codec
+        is_late = codec.differs(change.ours, data._dump())
         accept(state, committed, change, data)
         if committed.merged is not None and data is state.data and not is_late:
-            stored = codec.dump(codec.load(committed.stored.raw))
-            assert not codec.differs(codec.dump(data._model), stored)
+            stored = repository.dump_of(committed.stored.raw)
+            assert not codec.differs(data._dump(), stored)
 
     monkeypatch.setattr(SessionState, "_accept", checked)

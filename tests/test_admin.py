@@ -523,7 +523,7 @@ async def test_opening_invalid_data_follows_on_invalid(store, clock):
 
     old = make_provider(SpyStore(store), clock=clock)
     key = await key_of(await signed_in(old))
-    new = make_provider(SpyStore(store), Strict, clock=clock)
+    new = make_provider(SpyStore(store), Strict, clock=clock, on_invalid="discard")
     with pytest.raises(SessionNotFound):
         async with new.open(key):
             pass

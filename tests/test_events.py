@@ -17,6 +17,7 @@ from fastapi_async_sessions import (
     SessionEvent,
     StoreUnavailable,
 )
+from fastapi_async_sessions._core.header import HEADER_SIZE
 from fastapi_async_sessions.events import EventKind
 from fastapi_async_sessions.records import new_version
 from fastapi_async_sessions.testing import FrozenClock
@@ -151,6 +152,14 @@ async def ended_elsewhere(site: Site) -> str:
     return key
 
 
+async def unreadable(site: Site) -> str:
+    key = await site.stored_key()
+    record = await site.store.inner.load(key)
+    await site.overwrite(key, record.body[:HEADER_SIZE] + b'{"count": "many"}')
+    await site.client.get("/")
+    return key
+
+
 async def bad_signature(site: Site) -> None:
     await site.client.get("/", headers={"cookie": "__Host-web=forged"})
 
@@ -190,6 +199,7 @@ CAUSES: list[tuple[Cause, dict[str, str]]] = [
     (expired, {}),
     (conflict, {"fields": "count"}),
     (ended_elsewhere, {}),
+    (unreadable, {"fields": "count"}),
     (bad_signature, {}),
     (ambiguous_cookie, {}),
     (corrupt, {"reason": "the header is not one of ours"}),
@@ -257,6 +267,7 @@ def test_the_level_of_a_log_line_follows_its_severity():
     assert {kind for kind, level in levels.items() if level >= logging.ERROR} == {
         "corrupt",
         "store_error",
+        "unreadable",
     }
     assert {kind for kind, level in levels.items() if level == logging.WARNING} == {
         "bad_signature",

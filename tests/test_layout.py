@@ -37,6 +37,7 @@ ORDER = [
     "_core.shapes",
     "_core.models",
     "_core.readback",
+    "_core.unread",
     "_core.codec",
     "_core.settings",
     "_core.bounded",

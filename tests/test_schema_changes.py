@@ -148,24 +148,25 @@ async def test_a_renamed_field_can_be_mapped_by_a_validator(releases):
 
 
 async def test_a_removed_field_is_invalid_if_the_model_forbids_extras(releases):
-    """With ``extra="forbid"`` the session is discarded."""
+    """With ``on_invalid="discard"`` the session is discarded."""
 
     class Closed(BaseModel):
         model_config = ConfigDict(extra="forbid")
         name: str = ""
 
     cookies = await releases.stored(First(name="Ada"))
-    assert (await read(releases.site(Closed), cookies))["new"] is True
+    assert (await read(releases.site(Closed, on_invalid="discard"), cookies))["new"] is True
     assert releases.kinds() == ["corrupt"]
 
 
 # on_invalid="discard"
 
 
-async def test_an_invalid_session_is_replaced_by_a_new_one_by_default(releases):
+async def test_an_invalid_session_is_replaced_by_a_new_one(releases):
     """The response is a 200 without a cookie; the event names the fields and no values."""
     cookies = await releases.stored(First(name="Ada", age="thirty-six"))
-    response = await browser_with(releases.site(Second), cookies).get("/")
+    app = releases.site(Second, on_invalid="discard")
+    response = await browser_with(app, cookies).get("/")
     assert response.json() == {"new": True, "data": {"name": "", "age": 0, "email": None}}
     assert set_cookie_kind(response) is None
     (event,) = [event for event in releases.events if event.kind == "corrupt"]
@@ -177,7 +178,7 @@ async def test_a_discarded_record_is_kept_for_a_rollback(releases):
     """Reading and writing with the newer release do not change the older one's record."""
     cookies = await releases.stored(First(name="Ada", age="thirty-six"))
     before = await releases.store.records()
-    newer, older = releases.site(Second), releases.site(First)
+    newer, older = releases.site(Second, on_invalid="discard"), releases.site(First)
     await read(newer, cookies)
     response = await browser_with(newer, cookies).post("/set/name/Eve")
     assert cookie_value(response) not in cookies.values()
@@ -445,7 +446,6 @@ async def test_a_record_without_a_valid_header_is_corrupt(releases, body):
         b"null",
         b"NaN",
         b'"text"',
-        b'{"name": {"$ne": null}}',
         b'{"name": "Ada"',
         b'{"name": "\xff\xfe"}',
         b'{"name": "\\ud800"}',

@@ -7,13 +7,25 @@ from collections.abc import Callable, Container, Iterable
 from string import ascii_letters, digits
 from typing import Any, Generic, cast
 
-from pydantic import ValidationError
+from pydantic import RootModel, ValidationError
 from pydantic_core import PydanticCustomError, PydanticSerializationError, from_json, to_json
 
 from ..errors import ConfigurationError, SessionInvalid
 from .merge import JSON, is_same
 from .models import Model, SessionModel
 from .readback import Problem, lost_values, shared_values, wrong_types
+from .unread import (
+    NOTHING,
+    Path,
+    Unread,
+    is_absent,
+    is_gone,
+    parts_of,
+    place_of,
+    restored,
+    stripped,
+    without,
+)
 
 Migration = Callable[[dict[str, Any], ValidationError], Model]
 """Takes the stored dict and pydantic's error, and returns the data as this release's model."""
@@ -95,26 +107,81 @@ class Codec(Generic[Model]):
             self._verbatim.add(fingerprint)
         return dump
 
-    def read_back(self, dump: bytes) -> Model:
+    def load_partly(self, raw: bytes, error: ValidationError) -> tuple[Model, Unread] | None:
+        """Return the data with defaults for what does not fit the model, and those parts.
+
+        None: the JSON is none, or no object.
+        """
+        try:
+            values = read_json(raw)
+        except ValueError:
+            return None
+        if not isinstance(values, dict):
+            is_root = issubclass(self._model.cls, RootModel)
+            return (self.new(), {(): values}) if is_root else None
+        read = self._load_partly(values, error)
+        return read or (self.new(), {(name,): value for name, value in values.items()})
+
+    def _load_partly(
+        self, values: dict[str, JSON], error: ValidationError
+    ) -> tuple[Model, Unread] | None:
+        left: JSON = values
+        unread: set[Path] = set()
+        while True:
+            details = error.errors(include_url=False, include_context=False, include_input=False)
+            places = [place_of(left, each, self.shape) for each in details]
+            if not all(path for path, _ in places):
+                # an error without a place: each field is tried alone
+                lone = [name for name in values if not self._is_readable({name: values[name]})]
+                places = [((name,), False) for name in lone if not is_gone(left, name)]
+            if not places:
+                return None
+            unread |= {path for path, is_forbidden in places if not is_forbidden}
+            left = without(left, (path for path, _ in places))
+            try:
+                return self.load(write_json(left)), parts_of(values, unread)
+            except ValidationError as again:
+                error = again
+
+    def _is_readable(self, values: JSON) -> bool:
+        try:
+            self.load(write_json(values))
+        except ValidationError:
+            return False
+        return True
+
+    def restored(self, dump: bytes, unread: Unread) -> bytes:
+        """Return a dump with the parts that could not be read as they are stored."""
+        return write_json(restored(read_json(dump), unread)) if unread else dump
+
+    def read_back(self, dump: bytes, unread: Unread = NOTHING) -> Model:
         """Return the data that the next request would load from this dump.
+
+        Args:
+            unread: The parts that it cannot read either.
 
         Raises:
             SessionInvalid: the next request could not load it.
         """
         fields: list[str] = []
+        if unread:
+            values = stripped(read_json(dump), unread, self.shape)
+            if is_absent(values):
+                return self.new()
+            dump = write_json(values)
         try:
             return self.load(dump)
         except ValidationError as error:
             fields = self.fields_of(error)
         raise SessionInvalid("The session's data does not fit its model.", fields)
 
-    def check(self, data: Model, dump: bytes) -> None:
+    def check(self, data: Model, dump: bytes, unread: Unread = NOTHING) -> None:
         """Check that the next request will read the data, whose dump this is, as what it is.
 
         Raises:
             SessionInvalid: it would not; names the field, the type found and the one expected.
         """
-        again = self.read_back(dump)
+        again = self.read_back(dump, unread)
         if problems := list(lost_values(data, again)):
             raise self._invalid("The session's data would not come back as it is.", problems)
 

@@ -15,6 +15,7 @@ from .models import Model
 from .repository import LoadedSession, Repository, SessionRecord
 from .revocation import is_revoked
 from .tokens import Token
+from .unread import Unread, kept_parts
 
 
 class Change(NamedTuple):
@@ -22,6 +23,7 @@ class Change(NamedTuple):
 
     Attributes:
         base, ours: The dumps of the data before and after the change.
+        unread: The parts of the change that this release cannot read, and did not assign.
         token: Opens the session; None if there is no cookie (``open``), or none yet.
         renewal: The renewal that the route requested, which may be a sign-in or sign-out.
         subject: The user who is signed in afterwards.
@@ -32,6 +34,7 @@ class Change(NamedTuple):
 
     base: bytes
     ours: bytes
+    unread: Unread
     token: Token | None
     renewal: Renewal | None
     subject: str | None
@@ -118,10 +121,10 @@ class Commit(Generic[Model]):
                 return None
             if includes_write(theirs.stored.record.version, attempt.record.version):
                 # our write was done and its reply was lost: there is nothing left to write
-                merged = MergedData(theirs.data, change.ours, theirs.base)
+                merged = MergedData(theirs.data, change.ours, theirs.base, theirs.unread)
                 return await self._saved(theirs.stored, theirs.base, renewed, merged)
             merged, now = self._merged(theirs), repository.settings.now()
-            dump = repository.codec.dump(merged.data)
+            dump = repository.codec.restored(repository.codec.dump(merged.data), merged.unread)
             raw = self._rebased(dump, theirs.base, theirs.stored.raw)
             attempt = self._over(theirs.stored, renewed, raw, now)
             if await self._is_written(attempt, theirs.stored, now):
@@ -187,13 +190,16 @@ class Commit(Generic[Model]):
         merged = merge(base, ours, stored, codec.shape)
         if merged.conflicts:
             self._report_conflict(theirs.stored.key, codec.field_names(merged.conflicts))
+        # what we assigned is readable, whatever it was
+        unread = {**change.unread, **theirs.unread}
+        kept = kept_parts(merged.value, unread)
         try:
-            data = codec.read_back(write_json(merged.value))
+            data = codec.read_back(write_json(merged.value), kept)
         except SessionInvalid as error:
             raise SessionConflict(
                 "The merged changes of two requests do not fit the model.", error.fields
             ) from None
-        return MergedData(data, change.base, theirs.base)
+        return MergedData(data, change.base, theirs.base, kept)
 
     def _report_conflict(self, key: str, fields: list[str]) -> None:
         self._repository.events.emit("conflict", key, fields=", ".join(fields))
@@ -208,11 +214,8 @@ class Commit(Generic[Model]):
         before, after, stored = map(read_json, (base, ours, raw))
         rebased = write_json(rebase(before, after, stored, codec.shape))
         # when this is read, a validator that turns old fields into new ones may undo our change
-        try:
-            is_lost = codec.differs(ours, codec.dump(codec.read_back(rebased)))
-        except SessionInvalid:
-            is_lost = True
-        return ours if is_lost else rebased
+        again = self._repository.dump_of(rebased)
+        return ours if again is None or codec.differs(ours, again) else rebased
 
 
 def _pauses() -> Iterator[float]:

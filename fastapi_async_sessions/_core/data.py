@@ -8,6 +8,7 @@ from ..events import logger
 from .codec import Codec, read_json, replace_in_place, update_in_place, write_json
 from .merge import merge
 from .models import Model
+from .unread import NOTHING, Unread, fallbacks, still_unread
 
 
 class MergedData(NamedTuple, Generic[Model]):
@@ -15,11 +16,13 @@ class MergedData(NamedTuple, Generic[Model]):
 
     Attributes:
         base, theirs: The dumps of the common base and of the other request's data.
+        unread: The parts that this release cannot read.
     """
 
     data: Model
     base: bytes
     theirs: bytes
+    unread: Unread = NOTHING
 
     def __repr__(self) -> str:
         return "MergedData(...)"
@@ -30,27 +33,39 @@ class SessionData(Generic[Model]):
 
     Attributes:
         base: The dump of the data as loaded or last committed; any difference from it is a change.
+        unread: The parts that this release cannot read, as they are stored; the base has them.
         is_closed: Whether the route has returned, so that the data can only be read.
     """
 
     __slots__ = (
         "_codec",
         "_dumped",
+        "_fallbacks",
         "_is_read",
         "_is_read_late",
         "_model",
         "base",
         "is_closed",
+        "unread",
     )
 
-    def __init__(self, codec: Codec[Model], model: Model, base: bytes) -> None:
+    def __init__(
+        self, codec: Codec[Model], model: Model, base: bytes, unread: Unread = NOTHING
+    ) -> None:
         self._codec = codec
         self._model = model
         self.base = base
         self.is_closed = False
+        self._note(unread)
         self._dumped: bytes | None = None
         self._is_read = False
         self._is_read_late = False
+
+    def _note(self, unread: Unread) -> None:
+        """Remember the parts that this release cannot read, to see whether they are assigned."""
+        self.unread = unread
+        dump = read_json(self._codec.dump(self._model)) if unread else None
+        self._fallbacks = fallbacks(self._model, dump, unread)
 
     def read(self) -> Model:
         """Return the model, which may be changed in place until the data is closed."""
@@ -71,8 +86,15 @@ class SessionData(Generic[Model]):
         """
         # nobody can have changed a model that was not read, unless it has functions of its own
         is_as_loaded = self._codec.is_plain and not self._is_read
-        self._dumped = self.base if is_as_loaded else self._codec.dump(self._model)
+        self._dumped = self.base if is_as_loaded else self._dump()
         return self._dumped
+
+    def _dump(self) -> bytes:
+        dump = self._codec.dump(self._model)
+        if not self._fallbacks:
+            return dump
+        self.unread = still_unread(self._model, read_json(dump), self._fallbacks)
+        return self._codec.restored(dump, self.unread)
 
     def is_change(self, dump: bytes) -> bool:
         """Return whether the data, whose dump this is, differs from the base.
@@ -82,7 +104,7 @@ class SessionData(Generic[Model]):
         """
         if not self._codec.differs(self.base, dump):
             return False
-        self._codec.check(self._model, dump)
+        self._codec.check(self._model, dump, self.unread)
         return True
 
     def accept(self, base: bytes) -> None:
@@ -94,7 +116,11 @@ class SessionData(Generic[Model]):
         model = self._with_late_changes(merged, ours)
         if self.is_closed:
             self._model = model  # the object that the route assigned may be shared
-            return
+        else:
+            self._update(model, ours)
+        self._note(merged.unread)
+
+    def _update(self, model: Model, ours: bytes) -> None:
         codec, dump = self._codec, self._codec.dump(model)
         changed = codec.changed_fields(ours, dump)
         update_in_place(self._model, model, model.__dict__.keys() - changed)
@@ -106,12 +132,12 @@ class SessionData(Generic[Model]):
         """Return the merged data with changes that another task made after ours was dumped."""
         codec = self._codec
         try:
-            now = codec.dump(self._model)
+            now = self._dump()
             if codec.differs(ours, now):
-                codec.check(self._model, now)
+                codec.check(self._model, now, self.unread)
                 base, late, theirs = map(read_json, (merged.base, now, merged.theirs))
                 again = merge(base, late, theirs, codec.shape)
-                return codec.read_back(write_json(again.value))
+                return codec.read_back(write_json(again.value), merged.unread)
         except SessionInvalid:
             logger.exception("changes made during a commit are lost: they do not fit the model")
         return merged.data
@@ -127,6 +153,6 @@ class SessionData(Generic[Model]):
         if not self._is_read_late or self._dumped is None:
             return False
         try:
-            return self._codec.differs(self._dumped, self._codec.dump(self._model))
+            return self._codec.differs(self._dumped, self._dump())
         except SessionInvalid:
             return True

@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import Enum
 from math import isfinite
 from pathlib import PurePath
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, TypeGuard, cast, get_args
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -49,8 +49,8 @@ def lost_values(live: Any, again: Any, path: str = "") -> Iterator[Problem]:
     """Compare data with what is read of its dump."""
     if _is_lost(live, again):
         yield Problem(path or "data", type(again).__name__, type(live).__name__)
-    elif isinstance(live, dict) and isinstance(again, dict):
-        yield from _lost_entries(cast(dict[Any, Any], live), cast(dict[Any, Any], again), path)
+    elif _is_dict(live) and _is_dict(again):
+        yield from _lost_entries(live, again, path)
     elif isinstance(live, _ARRAYS) and isinstance(again, _ARRAYS):
         one, other = cast(Collection[Any], live), cast(Collection[Any], again)
         if len(one) == len(other):
@@ -115,7 +115,11 @@ def _lost_entries(live: dict[Any, Any], again: dict[Any, Any], path: str) -> Ite
             yield Problem(_joined(path, "*"), "keys of type str", type(key).__name__)
 
 
-def _kind(value: Any) -> Any:
+def _is_dict(value: Any) -> TypeGuard[dict[Any, Any]]:
+    return isinstance(value, dict)
+
+
+def _kind(value: object) -> Any:
     """The class of a value; of a generic model's, the one without parameters."""
     cls = type(value)
     generic: Any = getattr(cls, "__pydantic_generic_metadata__", None)
@@ -146,8 +150,8 @@ def _models(value: Any) -> Iterator[BaseModel]:
     """The models in a value, not those within them."""
     if isinstance(value, BaseModel):
         yield value
-    elif isinstance(value, dict):
-        for each in cast(dict[Any, Any], value).values():
+    elif _is_dict(value):
+        for each in value.values():
             yield from _models(each)
     elif isinstance(value, _ARRAYS):
         for each in cast(Iterable[Any], value):

@@ -18,6 +18,7 @@ from .codec import Codec, Migration, read_json
 from .header import HEADER_SIZE, CorruptBody, Header
 from .models import Model
 from .settings import Settings
+from .unread import NOTHING, Unread
 
 # text that every store can keep: PostgreSQL has no NUL, and UTF-8 has no lone surrogates
 _SUBJECT = re.compile("[^\x00\ud800-\udfff]{1,255}")
@@ -46,11 +47,13 @@ class LoadedSession(NamedTuple, Generic[Model]):
     Attributes:
         data: The model, which the route may change.
         base: The dump of the data right after it was loaded; a commit compares with it.
+        unread: The parts that this release cannot read; the base has them as they are stored.
     """
 
     stored: SessionRecord
     data: Model
     base: bytes
+    unread: Unread = NOTHING
 
     def __repr__(self) -> str:
         return f"LoadedSession({self.stored!r})"
@@ -71,6 +74,7 @@ class Repository(Generic[Model]):
         self.events = Events(settings.name, settings.on_event)
         self.store = BoundedStore(settings.store, settings.store_timeout, self.events)
         self.codec = Codec(settings.model)
+        self._told: set[str] = set()  # fields of which an event has told that they are unreadable
         self._queues: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def load(self, key: str, *secret_hashes: bytes) -> LoadedSession[Model] | None:
@@ -118,12 +122,30 @@ class Repository(Generic[Model]):
             if data is not None:
                 dump = self.codec.dump(data)
                 return LoadedSession(stored._replace(raw=dump), data, dump)
+        if on_invalid == "fallback":
+            loaded = self._read_partly(stored, error)
+            if loaded is not None:
+                return loaded
         fields = self.codec.fields_of(error)
         reason = "the data does not fit the model"
         self.events.emit("corrupt", stored.key, reason=reason, fields=", ".join(fields))
         if on_invalid == "raise":
             raise SessionInvalid("The stored session does not fit its model.", fields)
         return None
+
+    def _read_partly(
+        self, stored: SessionRecord, error: ValidationError
+    ) -> LoadedSession[Model] | None:
+        partly = self.codec.load_partly(stored.raw, error)
+        if partly is None:
+            return None
+        fields = ", ".join(self.codec.fields_of(error)) or "data"
+        if fields not in self._told:
+            self._told.add(fields)
+            self.events.emit("unreadable", stored.key, fields=fields)
+        data, unread = partly
+        base = self.codec.restored(self.codec.dump(data), unread)
+        return LoadedSession(stored, data, base, unread)
 
     def _migrate(
         self, migration: Migration[Model], raw: bytes, error: ValidationError
@@ -146,6 +168,18 @@ class Repository(Generic[Model]):
                 place.lineno,
             )
             return None
+
+    def dump_of(self, raw: bytes) -> bytes | None:
+        """Return the dump of the data that is read from this JSON; None: it does not fit."""
+        codec = self.codec
+        try:
+            return codec.dump(codec.load(raw))
+        except SessionInvalid:
+            return None
+        except ValidationError as error:
+            is_partial = self.settings.on_invalid == "fallback"
+            partly = codec.load_partly(raw, error) if is_partial else None
+            return None if partly is None else codec.restored(codec.dump(partly[0]), partly[1])
 
     def new_record(
         self, key: str, header: Header, raw: bytes, subject: str | None, replaces: str = ""

@@ -15,7 +15,7 @@ from ..stores.base import Store
 from .codec import Migration
 from .models import Model
 
-OnInvalid = Literal["discard", "raise"]
+OnInvalid = Literal["fallback", "discard", "raise"]
 OnConflict = Literal["overwrite", "raise"]
 
 _NAME = re.compile(r"(?!__)[A-Za-z0-9_-]{1,64}")
@@ -75,7 +75,8 @@ class Settings(Generic[Model]):
         )
         require(
             self.on_invalid in get_args(OnInvalid) or _is_plain_function(self.on_invalid),
-            'on_invalid=... takes "discard", "raise" or a function, not async, of dict and error',
+            'on_invalid=... takes "fallback", "discard", "raise" or a function, not async, of dict '
+            "and error",
         )
 
     def _check_functions(self) -> None:

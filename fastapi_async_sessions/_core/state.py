@@ -95,7 +95,7 @@ class SessionState(Generic[Model]):
             new = codec.new()
             self.data = SessionData(codec, new, codec.dump(new))
         else:
-            self.data = SessionData(codec, loaded.data, loaded.base)
+            self.data = SessionData(codec, loaded.data, loaded.base, loaded.unread)
 
     # read by the route
 
@@ -247,6 +247,7 @@ class SessionState(Generic[Model]):
         return Change(
             base=self.data.base,
             ours=ours,
+            unread=self.data.unread,
             token=self.token,
             renewal=self._renewal,
             subject=self.subject,

@@ -5,7 +5,7 @@
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Annotated, Any, Literal, NoReturn, get_origin
+from typing import Annotated, Any, NoReturn, get_origin
 
 from fastapi import Depends, FastAPI
 from fastapi.openapi.models import APIKey
@@ -20,7 +20,7 @@ from .._core.models import Model
 from .._core.not_a_parameter import NEEDS_DEPENDS, NotAParameter
 from .._core.repository import Repository
 from .._core.session import Session
-from .._core.settings import OnConflict, Settings, require
+from .._core.settings import OnConflict, OnInvalid, Settings, require
 from .._core.state import CookieAction, SessionState
 from .._core.upkeep import Upkeep
 from ..errors import ConfigurationError
@@ -74,7 +74,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         cookie: CookieConfig = CookieConfig(),  # noqa: B008  # frozen
         lifetime: Lifetime = Lifetime(),  # noqa: B008  # frozen
         on_conflict: OnConflict = "overwrite",
-        on_invalid: Literal["discard", "raise"] | Migration[Model] = "discard",
+        on_invalid: OnInvalid | Migration[Model] = "fallback",
         max_bytes: int = 65536,
         store_timeout: timedelta = timedelta(seconds=2),
         commit_timeout: timedelta = timedelta(seconds=5),
