@@ -11,7 +11,6 @@ from typing import Self
 
 from .waits import until
 
-_START_WITHIN = 20.0
 _STOP_WITHIN = 10.0
 
 
@@ -23,6 +22,7 @@ class ServerProcess(ABC):
     first.
     """
 
+    start_within = 20.0
     stop_signal = signal.SIGTERM
     user: str | None = None
     environment: Mapping[str, str] | None = None
@@ -66,7 +66,7 @@ class ServerProcess(ABC):
                 user=self.user,
             )
         try:
-            until(self._has_started, within=_START_WITHIN, what=f"{self} answers")
+            until(self._has_started, within=self.start_within, what=f"{self} answers")
         except BaseException:
             self.kill()
             raise
