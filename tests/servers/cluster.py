@@ -1,5 +1,6 @@
 """A Redis cluster of three masters with a replica each."""
 
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 from redis.asyncio.cluster import ClusterNode
+from redis.crc import key_slot
 
 from .redis import BUS, RedisServer
 from .releases import REDIS, Release
@@ -55,6 +57,14 @@ class RedisCluster:
             if is_master(node):
                 node.command("FLUSHALL")
 
+    def connections_made(self) -> int:
+        """How many clients have connected to the nodes that answer, since each was started."""
+        made = [
+            re.search(rb"connections_received:(\d+)", _ask(node, "INFO stats"))
+            for node in self.nodes
+        ]
+        return sum(int(each[1]) for each in made if each)
+
     def wait_until_whole(self) -> None:
         """Every node is up and sees all slots served, and every replica follows a master."""
         until(self._is_whole, within=_READY_WITHIN, what="the cluster is whole")
@@ -70,42 +80,28 @@ class RedisCluster:
             what=f"the cluster knows that node {number} is a master",
         )
 
-    def move_slots(self, count: int, *, source: int, target: int, stop: Callable[[], bool]) -> int:
-        """Move a master's first slots to another one, as resharding does; gives how many.
+    def move_slots(self, *, source: int, target: int, stop: Callable[[], bool]) -> int:
+        """Move slots that hold keys from a master to another one, as resharding does.
 
-        Each slot's keys migrate while clients use them. Ends early where ``stop()`` says so.
+        Each slot's keys migrate while clients use them. Ends when ``stop()`` says so, or when the
+        source has no keys left; gives how many slots were moved.
         """
-        masters = [node for node in self.nodes if is_master(node)]
-        clients = {node.port: redis.Redis(port=node.port, socket_timeout=5) for node in masters}
-        giver, taker = (clients[self.nodes[number].port] for number in (source, target))
-        others = [client for client in clients.values() if client not in (giver, taker)]
-        try:
-            for slot in range(count):
-                if stop():
-                    return slot
-                self._move(slot, giver, taker, others, self.nodes[target].port)
-            return count
-        finally:
-            for client in clients.values():
-                client.close()
-
-    def _move(
-        self,
-        slot: int,
-        giver: "redis.Redis",
-        taker: "redis.Redis",
-        others: "list[redis.Redis]",
-        port: int,
-    ) -> None:
-        giver_id, taker_id = (
-            client.execute_command("CLUSTER MYID").decode() for client in (giver, taker)
-        )
-        taker.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", giver_id)
-        giver.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", taker_id)
-        while keys := giver.execute_command("CLUSTER GETKEYSINSLOT", slot, 50):
-            giver.execute_command("MIGRATE", "127.0.0.1", port, "", 0, 2000, "KEYS", *keys)
-        for client in (taker, giver, *others):
-            client.execute_command("CLUSTER SETSLOT", slot, "NODE", taker_id)
+        with ExitStack() as stack:
+            clients = {
+                node.port: stack.enter_context(redis.Redis(port=node.port, socket_timeout=5))
+                for node in self.nodes
+                if is_master(node)
+            }
+            giver, taker = (clients.pop(self.nodes[number].port) for number in (source, target))
+            move = _Move(giver, taker, [*clients.values()], self.nodes[target].port)
+            moved = 0
+            while not stop() and (slots := {key_slot(key) for key in giver.scan_iter()}):
+                for slot in slots:
+                    move.one(slot)
+                    moved += 1
+                    if stop():
+                        break
+            return moved
 
     def _map(self, myself: int) -> str:
         share = SLOTS // 3 + 1
@@ -125,6 +121,27 @@ class RedisCluster:
         return all(_has_all_slots(node) and _is_synced(node) for node in self.nodes)
 
 
+class _Move:
+    """Moves slots, one after the other, by the commands that ``redis-cli`` sends."""
+
+    def __init__(
+        self, giver: "redis.Redis", taker: "redis.Redis", others: "list[redis.Redis]", port: int
+    ) -> None:
+        self._giver, self._taker, self._others, self._port = giver, taker, others, port
+        self._giver_id, self._taker_id = (
+            client.execute_command("CLUSTER MYID").decode() for client in (giver, taker)
+        )
+
+    def one(self, slot: int) -> None:
+        giver, taker = self._giver, self._taker
+        taker.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", self._giver_id)
+        giver.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", self._taker_id)
+        while keys := giver.execute_command("CLUSTER GETKEYSINSLOT", slot, 50):
+            giver.execute_command("MIGRATE", "127.0.0.1", self._port, "", 0, 2000, "KEYS", *keys)
+        for client in (taker, giver, *self._others):
+            client.execute_command("CLUSTER SETSLOT", slot, "NODE", self._taker_id)
+
+
 def is_master(node: RedisServer) -> bool:
     return _says(node, "INFO replication", b"role:master")
 
@@ -138,10 +155,14 @@ def _is_synced(node: RedisServer) -> bool:
 
 
 def _says(node: RedisServer, question: str, answer: bytes) -> bool:
+    return answer in _ask(node, question)
+
+
+def _ask(node: RedisServer, question: str) -> bytes:
     try:
-        return answer in node.say(question)
+        return node.say(question)
     except OSError:  # it is down, or hangs
-        return False
+        return b""
 
 
 @pytest.fixture(scope="session")
