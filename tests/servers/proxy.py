@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -19,8 +20,9 @@ class Proxy:
     - ``proxy.cut()`` cuts all connections that are open
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self._target = (host, port)
+        self._tls = tls
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -32,15 +34,15 @@ class Proxy:
         self.requests = 0
 
     @classmethod
-    def to(cls, url: str) -> Self:
-        """A proxy before the server that a URL names."""
+    def to(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Self:
+        """A proxy before the server that a URL names; with ``tls`` clients speak TLS to it."""
         parts = urlsplit(url)
         assert parts.hostname
         assert parts.port
-        return cls(parts.hostname, parts.port)
+        return cls(parts.hostname, parts.port, tls=tls)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
 
