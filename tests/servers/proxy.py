@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -12,15 +13,16 @@ class Proxy:
 
     ``async with Proxy.to("http://127.0.0.1:8000") as proxy`` listens on ``proxy.port``. Meanwhile:
 
-    - ``proxy.delay = 0.05`` holds back each piece of traffic for that many seconds
+    - ``proxy.delay = 0.001`` brings each piece of traffic, either way, that many seconds later
     - ``proxy.pause()`` lets nothing through, either way, until ``proxy.resume()``
     - ``proxy.lose_replies = 1`` lets the next request through and cuts where its reply comes
     - ``proxy.refuse = True`` cuts each new connection at once
     - ``proxy.cut()`` cuts all connections that are open
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self._target = (host, port)
+        self._tls = tls
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -32,15 +34,15 @@ class Proxy:
         self.requests = 0
 
     @classmethod
-    def to(cls, url: str) -> Self:
-        """A proxy before the server that a URL names."""
+    def to(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Self:
+        """A proxy before the server that a URL names; with ``tls`` clients speak TLS to it."""
         parts = urlsplit(url)
         assert parts.hostname
         assert parts.port
-        return cls(parts.hostname, parts.port)
+        return cls(parts.hostname, parts.port, tls=tls)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -94,15 +96,43 @@ class Proxy:
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool
     ) -> None:
+        line: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        await asyncio.gather(self._take(reader, line), self._pass_on(line, writer, replies=replies))
+
+    async def _take(
+        self, reader: asyncio.StreamReader, line: "asyncio.Queue[tuple[float, bytes]]"
+    ) -> None:
+        """Read on while earlier pieces are held back: a delay costs time, not throughput."""
+        data = b"?"
+        while data:
+            data = b""
+            with contextlib.suppress(OSError):
+                data = await reader.read(65536)
+            line.put_nowait((asyncio.get_running_loop().time() + self.delay, data))
+            await self._flowing.wait()
+
+    async def _pass_on(
+        self,
+        line: "asyncio.Queue[tuple[float, bytes]]",
+        writer: asyncio.StreamWriter,
+        *,
+        replies: bool,
+    ) -> None:
         with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                await asyncio.sleep(self.delay)
+            while True:
+                due, data = await line.get()
+                await asyncio.sleep(due - asyncio.get_running_loop().time())
                 await self._flowing.wait()
-                if replies and self.lose_replies:
-                    self.lose_replies -= 1
+                if not data or (replies and self._loses_this()):
                     break
                 self.requests += not replies
                 writer.write(data)
                 await writer.drain()
         # one end is gone: so is the other, or a half-open pair would wait for ever
         writer.transport.abort()
+
+    def _loses_this(self) -> bool:
+        if not self.lose_replies:
+            return False
+        self.lose_replies -= 1
+        return True

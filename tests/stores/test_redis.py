@@ -4,11 +4,7 @@ import asyncio
 import gc
 import importlib
 import logging
-import shutil
-import ssl
-import subprocess
 import sys
-from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -68,35 +64,6 @@ async def unavailable(match):
     error = caught.value
     # the driver's error must not be reachable from the one that was raised
     assert (error.__cause__, error.__context__) == (None, None)
-
-
-class Commands:
-    """Counts the commands that clients send to a server, without the calls of scripts."""
-
-    def __init__(self, server):
-        self._server = server
-        server.command("CONFIG", "RESETSTAT")
-
-    def seen(self):
-        stats = self._server.command("INFO", "commandstats")
-        counts = {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in stats.items()}
-        counts = Counter(counts)
-        if counts["evalsha"] or counts["eval"]:
-            inner = (
-                "get",
-                "getrange",
-                "set",
-                "del",
-                "zadd",
-                "zremrangebyscore",
-                "zrevrange",
-                "pexpire",
-            )
-            for each in inner:
-                del counts[each]
-        for other in ("config", "info", "hello", "client", "select", "auth"):
-            del counts[other]
-        return dict(counts)
 
 
 # the contract
@@ -316,9 +283,9 @@ async def test_each_verb_is_one_command(store, redis_server):
     commands = []
 
     async def count(verb):
-        before = Commands(redis_server)
-        await verb
-        commands.append(before.seen())
+        with redis_server.counted() as sent:
+            await verb
+        commands.append(sent)
 
     await store.open()
     await store.create("c" * 64, record(owner="x"))
@@ -339,10 +306,10 @@ async def test_concurrent_reads_are_batched(store, redis_server):
     kept = {key: record() for key in keys}
     for key, value in kept.items():
         await store.create(key, value)
-    commands = Commands(redis_server)
-    loaded = await asyncio.gather(*(store.load(key) for key in keys * 2))
+    with redis_server.counted() as commands:
+        loaded = await asyncio.gather(*(store.load(key) for key in keys * 2))
     assert loaded == [kept[key] for key in keys * 2]
-    assert commands.seen() == {"mget": 2}
+    assert commands == {"mget": 2}
 
 
 async def test_batched_writes_have_their_own_answers(store):
@@ -763,72 +730,3 @@ def test_a_closed_event_loop_is_an_error_that_says_so(redis_url):
 
     asyncio.run(use_again())
     gc.collect()
-
-
-# TLS
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """A self-signed certificate for 127.0.0.1, and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("TLS needs the openssl command to make a certificate")
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
-            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key
-
-
-@asynccontextmanager
-async def tls_in_front_of(url, certificate):
-    """A port that terminates TLS for a server; the Redis of the wheel is built without it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    tasks = set()
-
-    async def pump(reader, writer):
-        try:
-            while data := await reader.read(65536):
-                writer.write(data)
-        except OSError:
-            pass
-        writer.close()
-
-    async def accept(reader, writer):
-        tasks.add(asyncio.current_task())
-        port = int(url.rpartition(":")[2].partition("/")[0])
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        await asyncio.gather(*tasks)
-
-
-async def test_tls_with_a_trusted_certificate(redis_url, certificate):
-    """rediss:// verifies it."""
-    async with tls_in_front_of(redis_url, certificate) as port:
-        url = f"rediss://127.0.0.1:{port}"
-        async with opened(url, ssl_ca_certs=str(certificate[0])) as store:
-            kept = record()
-            assert await store.create(KEY, kept)
-            assert await store.load(KEY) == kept
-
-
-async def test_tls_with_an_untrusted_certificate(redis_url, certificate):
-    """Nothing is sent, and the reason says that TLS failed."""
-    async with tls_in_front_of(redis_url, certificate) as port:
-        url = f"rediss://127.0.0.1:{port}"
-        async with opened(url) as store, unavailable("the TLS connection failed"):
-            await store.load(KEY)

@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from fastapi_async_sessions.errors import StoreUnavailable
 from fastapi_async_sessions.records import Record, new_version
 from fastapi_async_sessions.stores.redis import RedisStore
-from tests.servers.redis import RedisSentinels
+from tests.servers.sentinel import RedisSentinels
 
 # Of the many connections that are made and dropped during a failover, redis-py now and then fails
 # to close one. They are garbage-collected here, so that no other test gets the warning.
@@ -29,9 +29,9 @@ def record():
 
 
 @contextmanager
-def sentinels(directory, *options, replicas):
+def sentinels(directory, release, *options, replicas):
     """Start servers for one test, which kills one of them."""
-    group = RedisSentinels(directory, *options, replicas=replicas)
+    group = RedisSentinels(directory, *options, replicas=replicas, release=release)
     try:
         yield group.start()
     finally:
@@ -125,16 +125,16 @@ def has_new_master(group):
     )
 
 
-async def test_a_store_finds_the_new_master_after_a_crash(tmp_path):
+async def test_a_store_finds_the_new_master_after_a_crash(tmp_path, redis_release):
     """Until then StoreUnavailable is raised and nothing else; no restart is needed."""
-    with sentinels(tmp_path, replicas=1) as group:
+    with sentinels(tmp_path, redis_release, replicas=1) as group:
         async with busy(group):
             group.master.kill()
 
 
-async def test_a_store_finds_the_new_master_after_a_switch(tmp_path):
+async def test_a_store_finds_the_new_master_after_a_switch(tmp_path, redis_release):
     """The old master would accept writes for ten more seconds; min-replicas prevents that."""
     options = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")
-    with sentinels(tmp_path, *options, replicas=2) as group:
+    with sentinels(tmp_path, redis_release, *options, replicas=2) as group:
         async with busy(group):
             group.sentinels[0].command("SENTINEL", "FAILOVER", group.name)

@@ -1,0 +1,185 @@
+"""A Redis cluster of three masters with a replica each."""
+
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import redis
+from redis.asyncio.cluster import ClusterNode
+from redis.crc import key_slot
+
+from .redis import BUS, RedisServer
+from .releases import REDIS, Release
+from .waits import until
+
+SLOTS = 16384
+_READY_WITHIN = 20.0
+_NODE_TIMEOUT = 1000  # milliseconds until a silent node is given up
+
+
+class RedisCluster:
+    """``nodes[0:3]`` begin as masters, and ``nodes[3:6]`` as their replicas, in that order.
+
+    They start with a shared map, so that none has to be met, and keep their ports.
+    """
+
+    def __init__(self, directory: Path, *options: str, release: Release = REDIS[0]) -> None:
+        every = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(_NODE_TIMEOUT))
+        # a master waits for more replicas to sync along unless it is told not to
+        every += ("--repl-diskless-sync-delay", "0", *options)
+        self.nodes = [
+            RedisServer(directory / f"node-{number}", *every, release=release)
+            for number in range(6)
+        ]
+        self._ids = [secrets.token_hex(20) for _ in self.nodes]
+
+    @property
+    def startup_nodes(self) -> list[ClusterNode]:
+        return [ClusterNode("127.0.0.1", node.port) for node in self.nodes]
+
+    def start(self) -> "RedisCluster":
+        for number, node in enumerate(self.nodes):
+            node.directory.mkdir(parents=True, exist_ok=True)
+            (node.directory / "nodes.conf").write_text(self._map(number))
+            node.start()
+        self.wait_until_whole()
+        return self
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.stop()
+
+    def flush(self) -> None:
+        for node in self.nodes:
+            if is_master(node):
+                node.command("FLUSHALL")
+
+    def connections_made(self) -> int:
+        """How many clients have connected to the nodes that answer, since each was started."""
+        made = [
+            re.search(rb"connections_received:(\d+)", _ask(node, "INFO stats"))
+            for node in self.nodes
+        ]
+        return sum(int(each[1]) for each in made if each)
+
+    def wait_until_whole(self) -> None:
+        """Every node is up and sees all slots served, and every replica follows a master."""
+        until(self._is_whole, within=_READY_WITHIN, what="the cluster is whole")
+
+    def wait_until_promoted(self, number: int) -> None:
+        """A replica has become a master, and the masters that are up know it."""
+        node = self.nodes[number]
+        until(lambda: is_master(node), within=_READY_WITHIN, what=f"node {number} is a master")
+        others = [other for other in self.nodes if other.is_running and other is not node]
+        until(
+            lambda: any(_has_all_slots(other) for other in others),
+            within=_READY_WITHIN,
+            what=f"the cluster knows that node {number} is a master",
+        )
+
+    def move_slots(self, *, source: int, target: int, stop: Callable[[], bool]) -> int:
+        """Move slots that hold keys from a master to another one, as resharding does.
+
+        Each slot's keys migrate while clients use them. Ends when ``stop()`` says so, or when the
+        source has no keys left; gives how many slots were moved.
+        """
+        with ExitStack() as stack:
+            clients = {
+                node.port: stack.enter_context(redis.Redis(port=node.port, socket_timeout=5))
+                for node in self.nodes
+                if is_master(node)
+            }
+            giver, taker = (clients.pop(self.nodes[number].port) for number in (source, target))
+            move = _Move(giver, taker, [*clients.values()], self.nodes[target].port)
+            moved = 0
+            while not stop() and (slots := {key_slot(key) for key in giver.scan_iter()}):
+                for slot in slots:
+                    move.one(slot)
+                    moved += 1
+                    if stop():
+                        break
+            return moved
+
+    def _map(self, myself: int) -> str:
+        share = SLOTS // 3 + 1
+        lines: list[str] = []
+        for number, node in enumerate(self.nodes):
+            flags = "myself," if number == myself else ""
+            address = f"{self._ids[number]} 127.0.0.1:{node.port}@{node.port + BUS}"
+            if number < 3:
+                slots = f"{number * share}-{min((number + 1) * share, SLOTS) - 1}"
+                lines.append(f"{address} {flags}master - 0 0 {number + 1} connected {slots}")
+            else:
+                master = self._ids[number - 3]
+                lines.append(f"{address} {flags}slave {master} 0 0 {number - 2} connected")
+        return "\n".join([*lines, "vars currentEpoch 3 lastVoteEpoch 0", ""])
+
+    def _is_whole(self) -> bool:
+        return all(_has_all_slots(node) and _is_synced(node) for node in self.nodes)
+
+
+class _Move:
+    """Moves slots, one after the other, by the commands that ``redis-cli`` sends."""
+
+    def __init__(
+        self, giver: "redis.Redis", taker: "redis.Redis", others: "list[redis.Redis]", port: int
+    ) -> None:
+        self._giver, self._taker, self._others, self._port = giver, taker, others, port
+        self._giver_id, self._taker_id = (
+            client.execute_command("CLUSTER MYID").decode() for client in (giver, taker)
+        )
+
+    def one(self, slot: int) -> None:
+        giver, taker = self._giver, self._taker
+        taker.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", self._giver_id)
+        giver.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", self._taker_id)
+        while keys := giver.execute_command("CLUSTER GETKEYSINSLOT", slot, 50):
+            giver.execute_command("MIGRATE", "127.0.0.1", self._port, "", 0, 2000, "KEYS", *keys)
+        for client in (taker, giver, *self._others):
+            client.execute_command("CLUSTER SETSLOT", slot, "NODE", self._taker_id)
+
+
+def is_master(node: RedisServer) -> bool:
+    return _says(node, "INFO replication", b"role:master")
+
+
+def _has_all_slots(node: RedisServer) -> bool:
+    return _says(node, "CLUSTER INFO", b"cluster_state:ok")
+
+
+def _is_synced(node: RedisServer) -> bool:
+    return is_master(node) or _says(node, "INFO replication", b"master_link_status:up")
+
+
+def _says(node: RedisServer, question: str, answer: bytes) -> bool:
+    return answer in _ask(node, question)
+
+
+def _ask(node: RedisServer, question: str) -> bytes:
+    try:
+        return node.say(question)
+    except OSError:  # it is down, or hangs
+        return b""
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(
+    redis_release: Release, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisCluster]:
+    """Six nodes for the whole run; leave them as they are."""
+    with ExitStack() as stack:
+        cluster = RedisCluster(tmp_path_factory.mktemp("cluster"), release=redis_release)
+        stack.callback(cluster.stop)
+        yield cluster.start()
+
+
+@pytest.fixture
+def own_cluster(redis_release: Release, tmp_path: Path) -> Iterator[RedisCluster]:
+    """A cluster for one test, which may do with it what it likes."""
+    with ExitStack() as stack:
+        cluster = RedisCluster(tmp_path / "cluster", release=redis_release)
+        stack.callback(cluster.stop)
+        yield cluster.start()
