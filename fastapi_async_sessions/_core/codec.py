@@ -4,6 +4,7 @@ JSON is written and read by field name, so that a model's aliases do not affect 
 """
 
 from collections.abc import Callable, Container, Iterable
+from copy import deepcopy
 from string import ascii_letters, digits
 from typing import Any, Generic, cast
 
@@ -22,9 +23,9 @@ from .unread import (
     is_gone,
     parts_of,
     place_of,
+    remove,
     restored,
     stripped,
-    without,
 )
 
 Migration = Callable[[dict[str, Any], ValidationError], Model]
@@ -125,7 +126,7 @@ class Codec(Generic[Model]):
     def _load_partly(
         self, values: dict[str, JSON], error: ValidationError
     ) -> tuple[Model, Unread] | None:
-        left: JSON = values
+        left: JSON = deepcopy(values)
         unread: set[Path] = set()
         while True:
             details = error.errors(include_url=False, include_context=False, include_input=False)
@@ -137,7 +138,7 @@ class Codec(Generic[Model]):
             if not places:
                 return None
             unread |= {path for path, is_forbidden in places if not is_forbidden}
-            left = without(left, (path for path, _ in places))
+            remove(left, (path for path, _ in places))
             try:
                 return self.load(write_json(left)), parts_of(values, unread)
             except ValidationError as again:

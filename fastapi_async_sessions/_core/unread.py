@@ -71,11 +71,12 @@ def stripped(values: JSON, unread: Unread, shape: Shape) -> JSON:
     return values
 
 
-def without(values: JSON, paths: Iterable[Path]) -> JSON:
-    """Values without these parts."""
+def remove(values: JSON, paths: Iterable[Path]) -> None:
+    """Remove these parts from values, in place: there may be many."""
     for path in paths:
-        values = _replaced(values, path, _ABSENT)
-    return values
+        holder = _get(values, path[:-1])
+        if isinstance(holder, dict):
+            holder.pop(str(path[-1]), None)
 
 
 def is_absent(values: JSON) -> bool:

@@ -3,6 +3,7 @@
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
+from typing import cast
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
@@ -36,7 +37,7 @@ async def _close(
     _traceback: TracebackType | None,
 ) -> bool:
     """Commit, or roll back if the handler raised; a disconnected client is not an error."""
-    if error is not None and not isinstance(error, WebSocketDisconnect):
+    if error is not None and not _is_disconnect(error):
         await jar.roll_back()
         return False
     try:
@@ -48,3 +49,11 @@ async def _close(
         if websocket.application_state is websocket.client_state is WebSocketState.CONNECTED:
             await websocket.close(1011)
     return False
+
+
+def _is_disconnect(error: BaseException) -> bool:
+    """Whether the client has disconnected, and nothing else went wrong in a group of tasks."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast(BaseExceptionGroup[BaseException], error)
+        return group.split(WebSocketDisconnect)[1] is None
+    return isinstance(error, WebSocketDisconnect)
