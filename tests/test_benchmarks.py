@@ -19,6 +19,9 @@ _REGION = re.compile(r"<!-- figures: ([^>]+) -->\n(.*?)<!-- end of figures -->",
 _FIGURE = re.compile(r"\b\d+\.\d+\b(?!\.)|\b\d[\d,]* ?(?:us|µs|ms|%|times|microseconds)")
 
 
+each_page = pytest.mark.parametrize("page", report.PAGES, ids=["benchmarks/README.md", "README.md"])
+
+
 def speed_text(page: Path) -> str:
     """The page about speed, or the section about it."""
     text = page.read_text()
@@ -27,13 +30,13 @@ def speed_text(page: Path) -> str:
     return text.partition("\n## Performance\n")[2].partition("\n## ")[0]
 
 
-@pytest.mark.parametrize("page", report.PAGES, ids=lambda page: page.parent.name)
+@each_page
 def test_a_page_says_what_was_measured(page: Path) -> None:
     """``python -m benchmarks.report`` would write every figure as it is."""
     assert report.fill(page.read_text(), PIECES) == page.read_text()
 
 
-@pytest.mark.parametrize("page", report.PAGES, ids=lambda page: page.parent.name)
+@each_page
 def test_no_figure_is_written_by_hand(page: Path) -> None:
     """Outside of the regions that are written from the results there is no measured figure."""
     assert _FIGURE.findall(_REGION.sub("", speed_text(page))) == []
