@@ -10,7 +10,7 @@ SHOWN = ("subject", "read", "change", "sign in")
 TITLE = "CPU time of FastAPI without sessions, as a share of the CPU time with them"
 
 _COLOURS = {"subject": "#8a63b8", "read": "#2a78b5", "change": "#d9822b", "sign in": "#5a9e4b"}
-_BAR, _GAP, _LEFT, _WIDTH, _TOP = 11, 12, 230, 440, 64
+_BAR, _GAP, _LEFT, _WIDTH, _TOP = 11, 12, 270, 400, 64
 _STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #24292f }
 .small { font-size: 11px }

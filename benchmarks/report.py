@@ -94,12 +94,12 @@ def _conditions(machine: Mapping[str, Any]) -> str:
 def _promises(results: Results) -> str:
     def times(name: str) -> str:
         read, change = (results.times(each, name, ALONE) for each in ("read", "change"))
-        return f"a read takes {read:.1f} times the CPU time of FastAPI alone, a change {change:.1f}"
+        return f"{read:.1f} and {change:.1f}"
 
     return (
         f"[least.py](least.py) is the same design without expiry, key rotation, time limits, safe "
-        f"cancellation, merging, origin check and list of devices. There {times(LEAST)} times; in "
-        f"this library {times(OURS)} times."
+        f"cancellation, merging, origin check and list of devices. A read and a change take "
+        f"{times(LEAST)} times the CPU time of FastAPI alone there, {times(OURS)} times here."
     )
 
 

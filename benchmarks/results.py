@@ -52,13 +52,13 @@ class Results:
         return list(self.rounds[SCENARIOS[0]])
 
     def values(self, scenario: str, name: str, figure: Figure) -> list[float]:
-        """One value for each round; none where the contender has no such scenario."""
-        return self.rounds.get(scenario, {}).get(name, {}).get(figure, [])
+        """One value for each round."""
+        return self.rounds[scenario][name][figure]
 
     def ratios(self, scenario: str, name: str, base: str, figure: Figure) -> list[float]:
         """How many times the figure of another contender, round by round."""
         own, others = self.values(scenario, name, figure), self.values(scenario, base, figure)
-        return [mine / theirs for mine, theirs in zip(own, others, strict=False)]
+        return [mine / theirs for mine, theirs in zip(own, others, strict=True)]
 
     def times(self, scenario: str, name: str, base: str) -> float:
         """How many times the CPU time of another contender a request takes: the median."""

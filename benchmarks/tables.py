@@ -17,11 +17,11 @@ CAPTIONS = {
     "CPU shares": "The CPU time of a request in FastAPI alone, divided by the CPU time of the same "
     "request with sessions: 0.50 means twice the work.",
     "CPU times": "Microseconds of the worker's CPU time for a request: the median of all rounds, "
-    "and in brackets the lowest and the highest.",
-    "rates": "Requests per second, as a share of those of FastAPI alone. Other programs on the "
-    "machine change these figures.",
-    "latencies": "The 99th percentile of the latencies, in milliseconds. Other programs on the "
-    "machine change these figures even more.",
+    "and in brackets the lowest and the highest figure.",
+    "rates": "Requests per second, and their share of those of FastAPI alone: medians. Other "
+    "programs on the machine change these figures.",
+    "latencies": "The 99th percentile of the latencies in milliseconds: medians. Other programs on "
+    "the machine change these figures even more.",
     "contended": "The CPU time of a request when all connections change one session at the same "
     "time, and which of the changes that were answered with 200 were there afterwards.",
     "commands": "Commands that a request sends to Redis; less than one where requests share them.",
@@ -41,10 +41,17 @@ def tables(results: Results) -> dict[str, Table]:
     """All tables of a run, by their names."""
 
     def share(figure: Figure) -> Cell:
-        return lambda scenario, name: _median(results.ratios(scenario, ALONE, name, figure))
+        return lambda scenario, name: f"{median(results.ratios(scenario, ALONE, name, figure)):.2f}"
 
-    def spread(figure: Figure, form: str) -> Cell:
-        return lambda scenario, name: _spread(results.values(scenario, name, figure), form)
+    def time(scenario: str, name: str) -> str:
+        return _spread(results.values(scenario, name, "cpu_us"))
+
+    def rate(scenario: str, name: str) -> str:
+        own = results.values(scenario, name, "time_us")
+        return f"{1e6 / median(own):.0f} ({share('time_us')(scenario, name)})"
+
+    def latency(scenario: str, name: str) -> str:
+        return f"{median(results.values(scenario, name, 'p99_ms')):.0f}"
 
     def commands(scenario: str, name: str) -> str:
         sent = results.commands[name][scenario]
@@ -53,9 +60,9 @@ def tables(results: Results) -> dict[str, Table]:
     names = results.contenders()
     return {
         "CPU shares": _table(SCENARIOS, names, share("cpu_us")),
-        "CPU times": _table(SCENARIOS, names, spread("cpu_us", ".0f")),
-        "rates": _table(SCENARIOS, names, share("time_us")),
-        "latencies": _table(SCENARIOS, names, spread("p99_ms", ".1f")),
+        "CPU times": _table(SCENARIOS, names, time),
+        "rates": _table(SCENARIOS, names, rate),
+        "latencies": _table(SCENARIOS, names, latency),
         "contended": _contended(results),
         "commands": _table(SCENARIOS, list(results.commands), commands),
     }
@@ -64,7 +71,7 @@ def tables(results: Results) -> dict[str, Table]:
 def _contended(results: Results) -> Table:
     head = ["", "microseconds", "confirmed changes that were kept"]
     rows = [
-        [name, _spread(results.values(CONTENDED, name, "cpu_us"), ".0f"), f"{share:.1%}"]
+        [name, _spread(results.values(CONTENDED, name, "cpu_us")), f"{share:.1%}"]
         for name, share in results.kept.items()
     ]
     return [head, *rows]
@@ -82,11 +89,5 @@ def print_table(table: Table) -> None:
         print("  ".join(cells).rstrip())
 
 
-def _median(values: Sequence[float]) -> str:
-    return f"{median(values):.2f}" if values else ""
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    if not values:
-        return ""
-    return f"{median(values):{form}} [{min(values):{form}}-{max(values):{form}}]"
+def _spread(values: Sequence[float]) -> str:
+    return f"{median(values):.0f} [{min(values):.0f}-{max(values):.0f}]"

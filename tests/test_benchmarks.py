@@ -1,13 +1,18 @@
 """What is written about speed is what was measured."""
 
 import json
+import os
 import re
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks import report
 from benchmarks.chart import SHOWN, draw
+from benchmarks.cpu import cpu_seconds, require_linux
 from benchmarks.results import RESULTS, Results
 from benchmarks.tables import tables
 
@@ -19,6 +24,9 @@ _REGION = re.compile(r"<!-- figures: ([^>]+) -->\n(.*?)<!-- end of figures -->",
 _FIGURE = re.compile(r"\b\d+\.\d+\b(?!\.)|\b\d[\d,]* ?(?:us|µs|ms|%|times|microseconds)")
 
 
+each_page = pytest.mark.parametrize("page", report.PAGES, ids=["benchmarks/README.md", "README.md"])
+
+
 def speed_text(page: Path) -> str:
     """The page about speed, or the section about it."""
     text = page.read_text()
@@ -27,13 +35,13 @@ def speed_text(page: Path) -> str:
     return text.partition("\n## Performance\n")[2].partition("\n## ")[0]
 
 
-@pytest.mark.parametrize("page", report.PAGES, ids=lambda page: page.parent.name)
+@each_page
 def test_a_page_says_what_was_measured(page: Path) -> None:
     """``python -m benchmarks.report`` would write every figure as it is."""
     assert report.fill(page.read_text(), PIECES) == page.read_text()
 
 
-@pytest.mark.parametrize("page", report.PAGES, ids=lambda page: page.parent.name)
+@each_page
 def test_no_figure_is_written_by_hand(page: Path) -> None:
     """Outside of the regions that are written from the results there is no measured figure."""
     assert _FIGURE.findall(_REGION.sub("", speed_text(page))) == []
@@ -89,3 +97,27 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
 
     assert Results.read(tmp_path / "results.json") == RESULT
     assert (tmp_path / "results.json").read_text() == RESULTS.read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks run on Linux only")
+def test_the_cpu_time_of_a_process_includes_threads_that_have_ended() -> None:
+    """A worker's pool of threads shrinks between two rounds."""
+
+    def work() -> None:
+        while time.thread_time() < 0.05:
+            pass
+
+    before = cpu_seconds(os.getpid())
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(timeout=30)
+
+    assert cpu_seconds(os.getpid()) - before >= 0.05
+
+
+def test_other_systems_are_told_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU time of another process is read on Linux only."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+
+    with pytest.raises(SystemExit, match="on Linux only"):
+        require_linux()
