@@ -450,7 +450,7 @@ _HINTS = (
     ),
     ("AuthenticationError|AuthenticationWrong", "the server refuses the user or the password"),
     (
-        "NoPermissionError|can't run this command",
+        "NoPermissionError|NOPERM|ACL failure|can't run this command",
         "the user may not run GET, MGET, EVALSHA, EVAL or what the scripts call on these keys",
     ),
     ("ReadOnlyError|READONLY", "the server is a read-only replica"),
