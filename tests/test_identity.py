@@ -431,3 +431,18 @@ async def test_two_sessions_of_one_user_have_two_keys(app):
         await client.post("/renew")
         keys.add((await client.get("/")).json()["key"])
     assert len(keys) == 3
+
+
+async def test_a_lifetime_that_is_no_lifetime_is_rejected_at_once(get_session):
+    """``renew()`` raises, and nobody is signed in."""
+    app = make_app()
+
+    @app.post("/")
+    async def sign_in(session: Annotated[Session[Data], Depends(get_session)]) -> str | None:
+        with pytest.raises(
+            TypeError, match=r"takes a Lifetime: Lifetime\(idle=..., absolute=...\)"
+        ):
+            session.renew(subject="ada", lifetime=timedelta(days=30))  # type: ignore[arg-type]
+        return session.subject
+
+    assert (await browser(app).post("/")).json() is None

@@ -48,6 +48,7 @@ from .apps import (
     set_cookie_kind,
 )
 from .doubles import WAIT_LIMIT, Gate, SpyStore, StoreCall, failing, pass_on
+from .sites import ScriptedSite
 
 HAS_GENERATOR_ROUTES = importlib.util.find_spec("fastapi.sse") is not None
 
@@ -1048,3 +1049,32 @@ async def test_a_session_that_was_ended_elsewhere_stays_ended(
         response = await client.get("/act")
         assert (response.status_code, set_cookie_kind(response)) == (200, result and "sent")
         assert (await client.get("/me")).json() == (result or "new")
+
+
+async def test_reloading_a_session_that_was_never_stored_begins_anew():
+    """There is nothing to load: it returns False, drops the changes and makes no store call."""
+    site = ScriptedSite(Data)
+
+    async def route(session):
+        session.data.count = 5
+        return [await session.reload(), session.data.count, session.is_new]
+
+    assert (await site.request(route)).json() == [False, 0, True]
+    assert site.store.calls == []
+
+
+async def test_a_session_says_when_it_was_created():
+    """A new one shows when its request began, and a stored one always the same moment."""
+    site = ScriptedSite(Data)
+    began, shown = site.clock.now, []
+
+    def route(session):
+        session.data.count += 1
+        shown.append(session.created_at)
+
+    for _ in range(3):
+        await site.request(route)
+        site.clock.advance(timedelta(minutes=5))
+    new, stored, later = shown
+    # between its beginning and its need of a session a request takes some microseconds
+    assert began - timedelta(seconds=1) < new <= stored == later <= began

@@ -322,13 +322,19 @@ async def test_a_session_used_after_the_response(action: str) -> None:
     assert re.search(DO_IT_BEFORE, str(error))
 
 
-async def test_data_changed_after_the_response(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing can be raised there, so the log reports the lost change and what to use."""
+@pytest.mark.parametrize("count", [1, "many"])
+async def test_data_changed_after_the_response(
+    caplog: pytest.LogCaptureFixture, count: int | str
+) -> None:
+    """Nothing can be raised there, so the log reports the lost change and what to use.
+
+    A value that could not have been stored is reported as well.
+    """
     get_session = make_provider()
     app = make_app()
 
     def later(session: Session[Data]) -> None:
-        session.data.count += 1
+        session.data.__dict__["count"] = count
 
     @app.get("/")
     async def home(tasks: BackgroundTasks, session: Session[Data] = Depends(get_session)) -> None:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from fastapi_async_sessions import Session, SessionClosed
 
 from .apps import browser, make_app
-from .doubles import Gate
+from .doubles import Gate, StoreCall, pass_on
 from .sites import Action, ScriptedSite
 
 
@@ -199,3 +199,61 @@ async def test_an_exception_handler_can_only_read(site: Site) -> None:
 
     assert (await browser(app).post("/")).status_code == 418
     assert seen == [0]
+
+
+async def test_a_commit_that_is_overtaken_repeatedly_merges_each_time(site: Site) -> None:
+    """It tries again after a pause; no change of anybody is lost."""
+    (key,) = await _begin(site)
+    others = iter([10, 100, 1000])
+
+    async def overtake(call: StoreCall) -> Any:
+        if call.verb == "save" and (name := next(others, None)):
+            site.store.hook = pass_on
+            async with site.get_session.open(key) as session:
+                session.data.items.append(Item(name=str(name)))
+            site.store.hook = overtake
+        return await call.pass_on()
+
+    async def route(session: Session[Any]) -> None:
+        session.data.count += 1
+        site.store.hook = overtake
+
+    assert (await site.request(route)).status_code == 200
+    async with site.get_session.open(key) as session:
+        assert session.data.count == 1
+        assert [item.name for item in session.data.items] == ["first", "10", "100", "1000"]
+
+
+async def test_a_change_that_is_made_during_a_commit_and_cannot_be_stored_is_logged(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the commit has merged is stored all the same; the next commit is refused."""
+    (key,) = await _begin(site)
+
+    async def route(session: Session[Any]) -> None:
+        async def overtake(call: StoreCall) -> Any:
+            if call.verb == "save":
+                site.store.hook = pass_on
+                async with site.get_session.open(key) as other:
+                    other.data.prefs = Prefs(theme="dark")
+                session.data.__dict__["count"] = "many"
+            return await call.pass_on()
+
+        session.data.count += 1
+        site.store.hook = overtake
+        await session.commit()
+
+    assert (await site.request(route)).status_code == 500
+    assert "changes made during a commit are lost" in caplog.text
+    async with site.get_session.open(key) as session:
+        assert (session.data.count, session.data.prefs.theme) == (1, "dark")
+
+
+async def _begin(site: Site) -> list[str]:
+    """The key of a session that is stored."""
+
+    async def route(session: Session[Any]) -> None:
+        session.data.items.append(Item(name="first"))
+
+    await site.request(route)
+    return list(await site.store.records())

@@ -3,7 +3,7 @@
 import base64
 import re
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,6 +16,7 @@ from pydantic import (
     PlainSerializer,
     SecretBytes,
     SecretStr,
+    model_validator,
 )
 
 from fastapi_async_sessions import (
@@ -127,6 +128,24 @@ class InvalidDefault(BaseModel):
     number: Annotated[int, Field(ge=10)] = 1
 
 
+class ValidatedDefault(BaseModel):
+    number: Annotated[int, Field(ge=10, validate_default=True)] = 1
+
+
+class Contradictory(BaseModel):
+    @model_validator(mode="after")
+    def refuse(self) -> Self:
+        raise ValueError("hunter2")
+
+
+class Raising(BaseModel):
+    number: int = Field(default_factory=lambda: int("hunter2"))
+
+
+class Undefined(BaseModel):
+    friend: "Missing | None" = None  # type: ignore[name-defined]  # noqa: F821
+
+
 class Infinite(BaseModel):
     number: float = float("nan")
 
@@ -154,6 +173,10 @@ REFUSED_MODELS: list[tuple[Any, str]] = [
     (Unserializable, r"Unserializable.*handle"),
     (Lossy, r"Lossy.*number"),
     (InvalidDefault, r"InvalidDefault.*number"),
+    (ValidatedDefault, r"ValidatedDefault\(\), but its defaults are not valid: number"),
+    (Contradictory, r"Contradictory\(\), but its defaults are not valid: as a whole"),
+    (Raising, r"Raising\(\), but it raises ValueError"),
+    (Undefined, r"cannot use Undefined as it is: undefined-annotation"),
     (Infinite, r"Infinite.*number"),
     (Growing, r"Growing.*text"),
 ]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, Ty
 import pytest
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, RootModel, TypeAdapter
 from pydantic import dataclasses as pydantic_dataclasses
+from pydantic_core import core_schema
 from typing_extensions import TypeAliasType, TypedDict
 
 from fastapi_async_sessions._core.merge import Shape, is_same, merge
@@ -73,6 +74,28 @@ class Open(BaseModel):
     tags: list[int] = []
 
 
+class Called:
+    """A pair that pydantic reads as the arguments of a function."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        parameters = [
+            core_schema.arguments_parameter("names", handler.generate_schema(list[str])),
+            core_schema.arguments_parameter("tags", handler.generate_schema(set[str])),
+        ]
+        arguments = core_schema.arguments_schema(parameters)
+        return core_schema.call_schema(arguments, lambda names, tags: (names, tags))
+
+
+class Chained:
+    """A set that a second step makes something else of."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        then = core_schema.no_info_plain_validator_function(frozenset)
+        return core_schema.chain_schema([handler.generate_schema(set[str]), then])
+
+
 Strings = TypeAliasType("Strings", "set[str] | dict[str, Strings]")
 
 
@@ -115,6 +138,8 @@ SAME: list[tuple[Any, Any, Any]] = [
     ),
     (Open, {"tags": [], "more": [1, 2]}, {"tags": [], "more": [2, 1]}),
     (Strings, {"x": {"y": A}}, {"x": {"y": B}}),
+    (Called, [A, A], [A, B]),
+    (Chained, A, B),
 ]
 
 

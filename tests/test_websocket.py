@@ -8,7 +8,7 @@ import pytest
 from fastapi import Depends, FastAPI, HTTPException, WebSocket, WebSocketDisconnect
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
-from fastapi_async_sessions import MemoryStore, Session, SessionClosed
+from fastapi_async_sessions import ConfigurationError, MemoryStore, Session, SessionClosed
 from fastapi_async_sessions.testing import FrozenClock
 
 from .apps import Data, make_app, make_provider
@@ -421,3 +421,23 @@ def test_a_socket_needs_no_session_route(get_session: Any) -> None:
 
     with TestClient(app).websocket_connect(f"{WS}/plain") as websocket:
         assert websocket.receive_json() is True
+
+
+def test_a_fastapi_without_an_exit_stack_for_websockets_is_an_error(
+    store: SpyStore, get_session: Any
+) -> None:
+    """Nothing would commit; the error says what does."""
+
+    app = make_app()
+
+    @app.websocket("/ws")
+    async def socket(websocket: WebSocket) -> None:
+        del websocket.scope["fastapi_function_astack"]
+        await get_session(websocket)
+
+    with (
+        pytest.raises(ConfigurationError, match=r"use get_session.open\(key\), which commits by"),
+        browser(app, begin=None).websocket_connect(f"{WS}/ws"),
+    ):
+        pass
+    assert store.calls == []

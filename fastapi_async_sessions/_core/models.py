@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter
-from pydantic.errors import PydanticUserError
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema
 
 from ..errors import ConfigurationError
@@ -90,7 +90,7 @@ def _adapter(cls: type[Model]) -> TypeAdapter[Model]:
         adapter = TypeAdapter(cls)
         adapter.rebuild()
         return adapter
-    except PydanticUserError as error:
+    except (PydanticUserError, PydanticUndefinedAnnotation) as error:
         reason = error.code or type(error).__name__
     raise ConfigurationError(f"pydantic cannot use {cls.__name__} as it is: {reason}")
 

@@ -37,6 +37,9 @@ from fastapi_async_sessions import (
     SessionTooLarge,
     StoreUnavailable,
 )
+from fastapi_async_sessions._core.commit import Change, Committed
+from fastapi_async_sessions._core.data import MergedData
+from fastapi_async_sessions._core.repository import LoadedSession, SessionRecord
 from fastapi_async_sessions._core.tokens import Token
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
@@ -634,3 +637,14 @@ def test_no_secret_is_kept_in_a_cache():
     """The package does not use ``functools.cache`` or ``lru_cache``."""
     for name, tree in modules():
         assert {"functools.lru_cache", "functools.cache"}.isdisjoint(imported(tree)), name
+
+
+def test_what_a_traceback_holds_shows_no_data():
+    """Tools that report errors show the ``repr`` of local variables: of these, for a commit."""
+    data, token = PASSWORD.encode(), Token.issue()
+    record = SessionRecord("0" * 64, data, data, data)
+    merged = MergedData(PASSWORD, data, data)
+    change = Change(data, data, PASSWORD, token, PASSWORD, PASSWORD, 0, 0, None)
+    committed = Committed(record, data, token, "changed", merged)
+    for thing in (record, merged, change, committed, LoadedSession(record, PASSWORD, data)):
+        assert PASSWORD not in repr(thing), type(thing)

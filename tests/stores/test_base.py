@@ -15,7 +15,8 @@ from fastapi_async_sessions.errors import (
     StoreUnavailable,
 )
 from fastapi_async_sessions.records import from_microseconds, to_microseconds
-from fastapi_async_sessions.stores.base import translate_errors
+from fastapi_async_sessions.stores.base import Store, translate_errors
+from fastapi_async_sessions.stores.memory import MemoryStore
 
 
 def name_only(error):
@@ -177,3 +178,13 @@ def test_microseconds_beyond_the_calendar_overflow():
     """A store takes such a record for missing."""
     with pytest.raises(OverflowError):
         from_microseconds(10**30)
+
+
+async def test_a_store_that_cannot_be_cleared_says_so():
+    """``clear()`` is optional for a store of one's own."""
+
+    class Shelf(MemoryStore):
+        clear = Store.clear
+
+    with pytest.raises(ConfigurationError, match=r"Shelf cannot be cleared: write clear\(\)"):
+        await Shelf().clear()
