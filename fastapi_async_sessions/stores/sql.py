@@ -50,7 +50,8 @@ except ImportError as error:
     ) from error
 
 _BATCH = 1000
-_ATTEMPTS = 4
+# of conflicting transactions at least one commits each time: a crowd takes several attempts
+_ATTEMPTS = 10
 
 # for callers without a timeout of their own; the provider's is shorter
 _CONNECT_SECONDS = 5
