@@ -471,8 +471,8 @@ async def test_times_do_not_depend_on_the_time_zone(url, monkeypatch):
         assert await store.load(KEY) == replace(record, version="2")
 
 
-@pytest.mark.parametrize(("failures", "saved"), [(3, True), (4, False)])
-async def test_a_serialization_failure_is_tried_again_three_times(
+@pytest.mark.parametrize(("failures", "saved"), [(9, True), (10, False)])
+async def test_a_serialization_failure_is_tried_again_nine_times(
     postgres_server, postgres_url, failures, saved
 ):
     """After that the store is unavailable; whether to try again is up to the caller."""
