@@ -52,6 +52,7 @@ __all__ = [
     "SessionRoute",
     "SessionTooLarge",
     "Store",
+    "SignInRequired",
     "StoreUnavailable",
     "StoredSession",
     "utc_now",

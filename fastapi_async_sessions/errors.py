@@ -2,6 +2,7 @@
 
 SessionError
 ├── ConfigurationError   a mistake in the program, raised where it is written
+├── SignInRequired       401  ``required`` or ``signed_in()`` found nobody
 ├── SessionClosed        the session was used after its request
 ├── SessionNotFound      no live session has this key (``open``)
 ├── SessionInvalid       500  data that its model refuses
@@ -14,9 +15,19 @@ with that status, and an application may register its own handler for each. A mi
 forged or malformed cookie is none of these: it is a new session.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from starlette.exceptions import HTTPException
+
+SignInReason = Literal["no_session", "ended", "anonymous", "too_old"]
+
+_SIGN_IN: Mapping[SignInReason, str] = {
+    "no_session": "No session.",
+    "ended": "Your session has ended. Please sign in again.",
+    "anonymous": "Not signed in.",
+    "too_old": "Please sign in again.",
+}
 
 
 class SessionError(Exception):
@@ -25,6 +36,19 @@ class SessionError(Exception):
 
 class ConfigurationError(SessionError):
     """The program is wrong in a way that no request can mend."""
+
+
+class SignInRequired(SessionError, HTTPException):
+    """A route asked for a session or a user, and the request brings none.
+
+    ``reason`` says why: ``"no_session"``; ``"ended"``, the request carried a well-signed cookie
+    whose session is gone; ``"anonymous"``, nobody is signed in; ``"too_old"``, the sign-in is longer
+    ago than the route allows.
+    """
+
+    def __init__(self, reason: SignInReason) -> None:
+        self.reason = reason
+        HTTPException.__init__(self, 401, _SIGN_IN[reason], {"WWW-Authenticate": "APIKey"})
 
 
 class SessionClosed(SessionError):

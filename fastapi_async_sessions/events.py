@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 logger = logging.getLogger("fastapi_async_sessions")
 
@@ -12,15 +12,19 @@ EventKind = Literal[
     "renewed",
     "extended",
     "destroyed",
+    "signed_in",
+    "signed_out",
     "revoked",
-    "expired",
-    "conflict",
+    "missing",
+    "outdated_token",
+    "cookie_withheld",
     "ended_elsewhere",
+    "conflict",
+    "corrupt",
     "bad_signature",
     "ambiguous_cookie",
-    "corrupt",
-    "store_error",
     "origin_rejected",
+    "store_error",
 ]
 
 _LEVELS: Mapping[EventKind, int] = {
@@ -28,13 +32,17 @@ _LEVELS: Mapping[EventKind, int] = {
     "renewed": logging.DEBUG,
     "extended": logging.DEBUG,
     "destroyed": logging.DEBUG,
-    "expired": logging.DEBUG,
-    "store_error": logging.ERROR,
-    "corrupt": logging.ERROR,
+    "missing": logging.DEBUG,
     "bad_signature": logging.WARNING,
     "ambiguous_cookie": logging.WARNING,
     "origin_rejected": logging.WARNING,
+    "corrupt": logging.ERROR,
+    "store_error": logging.ERROR,
 }
+
+# a template for each kind: error trackers group log records by their template.
+# %r: a line break in a fact must not start a line of its own (ASVS 16.4.1)
+_TEMPLATES: Mapping[str, str] = {kind: f"{kind}: session %r" for kind in get_args(EventKind)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +72,7 @@ class Events:
     def emit(self, kind: EventKind, key: str | None = None, **facts: str) -> None:
         """Log the event and hand it to the hook."""
         event = SessionEvent(kind, self._provider, key, facts)
-        # %r: a line break in a fact must not start a line of its own (ASVS 16.4.1)
-        logger.log(_LEVELS.get(kind, logging.INFO), "%s: session %r", kind, event)
+        logger.log(_LEVELS.get(kind, logging.INFO), _TEMPLATES[kind], event)
         if self._hook is None:
             return
         try:

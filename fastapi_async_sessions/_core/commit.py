@@ -9,10 +9,10 @@ from ..errors import SessionConflict, SessionInvalid, StoreUnavailable
 from ..records import includes_write
 from .codec import read_json, write_json
 from .data import MergedData
-from .header import HEADER_SIZE, Header, Renewal
+from .header import Header, Renewal
 from .merge import lay_over, merge
 from .models import Model
-from .repository import LoadedSession, Repository, SessionRecord
+from .repository import Absent, LoadedSession, Repository, SessionRecord
 from .revocation import is_revoked
 from .tokens import Token
 
@@ -24,7 +24,6 @@ class Change(NamedTuple):
         base, ours: The dumps of the data before and after the change.
         token: What opens the session; None: there is no cookie (``open``), or none yet.
         renewal: The new token, and where it is one the sign-in, that the route asked for.
-        subject: Who is signed in afterwards.
         began_at: When the request began. A later revocation ends what it signs in.
         decided_at: When it was found that there is something to write; both in microseconds.
         exempt_from: The version of a revocation that ends nothing here.
@@ -34,7 +33,6 @@ class Change(NamedTuple):
     ours: bytes
     token: Token | None
     renewal: Renewal | None
-    subject: str | None
     began_at: int
     decided_at: int
     exempt_from: str | None
@@ -78,9 +76,11 @@ class Commit(Generic[Model]):
         """Store a new session."""
         settings, ours = self._repository.settings, self._change.ours
         new = Header.new(self._change.decided_at, settings.lifetime, persistent=settings.persistent)
+        owner = self._owner(None)
         for _ in range(3):
             token = Token.issue()
-            stored = self._next(token.key(settings.name), self._renewed(new, token), ours)
+            header = self._renewed(new, token)
+            stored = self._next(token.key(settings.name), header, ours, owner)
             if await self._repository.store.create(stored.key, stored.record):
                 return await self._accepted(Committed(stored, ours, token, "created"))
         raise StoreUnavailable("create() said of three random keys that they exist")
@@ -100,9 +100,8 @@ class Commit(Generic[Model]):
 
     async def extend(self, stored: SessionRecord) -> Committed[Model] | None:
         """Extend a session that is used; None: another request has written or ended it."""
-        # the JSON as it is stored: an extension must not write the result of a migration
         change = self._change
-        attempt = self._over(stored, None, stored.record.body[HEADER_SIZE:], change.decided_at)
+        attempt = self._over(stored, None, stored.json, change.decided_at)
         if not await self._is_written(attempt, stored, change.decided_at):
             return None
         return Committed(attempt._replace(raw=stored.raw), change.base, change.token, "extended")
@@ -114,7 +113,7 @@ class Commit(Generic[Model]):
         hashes = (stored.header.secret_hash, attempt.header.secret_hash)
         for pause in _pauses():
             theirs = await repository.load(stored.key, *hashes)
-            if theirs is None:
+            if isinstance(theirs, Absent):
                 return None
             if includes_write(theirs.stored.record.version, attempt.record.version):
                 # our write was done and its reply was lost: nothing is left to add
@@ -168,8 +167,8 @@ class Commit(Generic[Model]):
             change.renewal or header.is_extension_due(self._repository.settings.lifetime, now)
         ):
             header = header.extended(now)
-        header = self._renewed(header, renewed)
-        return self._next(stored.key, header, raw, stored.record.version)
+        header, record = self._renewed(header, renewed), stored.record
+        return self._next(stored.key, header, raw, self._owner(record.owner), record.version)
 
     def _renewed(self, header: Header, token: Token | None) -> Header:
         """A header after the renewal, for the token that opens the session from then on."""
@@ -177,9 +176,19 @@ class Commit(Generic[Model]):
             header = header.renewed(self._change.renewal, self._repository.settings.lifetime)
         return header if token is None else header._replace(secret_hash=token.secret_hash())
 
-    def _next(self, key: str, header: Header, raw: bytes, replaces: str = "") -> SessionRecord:
-        record = self._repository.new_record(key, header, raw, self._change.subject, replaces)
-        return SessionRecord(key, record, header, raw)
+    def _owner(self, before: str | None) -> str | None:
+        """The owner of the next record. It stays until the session is signed in anew, also when the
+        secret that made it is no longer the newest."""
+        renewal = self._change.renewal
+        if renewal is None or not renewal.changes_subject:
+            return before
+        return None if renewal.subject is None else self._repository.seal.owner(renewal.subject)
+
+    def _next(
+        self, key: str, header: Header, raw: bytes, owner: str | None, replaces: str = ""
+    ) -> SessionRecord:
+        record = self._repository.new_record(key, header, raw, owner, replaces)
+        return SessionRecord(key, record, header, json=raw, raw=raw)
 
     def _merged(self, theirs: LoadedSession[Model]) -> MergedData[Model]:
         codec, change = self._repository.codec, self._change

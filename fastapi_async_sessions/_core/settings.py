@@ -13,6 +13,7 @@ from ..lifetime import Clock, Lifetime
 from ..records import MAX_BODY_BYTES, to_microseconds
 from ..stores.base import Store
 from .codec import Migration
+from .keys import Keyring
 from .models import Model
 
 OnInvalid = Literal["discard", "raise"]
@@ -39,6 +40,7 @@ class Settings(Generic[Model]):
     name: str
     model: type[Model]
     store: Store
+    keyring: Keyring
     lifetime: Lifetime
     persistent: bool
     on_invalid: OnInvalid | Migration[Model]
