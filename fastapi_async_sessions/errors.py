@@ -42,8 +42,8 @@ class SignInRequired(SessionError, HTTPException):
     """A route asked for a session or a user, and the request brings none.
 
     ``reason`` says why: ``"no_session"``; ``"ended"``, the request carried a well-signed cookie
-    whose session is gone; ``"anonymous"``, nobody is signed in; ``"too_old"``, the sign-in is longer
-    ago than the route allows.
+    whose session is gone; ``"anonymous"``, nobody is signed in; ``"too_old"``, the sign-in was
+    longer ago than the route allows.
     """
 
     def __init__(self, reason: SignInReason) -> None:

@@ -34,6 +34,7 @@ ORDER = [
     "_core.tokens",
     "_core.header",
     "_core.merge",
+    "_core.shapes",
     "_core.models",
     "_core.codec",
     "_core.settings",

@@ -4,15 +4,14 @@ JSON is written and read under field names, so that a model's aliases do not cha
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import is_dataclass
 from string import ascii_letters, digits
 from typing import Any, Generic, cast
 
-from pydantic import BaseModel, RootModel, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError, PydanticSerializationError, from_json, to_json
 
 from ..errors import ConfigurationError, SessionInvalid
-from .merge import JSON, JSONSet, is_same
+from .merge import JSON, is_same
 from .models import Model, SessionModel
 
 Migration = Callable[[dict[str, Any], ValidationError], Model]
@@ -26,7 +25,7 @@ class Codec(Generic[Model]):
     """Reads and writes the data of one model.
 
     Attributes:
-        is_plain: See ``SessionModel``.
+        is_plain, shape: See ``SessionModel``.
 
     Raises:
         ConfigurationError: the model cannot be a session's, with the reason and the fields.
@@ -37,6 +36,7 @@ class Codec(Generic[Model]):
         self._adapter = self._model.adapter
         self._verbatim: set[int] = set()
         self.is_plain = self._model.is_plain
+        self.shape = self._model.shape
         self._check_round_trip()
 
     def new(self) -> Model:
@@ -120,15 +120,15 @@ class Codec(Generic[Model]):
 
     def changed_fields(self, before: bytes, after: bytes) -> list[str]:
         """The names of the fields in which two dumps differ."""
-        left, right = self.values(before), self.values(after)
+        left, right, shape = read_json(before), read_json(after), self.shape
         if isinstance(left, dict) and isinstance(right, dict):
             names = dict.fromkeys([*left, *right])
-            return [name for name in names if not is_same(left.get(name), right.get(name))]
-        return [] if is_same(left, right) else ["root"]
-
-    def values(self, dump: bytes) -> JSON:
-        """A dump as JSON values in which the arrays of sets are ``JSONSet``s."""
-        return _with_sets(self.load(dump), read_json(dump))
+            return [
+                name
+                for name in names
+                if not is_same(left.get(name), right.get(name), shape.at(name))
+            ]
+        return [] if is_same(left, right, shape) else ["root"]
 
     def fields_of(self, error: ValidationError) -> list[str]:
         """The dotted paths that a validation error names, without the values."""
@@ -222,26 +222,3 @@ def _may_be_reordered(before: bytes, after: bytes) -> bool:
     if len(before) != len(after):
         return False
     return all(before.count(each) == after.count(each) for each in _DIGITS_AND_LETTERS)
-
-
-def _kind(value: object) -> type[Any]:
-    return type(value)
-
-
-def _with_sets(data: Any, values: JSON) -> JSON:
-    kind = _kind(data)
-    if issubclass(kind, RootModel):
-        return _with_sets(data.root, values)
-    if isinstance(values, list) and issubclass(kind, set | frozenset):
-        return JSONSet(sorted(values, key=write_json))
-    if isinstance(values, list) and issubclass(kind, list | tuple) and len(data) == len(values):
-        return [_with_sets(*pair) for pair in zip(data, values, strict=True)]
-    if isinstance(values, dict) and issubclass(kind, dict) and len(data) == len(values):
-        pairs = zip(data.values(), values.items(), strict=True)
-        return {key: _with_sets(inner, value) for inner, (key, value) in pairs}
-    if isinstance(values, dict) and issubclass(kind, BaseModel):
-        # not by getattr: that warns of a deprecated field
-        return {key: _with_sets(data.__dict__.get(key), values[key]) for key in values}
-    if isinstance(values, dict) and is_dataclass(data):
-        return {key: _with_sets(getattr(data, key, None), values[key]) for key in values}
-    return values

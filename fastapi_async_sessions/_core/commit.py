@@ -1,6 +1,7 @@
 """The commit: one request's change, written against what other requests have stored meanwhile."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Iterator
 from typing import Generic, Literal, NamedTuple
@@ -10,10 +11,10 @@ from ..records import includes_write
 from .codec import read_json, write_json
 from .data import MergedData
 from .header import Header, Renewal
-from .merge import lay_over, merge
+from .merge import merge, rebase
 from .models import Model
 from .repository import Absent, LoadedSession, Repository, SessionRecord
-from .revocation import is_revoked
+from .revocation import Revocations, revoke_beyond_limit
 from .tokens import Token
 
 
@@ -145,10 +146,14 @@ class Commit(Generic[Model]):
         if change.renewal is None or change.renewal.subject is None:
             return committed
         subject, began_at = change.renewal.subject, change.began_at
-        if not await is_revoked(repository, subject, began_at, change.exempt_from):
+        revocations = Revocations(repository, repository.seal.owner(subject))
+        if not await revocations.forbids(began_at, change.exempt_from):
+            # a limit that cannot be kept now is kept at the next sign-in
+            with contextlib.suppress(StoreUnavailable):
+                await revoke_beyond_limit(repository, subject, key)
             return committed
         await repository.store.delete(key)
-        repository.events.emit("revoked", key)
+        repository.events.emit("revoked", key, reason="revoked")
         raise SessionConflict("All sessions of this user were ended meanwhile: sign in again.")
 
     async def _is_written(self, attempt: SessionRecord, over: SessionRecord, now: int) -> bool:
@@ -192,7 +197,8 @@ class Commit(Generic[Model]):
 
     def _merged(self, theirs: LoadedSession[Model]) -> MergedData[Model]:
         codec, change = self._repository.codec, self._change
-        merged = merge(*map(codec.values, (change.base, change.ours, theirs.base)))
+        base, ours, stored = map(read_json, (change.base, change.ours, theirs.base))
+        merged = merge(base, ours, stored, codec.shape)
         if merged.conflicts:
             self._report_conflict(theirs.stored.key, codec.field_names(merged.conflicts))
         try:
@@ -213,8 +219,8 @@ class Commit(Generic[Model]):
         if raw == base:
             return ours
         codec = self._repository.codec
-        before, after = codec.values(base), codec.values(ours)
-        rebased = write_json(lay_over(before, after, read_json(raw)))
+        before, after, stored = map(read_json, (base, ours, raw))
+        rebased = write_json(rebase(before, after, stored, codec.shape))
         # a validator that turns old fields into new ones may undo our change when it is read
         try:
             is_lost = codec.is_change(ours, codec.dump(codec.read_back(rebased)))

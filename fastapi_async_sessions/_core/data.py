@@ -5,7 +5,7 @@ from typing import Generic, NamedTuple
 
 from ..errors import SessionInvalid
 from ..events import logger
-from .codec import Codec, update_in_place, write_json
+from .codec import Codec, read_json, update_in_place, write_json
 from .merge import merge
 from .models import Model
 
@@ -100,7 +100,8 @@ class SessionData(Generic[Model]):
         try:
             now = codec.dump(self._model)
             if codec.is_change(ours, now):
-                again = merge(*map(codec.values, (merged.base, now, merged.theirs)))
+                base, late, theirs = map(read_json, (merged.base, now, merged.theirs))
+                again = merge(base, late, theirs, codec.shape)
                 return codec.read_back(write_json(again.value))
         except SessionInvalid:
             logger.exception("changes made during a commit are lost: they do not fit the model")

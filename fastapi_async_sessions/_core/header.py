@@ -12,8 +12,8 @@ from ..errors import ConfigurationError
 from ..lifetime import Lifetime
 from ..records import to_microseconds
 
-# flags, secret hash, then microseconds: created, authenticated, seen, renewed, ends, idle, absolute;
-# then the size of the subject, which follows as UTF-8
+# flags, secret hash; in microseconds created, authenticated, seen, renewed, ends, idle, absolute;
+# the size of the subject, which follows as UTF-8
 _LAYOUT = struct.Struct(">B32s7qH")
 _PERSISTENT, _OWN_LIFETIME = 1, 2
 _NONE = -(2**63)
@@ -23,7 +23,7 @@ _LATEST = to_microseconds(datetime(9800, 1, 1, tzinfo=UTC))
 
 
 class CorruptBody(Exception):
-    """The bytes are not ours: another program's, another key's, changed, or of an unknown format."""
+    """The bytes are another program's, another key's, changed, or of an unknown format."""
 
 
 class Renewal(NamedTuple):

@@ -1,172 +1,394 @@
-"""The three-way merge of two changes that began with the same data. A pure function."""
+"""The three-way merge of JSON values: what two requests made of the same session's data.
 
-import json
-from typing import NamedTuple, cast
+Pure functions, about linear in the size of the values. JSON does not tell a set from a list, nor a
+counter from another number: the ``Shape`` beside the values does.
+"""
+
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from itertools import pairwise, repeat
+from math import isfinite
+from typing import Literal, NamedTuple, TypeGuard, cast
 
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 
 
-class JSONSet(list[JSON]):
-    """An array that was a set, in one fixed order: where its items stand means nothing."""
+@dataclass(slots=True, eq=False)
+class Shape:
+    """What a model knows about a JSON value that the value itself does not show.
+
+    Attributes:
+        kind: ``"set"``: an array without an order. ``"tuple"``: an array whose items are told apart
+            by their place, and which merges as one value. ``"sum"``: a number that is counted up
+            and down. ``"plain"``: what it looks like.
+        parts: The shapes of single values within: by key in an object, by place in an array.
+        rest: The shape of all other values within; None: plain.
+    """
+
+    kind: Literal["plain", "set", "tuple", "sum"] = "plain"
+    parts: dict[str | int, "Shape"] = field(default_factory=dict[str | int, "Shape"])
+    rest: "Shape | None" = None
+
+    def at(self, key: str | int) -> "Shape":
+        """The shape of the value under a key, or at a place."""
+        return self.parts.get(key) or self.rest or PLAIN
+
+
+PLAIN = Shape()
 
 
 class Merged(NamedTuple):
-    """The merged value, and the dotted paths where both sides changed the same thing: ours won."""
+    """The merged value, and the dotted path of each conflict."""
 
     value: JSON
     conflicts: tuple[str, ...]
 
 
-def merge(base: JSON, ours: JSON, theirs: JSON) -> Merged:
-    """Lay what changed between ``base`` and ``ours`` over ``theirs``.
+def merge(base: JSON, ours: JSON, theirs: JSON, shape: Shape = PLAIN) -> Merged:
+    """Apply what changed between ``base`` and ``ours`` to ``theirs``.
 
-    Objects merge key by key. Lists merge when each side is the base less some items, plus new ones
-    at its end, and no item went on both sides; in a ``JSONSet`` new ones may stand anywhere. A
-    scalar that both changed is a conflict even when both wrote the same value: two requests that
-    count one up each mean two.
+    A value that one side changed is as that side left it. Where both changed it:
+
+    - Objects merge key by key. A key that both removed is a conflict.
+    - Lists merge where each side is the base without some of its items, plus new items at the end;
+      sets always do. Both removals and both additions are kept; an item that both removed is a
+      conflict with the same result.
+    - A number of kind ``"sum"`` becomes ``theirs + (ours - base)``. Under a new key its base is 0.
+    - Anything else is a conflict in which ours is kept, also when both sides wrote the same: two
+      requests that each set a counter from 1 to 2 have counted twice.
     """
-    conflicts: list[str] = []
-    value = _merge(base, ours, theirs, "", conflicts)
-    return Merged(None if value is _ABSENT else value, tuple(conflicts))
+    merger = _Merger()
+    value = merger.merge(base, ours, theirs, shape)
+    return Merged(value, tuple(merger.conflicts))
 
 
-def lay_over(base: JSON, ours: JSON, stored: JSON) -> JSON:
-    """Lay what changed between ``base`` and ``ours`` over ``stored``.
+def rebase(base: JSON, ours: JSON, stored: JSON, shape: Shape = PLAIN) -> JSON:
+    """Apply what changed between ``base`` and ``ours`` to ``stored``.
 
-    ``base`` is what we read of ``stored``, so that the two differ in nothing but what we don't
-    know: keys of a newer release, in items of lists too.
+    ``base`` is what this release reads in ``stored``. The two differ in fields that only another
+    release knows, in defaults, and in what validators normalize. What we did not change stays as it
+    is stored. An unknown field within an array stays with the item that has it, or goes with it. An
+    edited item is recognized by its place alone, between two items that were left as they were.
     """
-    if is_same(ours, base):
-        return stored
-    if isinstance(base, dict) and isinstance(ours, dict) and isinstance(stored, dict):
-        unknown = {key: stored[key] for key in stored if key not in base and key not in ours}
-        return unknown | {key: _lay_key(key, base, ours, stored) for key in ours}
-    if isinstance(base, JSONSet):
-        return ours
-    if isinstance(base, list) and isinstance(ours, list) and isinstance(stored, list):
-        return _lay_items(base, ours, stored) if len(base) == len(stored) else ours
-    return ours
+    common = _common_keys(_keys_within(base), _keys_within(stored))
+    return _Rebaser().rebase(base, ours, stored, shape, common)
 
 
-def _lay_key(
-    key: str, base: dict[str, JSON], ours: dict[str, JSON], stored: dict[str, JSON]
-) -> JSON:
-    if key in base and key in stored:
-        return lay_over(base[key], ours[key], stored[key])
-    return ours[key]
+def is_same(left: JSON, right: JSON, shape: Shape = PLAIN) -> bool:
+    """Whether two values are written alike, but for the order of sets.
+
+    Unlike in Python ``1``, ``1.0`` and ``true`` differ, NaN is equal to itself, and the order of an
+    object's keys counts.
+    """
+    forms = _Forms()
+    return forms.of(left, shape) == forms.of(right, shape)
 
 
-def _lay_items(base: list[JSON], ours: list[JSON], stored: list[JSON]) -> JSON:
-    """Each of our items over the one it was: an equal one, or else the one at its place."""
-    places = {index: index for index in range(min(len(base), len(ours)))}
-    if len(ours) < len(base):  # some went: those that stayed are found by what they are
-        places = {}
-        position = 0
-        for index, item in enumerate(ours):
-            found = _find(item, base, position)
-            if found is not None:
-                places[index] = found
-                position = found + 1
-    return [
-        lay_over(base[places[index]], item, stored[places[index]]) if index in places else item
-        for index, item in enumerate(ours)
-    ]
+# see _Forms
+_Form = str | int
+
+# the keys of an object, each with the keys within its value; an array has those of its items
+_Keys = dict[str, "_Keys"]
 
 
-def is_same(left: JSON, right: JSON) -> bool:
-    """Whether two JSON values are equal; unlike in Python, ``1``, ``1.0`` and ``true`` differ."""
-    if type(left) is not type(right):
-        return False
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(is_same(left[key], right[key]) for key in left)
-    if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(is_same, left, right))
-    if isinstance(left, float):
-        return repr(left) == repr(right)  # NaN is the same as itself here, and -0.0 is not 0.0
-    return left == right
+def _keys_within(value: JSON) -> _Keys:
+    keys: _Keys = {}
+    _add_keys(value, keys)
+    return keys
 
 
-def _find(item: JSON, items: list[JSON], start: int) -> int | None:
-    """Where an equal item stands, from a place on."""
-    return next((i for i in range(start, len(items)) if is_same(items[i], item)), None)
+def _add_keys(value: JSON, keys: _Keys) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _add_keys(inner, keys.setdefault(key, {}))
+    elif isinstance(value, list):
+        for item in value:
+            if isinstance(item, (list, dict)):
+                _add_keys(item, keys)
 
 
-# stands for a key that an object doesn't have; never leaves this module
+def _common_keys(left: _Keys, right: _Keys) -> _Keys:
+    return {key: _common_keys(left[key], right[key]) for key in left if key in right}
+
+
+class _Forms:
+    """Gives each value a form, so that equal values have equal forms and comparing is one step.
+
+    The form of a scalar is its text: 1, 1.0 and True are equal in Python. That of an array or
+    object is a number, found once however often it is compared: walking it again at each level
+    would make deep values quadratic.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[_Form, ...], int] = {}
+        self._found: dict[tuple[int, int, int], int] = {}
+        self._items: dict[tuple[int, int, int], list[_Form]] = {}
+
+    def of(self, value: JSON, shape: Shape, keys: _Keys | None = None) -> _Form:
+        """The form of a value; with ``keys``, of as much of it as they name, in their order."""
+        if not isinstance(value, (list, dict)):
+            return repr(value)
+        place = id(value), id(shape), id(keys)
+        form = self._found.get(place)
+        if form is None:
+            if isinstance(value, dict):
+                content = self._object(value, shape, keys)
+            else:
+                items = self._items[place] = self._array(value, shape, keys)
+                # by repr: forms may be text and numbers
+                content = sorted(set(items), key=repr) if shape.kind == "set" else items
+            form = self._numbers.setdefault((type(value).__name__, *content), len(self._numbers))
+            self._found[place] = form
+        return form
+
+    def of_items(self, items: list[JSON], shape: Shape, keys: _Keys | None = None) -> list[_Form]:
+        """The form of each item of an array."""
+        self.of(items, shape, keys)
+        return self._items[id(items), id(shape), id(keys)]
+
+    def _array(self, items: list[JSON], shape: Shape, keys: _Keys | None) -> list[_Form]:
+        shapes = map(shape.at, range(len(items))) if shape.parts else repeat(shape.rest or PLAIN)
+        content: list[_Form] = []
+        for item, inner in zip(items, shapes, strict=False):
+            is_nested = isinstance(item, (list, dict))
+            content.append(self.of(item, inner, keys) if is_nested else repr(item))
+        return content
+
+    def _object(self, value: dict[str, JSON], shape: Shape, keys: _Keys | None) -> list[_Form]:
+        content: list[_Form] = []
+        for key in value if keys is None else keys:
+            if key in value:
+                content += key, self.of(value[key], shape.at(key), keys and keys[key])
+        return content
+
+
+# stands for a key that an object does not have; never leaves this module
 _ABSENT = cast(JSON, object())
 
 
-def _merge(base: JSON, ours: JSON, theirs: JSON, path: str, conflicts: list[str]) -> JSON:
-    if is_same(ours, base):
-        return theirs
-    if is_same(theirs, base):
-        return ours
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        return _merge_objects(base if isinstance(base, dict) else {}, ours, theirs, path, conflicts)
-    if isinstance(base, list) and isinstance(ours, list) and isinstance(theirs, list):
-        merged = _merge_lists(base, ours, theirs)
-        if merged is not None:
-            return merged
-    conflicts.append(path)
-    return ours
+class _Merger:
+    def __init__(self) -> None:
+        self.conflicts: list[str] = []
+        self._path: list[str] = []
+        self._forms = _Forms()
+
+    def merge(self, base: JSON, ours: JSON, theirs: JSON, shape: Shape) -> JSON:
+        form = self._forms.of
+        if form(ours, shape) == form(base, shape):
+            return theirs
+        if form(theirs, shape) == form(base, shape):
+            return ours
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            return self._objects(base if isinstance(base, dict) else {}, ours, theirs, shape)
+        value, is_conflict = self._both_changed(base, ours, theirs, shape)
+        if is_conflict:
+            self.conflicts.append(".".join(self._path))
+        return value
+
+    def _objects(
+        self,
+        base: dict[str, JSON],
+        ours: dict[str, JSON],
+        theirs: dict[str, JSON],
+        shape: Shape,
+    ) -> JSON:
+        merged: dict[str, JSON] = {}
+        for key in _key_order(base, ours, theirs):
+            self._path.append(key)
+            before, one, other = (side.get(key, _ABSENT) for side in (base, ours, theirs))
+            value = self.merge(before, one, other, shape.at(key))
+            if value is not _ABSENT:
+                merged[key] = value
+            self._path.pop()
+        return merged
+
+    def _both_changed(
+        self, base: JSON, ours: JSON, theirs: JSON, shape: Shape
+    ) -> tuple[JSON, bool]:
+        """The merged value, and whether it is a conflict."""
+        if isinstance(ours, list) and isinstance(theirs, list):
+            if shape.kind == "set":
+                return self._sets(base, ours, theirs, shape)
+            if shape.kind != "tuple" and isinstance(base, list):
+                return self._lists(base, ours, theirs, shape)
+        if shape.kind == "sum":
+            return _sum(base, ours, theirs)
+        return ours, True
+
+    def _sets(
+        self, base: JSON, ours: list[JSON], theirs: list[JSON], shape: Shape
+    ) -> tuple[JSON, bool]:
+        """Merge as objects whose keys are the forms of the items."""
+        before, one, other = (self._by_form(items, shape) for items in (base, ours, theirs))
+        removed = (before.keys() - one.keys()) | (before.keys() - other.keys())
+        merged = [item for form, item in (before | other | one).items() if form not in removed]
+        return merged, not before.keys() <= one.keys() | other.keys()
+
+    def _by_form(self, items: JSON, shape: Shape) -> dict[_Form, JSON]:
+        if not isinstance(items, list):
+            return {}
+        return dict(zip(self._forms.of_items(items, shape), items, strict=True))
+
+    def _lists(
+        self, base: list[JSON], ours: list[JSON], theirs: list[JSON], shape: Shape
+    ) -> tuple[JSON, bool]:
+        before, one, other = (self._forms.of_items(items, shape) for items in (base, ours, theirs))
+        our_kept, their_kept = _kept_places(before, one), _kept_places(before, other)
+        if our_kept is None or their_kept is None:
+            return ours, True
+        both_kept = our_kept & their_kept
+        kept = [item for place, item in enumerate(base) if place in both_kept]
+        merged = [*kept, *theirs[len(their_kept) :], *ours[len(our_kept) :]]
+        return merged, len(our_kept | their_kept) < len(base)
 
 
-def _merge_objects(
-    base: dict[str, JSON],
-    ours: dict[str, JSON],
-    theirs: dict[str, JSON],
-    path: str,
-    conflicts: list[str],
-) -> JSON:
-    merged: dict[str, JSON] = {}
-    for key in dict.fromkeys([*theirs, *ours]):
-        inner = f"{path}.{key}" if path else key
-        sides = [side.get(key, _ABSENT) for side in (base, ours, theirs)]
-        value = _merge(sides[0], sides[1], sides[2], inner, conflicts)
-        if value is not _ABSENT:
-            merged[key] = value
-    return merged
+def _key_order(
+    base: dict[str, JSON], ours: dict[str, JSON], theirs: dict[str, JSON]
+) -> dict[str, None]:
+    """All keys: as they stand in theirs, with new ones of ours at the end.
+
+    Where we have moved keys about, those of the base stand first, as we have left them.
+    """
+    kept = [key for key in ours if key in base]
+    is_moved = kept != [key for key in base if key in ours]
+    return dict.fromkeys([*(kept if is_moved else ()), *theirs, *ours, *base])
 
 
-def _merge_lists(base: list[JSON], ours: list[JSON], theirs: list[JSON]) -> list[JSON] | None:
-    changes = _set_changes if isinstance(base, JSONSet) else _list_changes
-    our_changes, their_changes = changes(base, ours), changes(base, theirs)
-    if our_changes is None or their_changes is None:
-        return None
-    if our_changes.removed & their_changes.removed:
-        return None
-    removed = our_changes.removed | their_changes.removed
-    kept = [item for index, item in enumerate(base) if index not in removed]
-    return [*kept, *their_changes.added, *our_changes.added]
+def _kept_places(base: list[_Form], side: list[_Form]) -> set[int] | None:
+    """Where the items stand in the base that a side begins with; what follows them is new.
 
-
-class _ListChanges(NamedTuple):
-    removed: set[int]
-    added: list[JSON]
-
-
-def _list_changes(base: list[JSON], side: list[JSON]) -> _ListChanges | None:
-    """What a side took from the base, by index, and put at its end; None: it did something else."""
+    Each item is found at the first place after the one before it. None: an item of the base also
+    stands among the new ones, so that it was moved or one before it was edited.
+    """
     kept: set[int] = set()
-    position = 0
+    place = 0
     for item in side:
-        found = _find(item, base, position)
-        if found is None:
+        while place < len(base) and base[place] != item:
+            place += 1
+        if place == len(base):
             break
-        kept.add(found)
-        position = found + 1
-    removed, added = set(range(len(base))) - kept, side[len(kept) :]
-    forms = {_form(base[index]) for index in removed}
-    if any(_form(item) in forms for item in added):
-        return None  # an item that went and came back was moved, or one before it was edited
-    return _ListChanges(removed, added)
+        kept.add(place)
+        place += 1
+    removed = {item for place, item in enumerate(base) if place not in kept}
+    return kept if removed.isdisjoint(side[len(kept) :]) else None
 
 
-def _set_changes(base: list[JSON], side: list[JSON]) -> _ListChanges:
-    """What a side took from a set, by index in the base, and put into it."""
-    before, after = (set(map(_form, items)) for items in (base, side))
-    removed = {index for index, item in enumerate(base) if _form(item) not in after}
-    return _ListChanges(removed, [item for item in side if _form(item) not in before])
+def _sum(base: JSON, ours: JSON, theirs: JSON) -> tuple[JSON, bool]:
+    before = 0 if base is _ABSENT else base
+    if not (_is_number(before) and _is_number(ours) and _is_number(theirs)):
+        return ours, True
+    try:
+        total = theirs + (ours - before)
+        return (total, False) if isinstance(total, int) or isfinite(total) else (ours, True)
+    except OverflowError:  # an int that no float can hold
+        return ours, True
 
 
-def _form(value: JSON) -> str:
-    return json.dumps(value, sort_keys=True)
+def _is_number(value: JSON) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+class _Rebaser:
+    def __init__(self) -> None:
+        self._forms = _Forms()
+
+    def rebase(self, base: JSON, ours: JSON, stored: JSON, shape: Shape, common: _Keys) -> JSON:
+        if self._forms.of(ours, shape) == self._forms.of(base, shape):
+            return stored
+        if isinstance(base, dict) and isinstance(ours, dict) and isinstance(stored, dict):
+            return self._object(base, ours, stored, shape, common)
+        if isinstance(base, list) and isinstance(ours, list) and isinstance(stored, list):
+            return self._array(base, ours, stored, shape, common)
+        return ours
+
+    def _object(
+        self,
+        base: dict[str, JSON],
+        ours: dict[str, JSON],
+        stored: dict[str, JSON],
+        shape: Shape,
+        common: _Keys,
+    ) -> JSON:
+        rebased = dict(ours)
+        for key in ours:
+            if key in base and key in stored:
+                inner = shape.at(key), common[key]
+                rebased[key] = self.rebase(base[key], ours[key], stored[key], *inner)
+        unknown = {key: stored[key] for key in stored if key not in base and key not in ours}
+        return rebased | unknown
+
+    def _array(
+        self,
+        base: list[JSON],
+        ours: list[JSON],
+        stored: list[JSON],
+        shape: Shape,
+        common: _Keys,
+    ) -> JSON:
+        if not any(isinstance(item, (list, dict)) for item in stored):
+            return ours  # nothing in it can have an unknown field
+        read_from = self._read_from(base, stored, shape, common)
+        kept, edited = self._origins(base, ours, shape)
+        rebased = list(ours)
+        for place, origin in kept.items():
+            if origin in read_from:
+                rebased[place] = stored[read_from[origin]]
+        for place, origin in edited.items():
+            if origin in read_from:
+                item, inner = stored[read_from[origin]], shape.at(place)
+                rebased[place] = self.rebase(base[origin], ours[place], item, inner, common)
+        return rebased
+
+    def _read_from(
+        self, base: list[JSON], stored: list[JSON], shape: Shape, common: _Keys
+    ) -> dict[int, int]:
+        """Which stored item each item of the base was read from, by their places.
+
+        One that is equal as far as both know; of the others, the one at the same place.
+        """
+        pairs: dict[int, int] = {}
+        if shape.kind != "tuple":
+            read, raw = (self._forms.of_items(items, shape, common) for items in (base, stored))
+            pairs = _pair_equal(read, raw)
+        if shape.kind != "set" and len(base) == len(stored):
+            taken = set(pairs.values())
+            left = [place for place in range(len(base)) if place not in pairs]
+            pairs |= {place: place for place in left if place not in taken}
+        return pairs
+
+    def _origins(
+        self, base: list[JSON], ours: list[JSON], shape: Shape
+    ) -> tuple[dict[int, int], dict[int, int]]:
+        """Which item of the base our items were that are kept, and edited, by their places."""
+        if shape.kind == "tuple":
+            return {}, {place: place for place in range(min(len(base), len(ours)))}
+        kept = _pair_equal(self._forms.of_items(ours, shape), self._forms.of_items(base, shape))
+        return kept, {} if shape.kind == "set" else _pair_between(kept)
+
+
+def _pair_equal(left: list[_Form], right: list[_Form]) -> dict[int, int]:
+    """Pair equal items by their places: those at both ends first, the others in their order."""
+    limit = min(len(left), len(right))
+    start = next((step for step in range(limit) if left[step] != right[step]), limit)
+    limit -= start
+    end = next((step for step in range(limit) if left[~step] != right[~step]), limit)
+    pairs = {step: step for step in range(start)}
+    pairs |= {len(left) + ~step: len(right) + ~step for step in range(end)}
+    places: dict[_Form, deque[int]] = defaultdict(deque)
+    for place in range(start, len(right) - end):
+        places[right[place]].append(place)
+    for place in range(start, len(left) - end):
+        if places[left[place]]:
+            pairs[place] = places[left[place]].popleft()
+    return pairs
+
+
+def _pair_between(pairs: dict[int, int]) -> dict[int, int]:
+    """Pair what stands between two pairs, where nothing else stands between them on either side."""
+    taken = set(pairs.values())
+    between: dict[int, int] = {}
+    for first, last in pairwise(sorted(pairs)):
+        gap, other = range(first + 1, last), range(pairs[first] + 1, pairs[last])
+        if len(gap) == len(other) and taken.isdisjoint(other):
+            between |= zip(gap, other, strict=True)
+    return between

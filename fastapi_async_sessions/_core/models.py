@@ -1,6 +1,6 @@
 """What a session's model must be, read from the class and from pydantic's schemas.
 
-Everything that knows the names in those schemas is in this file.
+Everything that knows the names in those schemas is in this file and in ``shapes``.
 """
 
 import warnings
@@ -12,6 +12,7 @@ from pydantic.errors import PydanticUserError
 
 from ..errors import ConfigurationError
 from .merge import JSON
+from .shapes import shape_of
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -47,6 +48,7 @@ class SessionModel(Generic[Model]):
         field_names: Every field's name, nested ones too; other keys are a user's data.
         is_plain: Whether no function runs with it that may give another result each time, or keep
             the data.
+        shape: What its JSON values do not show.
         write_only: Fields of types that hide what they hold in JSON (``SecretStr``).
 
     Raises:
@@ -59,6 +61,7 @@ class SessionModel(Generic[Model]):
         schema = _json_schema(self.adapter)
         self.field_names = frozenset([*cls.model_fields, *_property_names(schema)])
         self.is_plain = _is_plain(self.adapter.core_schema)
+        self.shape = shape_of(self.adapter.core_schema)
         self.write_only = sorted(set(_write_only(schema)))
 
 

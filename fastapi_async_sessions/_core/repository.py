@@ -88,7 +88,7 @@ class Repository(Generic[Model]):
         self.events = Events(settings.name, settings.on_event)
         self.store = BoundedStore(settings.store, settings.store_timeout, self.events)
         self.codec = Codec(settings.model)
-        self.seal = Seal(settings.keyring, settings.name)
+        self.seal = Seal(settings.keyring, settings.name, encrypt=settings.encrypt)
         self._queues: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def load(self, key: str, *secret_hashes: bytes) -> LoadedSession[Model] | Absent:
@@ -120,6 +120,14 @@ class Repository(Generic[Model]):
         if not self._is_owned(record.owner, header.subject):
             return Absent("missing")
         return self._read_data(SessionRecord(key, record, header, json, raw=json))
+
+    def header(self, key: str, record: Record) -> Header | None:
+        """The header of a record; None: it is no session of ours."""
+        try:
+            content = self._content(key, record)
+            return Header.unpack(content)[0] if content else None
+        except CorruptBody:
+            return None
 
     def _content(self, key: str, record: Record) -> bytes:
         if len(record.body) > MAX_BODY_BYTES:

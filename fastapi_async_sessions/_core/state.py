@@ -92,7 +92,7 @@ class SessionState(Generic[Model]):
         loaded: LoadedSession[Model] | None = None,
         token: Token | None = None,
         *,
-        request_cookie: RequestCookie = RequestCookie(),
+        request_cookie: RequestCookie = RequestCookie(),  # noqa: B008  # immutable
         can_set_cookie: bool = True,
     ) -> None:
         self._repository = repository

@@ -57,6 +57,9 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         store: Where sessions are kept.
         secret_key: At least 32 bytes, or up to five such secrets, newest first: the first signs,
             all verify.
+        encrypt: Hide subject, times and data from who can read the store; needs the extra
+            ``encryption``.
+        max_sessions_per_subject: 1 to 50: a sign-in beyond it revokes the oldest ones.
         name: Names the cookie and the namespace; 1 to 64 of ``[A-Za-z0-9_-]``.
         max_bytes: The largest session that is stored, at most 1 MiB.
         store_timeout: How long one call to the store may take.
@@ -75,6 +78,8 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         name: str = "session",
         cookie: CookieConfig = CookieConfig(),  # noqa: B008  # frozen
         lifetime: Lifetime = Lifetime(),  # noqa: B008  # frozen
+        encrypt: bool = False,
+        max_sessions_per_subject: int | None = None,
         on_conflict: OnConflict = "overwrite",
         on_invalid: Literal["discard", "raise"] | Migration[Model] = "discard",
         max_bytes: int = 65536,
@@ -94,6 +99,8 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
             keyring=keyring,
             lifetime=lifetime,
             persistent=cookie.persistent,
+            encrypt=encrypt,
+            max_sessions_per_subject=max_sessions_per_subject,
             on_invalid=on_invalid,
             on_conflict=on_conflict,
             max_bytes=max_bytes,

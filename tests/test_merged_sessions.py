@@ -1,0 +1,128 @@
+"""What two requests made of the same session at the same time, and two releases of one."""
+
+from typing import Annotated, Any
+
+import pytest
+from pydantic import BaseModel
+from typing_extensions import TypedDict
+
+from fastapi_async_sessions import MemoryStore, SessionConflict
+from fastapi_async_sessions._core.shapes import Additive
+from fastapi_async_sessions.testing import FrozenClock
+from tests.apps import SpyStore
+from tests.races import Client, make_provider
+
+
+class Basket(TypedDict):
+    names: list[str]
+    tags: set[str]
+
+
+class Row(BaseModel):
+    name: str
+
+
+class NewerRow(Row):
+    note: str = ""
+
+
+class Shop(BaseModel):
+    basket: Basket = Basket(names=[], tags=set())
+    tokens: dict[str, int] = {}
+    visits: Annotated[int, Additive] = 0
+    by_page: dict[str, Annotated[int, Additive]] = {}
+    rows: list[Row] = []
+
+
+class NewerShop(Shop):
+    rows: list[NewerRow] = []  # type: ignore[assignment]
+
+
+class Shops:
+    """One stored session, and providers of its store."""
+
+    def __init__(self) -> None:
+        self.clock = FrozenClock()
+        self.store = MemoryStore(clock=self.clock)
+
+    def provider(self, model: Any = Shop, **options: Any) -> Any:
+        return make_provider(SpyStore(self.store), self.clock, model, **options)
+
+    async def begin(self, data: BaseModel) -> str:
+        """The key of a session with this data."""
+
+        async def route(session: Any) -> None:
+            session.data = data
+
+        client = Client(self.provider(type(data)))
+        key = await client.sign_in()
+        assert (await client.request(route)).is_ok
+        return key
+
+
+@pytest.fixture
+def shops() -> Shops:
+    return Shops()
+
+
+async def test_a_list_beside_a_set_keeps_its_order_in_a_merge(shops: Shops) -> None:
+    """Whatever kind of class holds the two."""
+    key = await shops.begin(Shop(basket={"names": ["c", "a"], "tags": {"y"}}))
+    get_session = shops.provider()
+    async with get_session.open(key) as ours:
+        async with get_session.open(key) as theirs:
+            theirs.data.basket["tags"].add("x")
+        ours.data.basket["names"].append("b")
+        await ours.commit()
+        assert ours.data.basket == {"names": ["c", "a", "b"], "tags": {"x", "y"}}
+
+
+async def test_one_request_alone_takes_a_one_time_token(shops: Shops) -> None:
+    """The other one is told of the conflict, and what it did is not stored."""
+    key = await shops.begin(Shop(tokens={"once": 1}))
+    get_session = shops.provider(on_conflict="raise")
+    async with get_session.open(key) as ours:
+        async with get_session.open(key) as theirs:
+            del theirs.data.tokens["once"]
+        del ours.data.tokens["once"]
+        with pytest.raises(SessionConflict) as raised:
+            await ours.commit()
+        await ours.reload()
+    assert raised.value.fields == ("tokens.*",)
+
+
+async def test_requests_that_count_at_the_same_time_add_up(shops: Shops) -> None:
+    """A field, and a key that both of them were the first to count."""
+    key = await shops.begin(Shop(visits=1))
+    get_session = shops.provider(on_conflict="raise")
+    async with get_session.open(key) as ours:
+        async with get_session.open(key) as theirs:
+            theirs.data.visits += 1
+            theirs.data.by_page["/"] = 1
+        ours.data.visits += 1
+        ours.data.by_page["/"] = 1
+    async with get_session.open(key) as session:
+        assert (session.data.visits, session.data.by_page) == (3, {"/": 2})
+
+
+@pytest.mark.parametrize(
+    ("edit", "notes"),
+    [
+        (lambda rows: rows.insert(0, Row(name="x")), "-abc"),
+        (lambda rows: rows.reverse(), "cba"),
+        (lambda rows: (rows.pop(0), rows.append(Row(name="x"))), "bc-"),
+        (lambda rows: (rows.pop(), rows.append(Row(name="x"))), "ab-"),
+        (lambda rows: setattr(rows[1], "name", "B"), "abc"),
+    ],
+    ids=["put first", "reversed", "first removed, one put last", "last replaced", "edited"],
+)
+async def test_an_older_release_leaves_the_fields_of_a_newer_one_with_their_rows(
+    shops: Shops, edit: Any, notes: str
+) -> None:
+    """Whatever it does to the list."""
+    rows = [NewerRow(name=name, note=name) for name in "abc"]
+    key = await shops.begin(NewerShop(rows=rows))
+    async with shops.provider(Shop).open(key) as session:
+        edit(session.data.rows)
+    async with shops.provider(NewerShop).open(key) as session:
+        assert "".join(row.note or "-" for row in session.data.rows) == notes
