@@ -23,6 +23,7 @@ from .errors import (
     SessionInvalid,
     SessionNotFound,
     SessionTooLarge,
+    SignInRequired,
     StoreUnavailable,
 )
 from .events import SessionEvent
