@@ -1,4 +1,4 @@
-"""What the tests of this directory share: a model, a provider, a spying store, a browser."""
+"""What the tests share: a model, a provider, an application, a browser."""
 
 import asyncio
 from collections.abc import Iterable
@@ -8,20 +8,12 @@ import httpx
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from fastapi_async_sessions import (
-    MemoryStore,
-    Record,
-    SessionProvider,
-    SessionRoute,
-    Store,
-    StoreUnavailable,
-)
+from fastapi_async_sessions import MemoryStore, SessionProvider, SessionRoute, Store
 
 SECRET = "a-secret-of-the-tests-0123456789-abcdefghij"
 OLDER_SECRET = "an-older-one-of-the-tests-9876543210-zyxwvu"
 COOKIE = "__Host-session"
 ORIGIN = "https://testserver"
-WRITES = {"create", "save", "delete"}
 
 
 class Line(BaseModel):
@@ -34,53 +26,8 @@ class Data(BaseModel):
     lines: list[Line] = []
 
 
-class SpyStore(Store):
-    """Hands each call on to a store of the library, writes it down, and fails when told to."""
-
-    def __init__(self, inner: Store) -> None:
-        self.inner = inner
-        self.calls: list[str] = []
-        self.keys: list[str] = []
-        self.failing: set[str] = set()
-
-    async def create(self, key: str, record: Record) -> bool:
-        self._call("create", key)
-        return await self.inner.create(key, record)
-
-    async def load(self, key: str) -> Record | None:
-        self._call("load", key)
-        return await self.inner.load(key)
-
-    async def save(self, key: str, record: Record, *, replaces: str) -> bool:
-        self._call("save", key)
-        return await self.inner.save(key, record, replaces=replaces)
-
-    async def delete(self, key: str) -> bool:
-        self._call("delete", key)
-        return await self.inner.delete(key)
-
-    async def find(self, subject: str) -> list[tuple[str, Record]]:
-        self._call("find")
-        return await self.inner.find(subject)
-
-    async def held(self) -> dict[str, Record]:
-        """The live records under all keys that were ever used."""
-        found = {key: await self.inner.load(key) for key in dict.fromkeys(self.keys)}
-        return {key: record for key, record in found.items() if record is not None}
-
-    @property
-    def writes(self) -> list[str]:
-        return [verb for verb in self.calls if verb in WRITES]
-
-    def _call(self, verb: str, *keys: str) -> None:
-        self.calls.append(verb)
-        self.keys.extend(keys)
-        if verb in self.failing:
-            raise StoreUnavailable("told to fail")
-
-
 def make_provider(store: Store | None = None, model: Any = Data, **options: Any) -> Any:
-    """A provider with what a test does not care about filled in."""
+    """A provider with defaults for everything that a test does not set."""
     return SessionProvider(
         model, **{"store": store or MemoryStore(), "secret_key": SECRET, **options}
     )
@@ -94,32 +41,32 @@ def make_app(**options: Any) -> FastAPI:
 
 
 def browser(app: Any, cookie: str | None = None) -> httpx.AsyncClient:
-    """A client with a cookie jar, in the event loop of the test; an unhandled error is a 500."""
+    """A client with a cookie jar, in the test's event loop; an unhandled error is a 500."""
     client = httpx.AsyncClient(
         transport=httpx.ASGITransport(app, raise_app_exceptions=False),
         base_url=ORIGIN,
         trust_env=False,
     )
     if cookie is not None:
-        # the domain that the jar itself gives this host: the application's cookie replaces it
+        # the domain that the jar gives this host: the application's cookie then replaces this one
         client.cookies.set(COOKIE, cookie, domain="testserver.local", path="/")
     return client
 
 
 def session_cookies(response: httpx.Response, name: str = COOKIE) -> list[str]:
-    """The ``Set-Cookie`` headers of a name."""
+    """The ``Set-Cookie`` headers for a cookie of this name."""
     headers = response.headers.get_list("set-cookie")
     return [header for header in headers if header.partition("=")[0] == name]
 
 
 def cookie_value(response: httpx.Response, name: str = COOKIE) -> str:
-    """The value of the one cookie of a name that a response sets."""
+    """The value of the one cookie of this name that a response sets."""
     (header,) = session_cookies(response, name)
     return header.partition(";")[0].partition("=")[2]
 
 
 def set_cookie_kind(response: httpx.Response, name: str = COOKIE) -> str | None:
-    """``"sent"``, ``"removed"`` or None; more than one of a name fails."""
+    """``"sent"``, ``"removed"`` or None; fails if a response sets the cookie twice."""
     headers = session_cookies(response, name)
     assert len(headers) <= 1, headers
     if not headers:
@@ -135,14 +82,14 @@ async def call(
     method: str = "GET",
     **scope: Any,
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """One request with exactly these header bytes; an unhandled error comes out as it is."""
+    """Send a request with exactly these header bytes; an unhandled error is raised here."""
     sent: list[Any] = []
     messages = iter([{"type": "http.request", "body": b"", "more_body": False}])
 
     async def receive() -> Any:
         for message in messages:
             return message
-        # the client stays until the task that waits here is cancelled
+        # the client stays connected: this ends when the task is cancelled
         return await asyncio.Event().wait()
 
     async def send(message: Any) -> None:

@@ -1,28 +1,29 @@
-"""What every test may ask for."""
+"""Fixtures for every test."""
 
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from fastapi_async_sessions import MemoryStore
+from fastapi_async_sessions import MemoryStore, SessionEvent
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
 
-from .apps import SpyStore, make_provider
+from .apps import make_provider
+from .doubles import SpyStore
 
 pytest_plugins = ["tests.servers.redis", "tests.servers.postgres"]
 
 
 @pytest.fixture
 def clock() -> FrozenClock:
-    """Stands still until a test moves it."""
+    """A clock that stands still until the test moves it."""
     return FrozenClock()
 
 
 @pytest.fixture(params=["memory", "redis"])
 async def store(request, clock) -> AsyncIterator[SpyStore]:
-    """A store that counts its calls and tells the test's time: in memory, and in a real Redis."""
+    """A store that records its calls: in memory, and on a real Redis."""
     if request.param == "memory":
         yield SpyStore(MemoryStore(clock=clock))
     else:
@@ -33,5 +34,11 @@ async def store(request, clock) -> AsyncIterator[SpyStore]:
 
 @pytest.fixture
 def get_session(store, clock) -> Any:
-    """A provider on that store."""
+    """A provider with that store."""
     return make_provider(store, clock=clock)
+
+
+@pytest.fixture
+def events() -> list[SessionEvent]:
+    """Collects the events of a provider that is given ``on_event=events.append``."""
+    return []

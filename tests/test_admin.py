@@ -25,7 +25,8 @@ from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
 from fastapi_async_sessions.testing.standins import session_cookies as stored_cookies
 
-from .apps import Data, Line, SpyStore, browser, make_app, make_provider
+from .apps import Data, Line, browser, make_app, make_provider
+from .doubles import SpyStore, failing
 
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -380,7 +381,7 @@ async def test_an_opened_session_is_closed_afterwards(get_session):
 async def test_a_commit_at_the_end_of_open_that_fails_is_raised(get_session, store):
     """Never lost in silence."""
     key = await key_of(await signed_in(get_session))
-    store.failing = {"save"}
+    store.hook = failing("save")
     with pytest.raises(StoreUnavailable):
         async with get_session.open(key) as session:
             session.data.count = 1
@@ -393,13 +394,13 @@ async def test_check_writes_and_deletes_a_probe(get_session, store):
     """A store that works says nothing and keeps nothing."""
     await get_session.check()
     assert store.calls == ["create", "delete"]
-    assert await store.held() == {}
+    assert await store.records() == {}
 
 
 @pytest.mark.parametrize("verb", ["create", "delete"])
 async def test_check_fails_where_requests_would(get_session, store, verb):
     """A dead store, or one that only reads: the error says why."""
-    store.failing = {verb}
+    store.hook = failing(verb)
     with pytest.raises(StoreUnavailable) as raised:
         await get_session.check()
     assert raised.value.reason == "told to fail"
@@ -503,7 +504,7 @@ async def test_a_store_without_find_says_what_to_write():
 async def test_a_store_that_fails_is_an_error_for_all_of_it(get_session, store):
     """Never an empty list and never "0 ended"."""
     key = await key_of(await signed_in(get_session))
-    store.failing = {"create", "load", "save", "delete", "find"}
+    store.hook = failing("create", "load", "save", "delete", "find")
     for answer in (
         get_session.sessions("42"),
         get_session.revoke(key),

@@ -27,7 +27,8 @@ from fastapi_async_sessions.lifetime import utc_now
 from fastapi_async_sessions.records import Record
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.sql import SQLStore
-from tests.races import SECRET, Client, opened_store
+from tests.apps import SECRET
+from tests.races import Client, opened_store
 from tests.servers.proxy import Proxy
 
 FOREVER = 3600

@@ -24,8 +24,8 @@ from fastapi_async_sessions import (
 )
 from fastapi_async_sessions.records import Record
 from fastapi_async_sessions.testing import FrozenClock
-from tests.apps import browser, make_app
-from tests.races import SECRET, Client, do_nothing, opened_store
+from tests.apps import SECRET, browser, make_app
+from tests.races import Client, do_nothing, opened_store
 
 SECOND = timedelta(seconds=1)
 IDLE = timedelta(hours=1)

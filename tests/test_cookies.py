@@ -21,7 +21,6 @@ from .apps import (
     OLDER_SECRET,
     SECRET,
     Data,
-    SpyStore,
     browser,
     call,
     cookie_value,
@@ -30,6 +29,7 @@ from .apps import (
     session_cookies,
     set_cookie_kind,
 )
+from .doubles import SpyStore
 
 WHOLE = {"samesite": "strict", "domain": "example.com", "path": "/a", "partitioned": True}
 

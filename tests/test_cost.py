@@ -22,17 +22,8 @@ from fastapi_async_sessions.records import new_version
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
 
-from .apps import (
-    COOKIE,
-    OLDER_SECRET,
-    ORIGIN,
-    SECRET,
-    Data,
-    SpyStore,
-    call,
-    make_app,
-    make_provider,
-)
+from .apps import COOKIE, OLDER_SECRET, ORIGIN, SECRET, Data, call, make_app, make_provider
+from .doubles import SpyStore
 from .servers.redis import RedisServer
 
 EXTENSION_IS_DUE = timedelta(minutes=20)

@@ -34,15 +34,8 @@ from fastapi_async_sessions._core.header import HEADER_SIZE
 from fastapi_async_sessions.records import new_version
 from fastapi_async_sessions.testing import FrozenClock
 
-from .apps import (
-    Data,
-    Line,
-    SpyStore,
-    browser,
-    make_app,
-    make_provider,
-    set_cookie_kind,
-)
+from .apps import Data, Line, browser, make_app, make_provider, set_cookie_kind
+from .doubles import SpyStore
 
 Act = Callable[[Any], Any]
 
@@ -222,7 +215,7 @@ async def test_aliases_do_not_get_in_the_way() -> None:
 
     who = await visitor(Aliased, begin)
     assert await who.sees(lambda data: [data.name, data.first, data.plain]) == ["ada", "byron", "x"]
-    (record,) = (await who.store.held()).values()
+    (record,) = (await who.store.records()).values()
     assert record.body[HEADER_SIZE:] == b'{"name":"ada","first":"byron","plain":"x"}'
 
 

@@ -14,7 +14,8 @@ from fastapi_async_sessions.events import EventKind
 from fastapi_async_sessions.records import new_version
 from fastapi_async_sessions.testing import FrozenClock
 
-from .apps import COOKIE, Data, SpyStore, browser, cookie_value, make_app, make_provider
+from .apps import COOKIE, Data, browser, cookie_value, make_app, make_provider
+from .doubles import SpyStore, failing
 
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -77,7 +78,7 @@ class World:
     async def began(self) -> str:
         """A stored session's key; what was told so far is forgotten."""
         await self.client.post("/change")
-        (key,) = await self.store.held()
+        (key,) = await self.store.records()
         self.told.clear()
         return key
 
@@ -101,7 +102,7 @@ Deed = Callable[[World], Awaitable[str | None]]
 
 async def created(world: World) -> str:
     await world.client.post("/change")
-    (key,) = await world.store.held()
+    (key,) = await world.store.records()
     return key
 
 
@@ -170,7 +171,7 @@ async def corrupt(world: World) -> str:
 
 async def store_error(world: World) -> str:
     key = await world.began()
-    world.store.failing = {"load"}
+    world.store.hook = failing("load")
     await world.client.get("/")
     return key
 

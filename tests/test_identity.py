@@ -9,15 +9,8 @@ from fastapi import Depends, HTTPException
 from fastapi_async_sessions import Session
 from fastapi_async_sessions.testing import FrozenClock
 
-from .apps import (
-    COOKIE,
-    Data,
-    browser,
-    cookie_value,
-    make_app,
-    session_cookies,
-    set_cookie_kind,
-)
+from .apps import COOKIE, Data, browser, cookie_value, make_app, session_cookies, set_cookie_kind
+from .doubles import failing, pass_on
 
 MICROSECOND = timedelta(microseconds=1)
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)
@@ -115,7 +108,7 @@ async def test_the_old_token_is_dead_in_the_store_too(app, get_session, store):
     client = browser(app)
     old = get_session.verifier.verify([cookie_value(await client.post("/change")).encode()]).token
     new = get_session.verifier.verify([cookie_value(await client.post("/renew")).encode()]).token
-    ((key, record),) = (await store.held()).items()
+    ((key, record),) = (await store.records()).items()
     assert key == old.key("session") == new.key("session")
     assert old.secret_hash() not in record.body
     assert new.secret_hash() in record.body
@@ -135,13 +128,13 @@ async def test_nothing_changes_when_the_route_raises_after_renewing(app, store, 
     """The old token works, the session has no subject, nothing was written, no cookie leaves."""
     client = browser(app)
     old = cookie_value(await client.post("/change"))
-    before = await store.held()
+    before = await store.records()
     store.calls.clear()
     response = await client.post(f"/renew-and-fail/{how}")
     assert response.status_code == (418 if how == "http" else 500)
     assert set_cookie_kind(response) is None
     assert store.writes == []
-    assert await store.held() == before
+    assert await store.records() == before
     answer = (await browser(app, old).get("/")).json()
     assert (answer["new"], answer["subject"], answer["count"]) == (False, None, 1)
 
@@ -157,10 +150,10 @@ async def test_a_renewal_that_the_store_refuses_leaves_the_old_token(app, store)
     """503, no cookie, and the session is as it was."""
     client = browser(app)
     old = cookie_value(await client.post("/change"))
-    store.failing = {"save"}
+    store.hook = failing("save")
     response = await client.post("/renew")
     assert (response.status_code, set_cookie_kind(response)) == (503, None)
-    store.failing = set()
+    store.hook = pass_on
     answer = (await browser(app, old).get("/")).json()
     assert (answer["new"], answer["subject"], answer["count"]) == (False, None, 1)
 
@@ -201,7 +194,7 @@ async def test_signing_out_unbinds_and_keeps_the_data(app, store):
     answer = (await client.get("/")).json()
     assert (answer["subject"], answer["since"], answer["count"]) == (None, None, 1)
     assert (await browser(app, signed_in).get("/")).json()["new"] is True
-    assert [record.subject for record in (await store.held()).values()] == [None]
+    assert [record.subject for record in (await store.records()).values()] == [None]
 
 
 async def test_another_user_may_sign_in_over_a_signed_in_session(app, get_session, clock):
@@ -241,7 +234,7 @@ async def test_renewing_twice_is_one_renewal_and_the_last_subject_counts(
     assert len(session_cookies(response)) == 1
     assert store.writes == ["save"]
     assert (await client.get("/")).json()["subject"] == subject
-    assert len(await store.held()) == 1
+    assert len(await store.records()) == 1
 
 
 # subjects

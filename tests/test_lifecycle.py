@@ -39,7 +39,6 @@ from fastapi_async_sessions.testing import FrozenClock
 from .apps import (
     Data,
     Line,
-    SpyStore,
     browser,
     call,
     cookie_value,
@@ -48,6 +47,7 @@ from .apps import (
     session_cookies,
     set_cookie_kind,
 )
+from .doubles import SpyStore, failing, pass_on
 
 HAS_GENERATOR_ROUTES = importlib.util.find_spec("fastapi.sse") is not None
 
@@ -418,7 +418,7 @@ async def one_request(app: FastAPI, get_session: Any, store: SpyStore, begins_st
         store.calls.clear()
         response = await client.get("/act")
         calls = " ".join(store.calls)
-        stored = [await held(get_session, key) for key in await store.held()]
+        stored = [await held(get_session, key) for key in await store.records()]
         cache = response.headers.get("cache-control")
         return Seen(
             status=response.status_code,
@@ -447,7 +447,7 @@ async def test_anonymous_readers_leave_nothing(
         for _ in range(100):
             response = await client.get("/me")
             assert (response.json(), set_cookie_kind(response)) == ("new", None)
-    assert (store.calls, await store.held()) == ([], {})
+    assert (store.calls, await store.records()) == ([], {})
     if isinstance(store.inner, RedisStore):
         assert request.getfixturevalue("redis_server").command("DBSIZE") == 0
 
@@ -473,14 +473,14 @@ async def test_a_failed_commit_is_a_503_and_leaves_all_as_it_was(
     add_route(app, get_session, kind, action, "returned")
     async with browser(app) as client:
         before = cookie_value(await client.get("/begin"))
-        store.failing = {FAILING_COMMITS[action]}
+        store.hook = failing(FAILING_COMMITS[action])
         response = await client.get("/act")
         assert (response.status_code, response.headers["retry-after"]) == (503, "1")
         assert (set_cookie_kind(response), response.headers["vary"]) == (None, "Cookie")
-        store.failing = set()
+        store.hook = pass_on
         assert (await client.get("/me")).json() == "1 red"
     assert await what_is_seen(app, before) == "1 red"
-    assert len(await store.held()) == 1
+    assert len(await store.records()) == 1
 
 
 @pytest.mark.parametrize("action", [changed, signed_in])
@@ -491,11 +491,11 @@ async def test_a_session_that_could_not_be_created_sets_no_cookie(
     get_session = make_provider(store)
     app = make_lifecycle_app(get_session)
     add_route(app, get_session, "model", action, "returned")
-    store.failing = {"create"}
+    store.hook = failing("create")
     async with browser(app) as client:
         response = await client.get("/act")
     assert (response.status_code, set_cookie_kind(response)) == (503, None)
-    assert await store.held() == {}
+    assert await store.records() == {}
 
 
 async def test_a_destroy_that_fails_is_told_although_the_route_raised(
@@ -507,9 +507,9 @@ async def test_a_destroy_that_fails_is_told_although_the_route_raised(
     add_route(app, get_session, "model", destroyed_not_awaited, "raised HTTPException")
     async with browser(app) as client:
         await client.get("/begin")
-        store.failing = {"delete"}
+        store.hook = failing("delete")
         response = await client.get("/act")
-        store.failing = set()
+        store.hook = pass_on
         assert (response.status_code, set_cookie_kind(response)) == (503, None)
         assert (await client.get("/me")).json() == "1 red"
 
@@ -522,12 +522,12 @@ async def test_a_store_that_cannot_read_is_a_503_and_never_a_new_session(
     app = make_lifecycle_app(get_session)
     async with browser(app) as client:
         await client.get("/begin")
-        store.failing = {"load"}
+        store.hook = failing("load")
         for path in ("/me", "/begin"):
             response = await client.get(path)
             assert (response.status_code, response.headers["retry-after"]) == (503, "1")
             assert set_cookie_kind(response) is None
-        store.failing = set()
+        store.hook = pass_on
         assert (await client.get("/me")).json() == "1 red"
     assert store.writes == ["create"]
 
@@ -545,7 +545,7 @@ async def test_routes_without_a_session_never_ask_the_store() -> None:
     async with browser(app) as client:
         await client.get("/begin")
         store.calls.clear()
-        store.failing = {"create", "load", "save", "delete"}
+        store.hook = failing("create", "load", "save", "delete")
         statuses = [(await client.get(path)).status_code for path in ("/plain", "/docs", "/no")]
         statuses.append((await client.post("/plain")).status_code)
         assert statuses == [200, 200, 404, 405]

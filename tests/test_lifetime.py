@@ -28,7 +28,6 @@ from fastapi_async_sessions.testing import FrozenClock
 
 from .apps import (
     Data,
-    SpyStore,
     browser,
     cookie_value,
     make_app,
@@ -36,6 +35,7 @@ from .apps import (
     session_cookies,
     set_cookie_kind,
 )
+from .doubles import SpyStore, failing, pass_on
 
 MICROSECOND = timedelta(microseconds=1)
 MINUTE = timedelta(minutes=1)
@@ -279,10 +279,10 @@ async def test_an_extension_that_fails_fails_no_request(clock):
     client = browser(make_site(clock, store, lifetime=Lifetime(HOUR, DAY)))
     await client.post("/change")
     clock.advance(30 * MINUTE)
-    store.failing = {"save"}
+    store.hook = failing("save")
     response = await client.get("/")
     assert (response.status_code, response.json()["new"]) == (200, False)
-    store.failing = set()
+    store.hook = pass_on
     clock.advance(29 * MINUTE)
     assert await is_alive(client)
     clock.advance(59 * MINUTE)
@@ -515,13 +515,13 @@ async def test_a_persistent_cookie_lives_as_long_as_its_session(store, clock):
     app.state.sign_in = {"lifetime": REMEMBERED, "persistent": True}
     client = browser(app)
     assert max_age(await client.post("/sign-in")) == 30 * DAY // timedelta(seconds=1)
-    (record,) = (await spy.held()).values()
+    (record,) = (await spy.records()).values()
     assert record.expires_at == clock() + 30 * DAY
     clock.advance(3 * DAY - MICROSECOND)
     assert set_cookie_kind(await client.get("/")) is None
     clock.advance(MICROSECOND)
     assert max_age(await client.get("/")) == 30 * DAY // timedelta(seconds=1)
-    (record,) = (await spy.held()).values()
+    (record,) = (await spy.records()).values()
     assert record.expires_at == clock() + 30 * DAY
 
 

@@ -8,7 +8,7 @@ from fastapi_async_sessions.records import Record, includes_write, new_version
 from fastapi_async_sessions.stores.memory import MemoryStore
 from fastapi_async_sessions.testing import FrozenClock
 from tests.apps import Data, Line
-from tests.races import Client, make_provider
+from tests.races import Client, provider_without_timeouts
 
 
 @pytest.mark.parametrize("writes", range(6))
@@ -48,7 +48,7 @@ async def test_an_own_write_that_was_sent_twice_adds_nothing_twice(
     """The list has each line once, nobody's count is overwritten, and a renewal is one renewal."""
     clock = FrozenClock()
     store = ForgetfulStore(clock)
-    provider = make_provider(store, clock, Data, on_conflict="raise")
+    provider = provider_without_timeouts(store, clock, Data, on_conflict="raise")
     client = Client(provider)
     key = await client.sign_in()
 

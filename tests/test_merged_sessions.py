@@ -10,7 +10,7 @@ from fastapi_async_sessions import MemoryStore, SessionConflict
 from fastapi_async_sessions._core.shapes import Additive
 from fastapi_async_sessions.testing import FrozenClock
 from tests.apps import SpyStore
-from tests.races import Client, make_provider
+from tests.races import Client, provider_without_timeouts
 
 
 class Basket(TypedDict):
@@ -46,7 +46,7 @@ class Shops:
         self.store = MemoryStore(clock=self.clock)
 
     def provider(self, model: Any = Shop, **options: Any) -> Any:
-        return make_provider(SpyStore(self.store), self.clock, model, **options)
+        return provider_without_timeouts(SpyStore(self.store), self.clock, model, **options)
 
     async def begin(self, data: BaseModel) -> str:
         """The key of a session with this data."""

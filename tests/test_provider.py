@@ -27,15 +27,7 @@ from fastapi_async_sessions import (
     SessionProvider,
 )
 
-from .apps import (
-    OLDER_SECRET,
-    SECRET,
-    Data,
-    browser,
-    make_app,
-    make_provider,
-    set_cookie_kind,
-)
+from .apps import OLDER_SECRET, SECRET, Data, browser, make_app, make_provider, set_cookie_kind
 
 # secrets
 

@@ -27,7 +27,6 @@ from fastapi_async_sessions.testing import FrozenClock
 from .apps import (
     COOKIE,
     Data,
-    SpyStore,
     browser,
     call,
     cookie_value,
@@ -36,6 +35,7 @@ from .apps import (
     session_cookies,
     set_cookie_kind,
 )
+from .doubles import SpyStore
 
 HAS_GENERATOR_ROUTES = importlib.util.find_spec("fastapi.sse") is not None
 
@@ -222,7 +222,7 @@ async def test_a_session_works_wherever_a_dependency_does(
         second = await client.get(path)
         assert (second.json(), session_cookies(second)) == (2, [])
         assert second.headers["vary"] == "Cookie"
-    assert store.calls == ["load", "save"]
+        assert store.calls == ["load", "save"]
 
 
 async def test_a_dependency_of_the_application_reaches_its_routes(
@@ -517,7 +517,7 @@ async def test_an_exception_handlers_response_carries_what_was_committed(
         response = await client.get("/out")
         assert (response.status_code, set_cookie_kind(response)) == (409, "removed")
         assert response.headers["cache-control"] == "no-store"
-    assert await store.held() == {}
+    assert await store.records() == {}
 
 
 @pytest.mark.parametrize("error", [SessionConflict, StoreUnavailable])

@@ -23,7 +23,8 @@ from fastapi_async_sessions.records import new_version, to_microseconds
 from fastapi_async_sessions.testing import FrozenClock
 from fastapi_async_sessions.testing.standins import session_cookies as stored_cookies
 
-from .apps import SpyStore, browser, cookie_value, make_app, make_provider, set_cookie_kind
+from .apps import browser, cookie_value, make_app, make_provider, set_cookie_kind
+from .doubles import SpyStore, failing, pass_on
 
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -83,7 +84,7 @@ class Deploys:
 
     async def put(self, body: bytes, cookies: dict[str, str]) -> None:
         """Something else under the key of that cookie."""
-        ((key, record),) = (await self.store.held()).items()
+        ((key, record),) = (await self.store.records()).items()
         written = Record(body, new_version(), record.subject, record.expires_at)
         assert await self.store.inner.save(key, written, replaces=record.version)
 
@@ -175,12 +176,12 @@ async def test_an_old_session_that_does_not_fit_is_a_new_one_by_default(deploys)
 async def test_a_discarded_record_is_left_for_a_release_that_is_rolled_back(deploys):
     """Reading and writing with the newer release leave the older one's record as it is."""
     cookies = await deploys.stored(First(name="Ada", age="thirty-six"))
-    before = await deploys.store.held()
+    before = await deploys.store.records()
     newer, older = deploys.site(Second), deploys.site(First)
     await read(newer, cookies)
     response = await visitor(newer, cookies).post("/set/name/Eve")
     assert cookie_value(response) not in cookies.values()
-    held = await deploys.store.held()
+    held = await deploys.store.records()
     assert len(held) == 2
     assert before.items() <= held.items()
     assert (await read(older, cookies))["data"] == {"name": "Ada", "age": "thirty-six"}
@@ -203,7 +204,7 @@ async def test_raise_answers_500_and_names_the_fields(deploys):
 async def test_raise_shows_the_values_to_nobody(deploys):
     """Neither in the error nor in what it was raised from."""
     await deploys.stored(First(age="thirty-six"))
-    ((key, _),) = (await deploys.store.held()).items()
+    ((key, _),) = (await deploys.store.records()).items()
     with pytest.raises(SessionInvalid) as raised:
         await deploys.provider(Second, on_invalid="raise").open(key).__aenter__()
     assert raised.value.fields == ("age",)
@@ -234,9 +235,9 @@ async def test_a_migrated_session_is_stored_with_its_next_change(deploys):
     """Reading writes nothing, so that a rolled-back release still reads its own."""
     cookies = await deploys.stored(First(name="Ada", age="thirty-six"))
     app, older = deploys.site(Second, on_invalid=migrate), deploys.site(First)
-    before = await deploys.store.held()
+    before = await deploys.store.records()
     await read(app, cookies)
-    assert await deploys.store.held() == before
+    assert await deploys.store.records() == before
     assert (await read(older, cookies))["data"]["age"] == "thirty-six"
     await visitor(app, cookies).post("/set/name/Eve")
     assert (await read(deploys.site(Second), cookies))["data"] == {
@@ -244,7 +245,7 @@ async def test_a_migrated_session_is_stored_with_its_next_change(deploys):
         "age": 36,
         "email": None,
     }
-    assert len(await deploys.store.held()) == 1
+    assert len(await deploys.store.records()) == 1
 
 
 async def test_a_migrated_session_can_be_extended_and_renewed(deploys):
@@ -295,7 +296,7 @@ async def test_a_migration_is_not_asked_about_what_is_no_data(deploys):
         asked.append(raw)
 
     app = deploys.site(Second, on_invalid=migration)
-    ((_, record),) = (await deploys.store.held()).items()
+    ((_, record),) = (await deploys.store.records()).items()
     for raw in (b"[]", b'"text"', b"null", b"{", b"", b"\xff"):
         await deploys.put(record.body[:HEADER_SIZE] + raw, cookies)
         assert (await read(app, cookies))["new"] is True
@@ -373,7 +374,7 @@ async def test_extensions_and_sign_ins_keep_the_other_release_s_fields(deploys):
     await older.get("/")
     await older.post("/sign-in")
     await older.post("/set/name/Ada")
-    (record,) = (await deploys.store.held()).values()
+    (record,) = (await deploys.store.records()).values()
     assert b"ada@example.com" in record.body
     newer = visitor(deploys.site(Newer), dict(older.cookies))
     assert (await newer.get("/")).json() == {
@@ -386,7 +387,7 @@ async def test_a_conflict_between_two_releases_keeps_both_s_fields(deploys):
     """The older one merges over what the newer one has just written."""
     cookies = await deploys.stored(Older(name="Ada"))
     older, newer = deploys.provider(Older), deploys.site(Newer)
-    ((key, _),) = (await deploys.store.held()).items()
+    ((key, _),) = (await deploys.store.records()).items()
     async with older.open(key) as session:
         await visitor(newer, cookies).post("/set/email/ada@example.com")
         session.data.name = "Eve"
@@ -456,7 +457,7 @@ async def test_a_record_without_our_header_is_no_session(deploys, body):
 async def test_data_that_is_no_json_of_ours_is_no_session(deploys, raw):
     """Nothing is executed, nothing overflows: a new session and one event."""
     cookies = await deploys.stored(First(name="Ada"))
-    ((_, record),) = (await deploys.store.held()).items()
+    ((_, record),) = (await deploys.store.records()).items()
     await deploys.put(record.body[:HEADER_SIZE] + raw, cookies)
     response = await visitor(deploys.site(First), cookies).get("/")
     assert (response.status_code, response.json()["new"]) == (200, True)
@@ -475,7 +476,7 @@ class Gadget:
 async def test_a_pickle_in_the_store_is_never_loaded(deploys):
     """The gadget does not run, with or without our header before it."""
     cookies = await deploys.stored(First(name="Ada"))
-    ((_, record),) = (await deploys.store.held()).items()
+    ((_, record),) = (await deploys.store.records()).items()
     for head in (b"", record.body[:HEADER_SIZE]):
         await deploys.put(head + pickle.dumps(Gadget()), cookies)
         assert (await read(deploys.site(First), cookies))["new"] is True
@@ -485,9 +486,9 @@ async def test_a_pickle_in_the_store_is_never_loaded(deploys):
 async def test_another_session_s_record_under_this_key_is_no_session(deploys):
     """A copy of another user's record has another secret: nobody gets that user's data."""
     cookies = await deploys.stored(First(name="Ada"))
-    ((key, _),) = (await deploys.store.held()).items()
+    ((key, _),) = (await deploys.store.records()).items()
     await deploys.stored(First(name="Eve"))
-    other = next(record for at, record in (await deploys.store.held()).items() if at != key)
+    other = next(record for at, record in (await deploys.store.records()).items() if at != key)
     await deploys.store.inner.delete(key)
     await deploys.store.inner.create(key, other)
     assert await read(deploys.site(First), cookies) == {
@@ -541,12 +542,12 @@ async def test_a_store_that_fails_is_never_an_empty_session(deploys, policy):
     """503, whatever ``on_invalid`` says, and the session is there when the store is back."""
     cookies = await deploys.stored(First(name="Ada"))
     app = deploys.site(First, on_invalid=policy)
-    deploys.store.failing = {"load"}
+    deploys.store.hook = failing("load")
     response = await visitor(app, cookies).get("/")
     assert (response.status_code, set_cookie_kind(response)) == (503, None)
     response = await visitor(app, cookies).post("/set/name/Eve")
     assert (response.status_code, set_cookie_kind(response)) == (503, None)
-    deploys.store.failing = set()
+    deploys.store.hook = pass_on
     assert (await read(app, cookies))["data"]["name"] == "Ada"
 
 

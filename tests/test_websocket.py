@@ -11,7 +11,8 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from fastapi_async_sessions import MemoryStore, Session, SessionClosed
 from fastapi_async_sessions.testing import FrozenClock
 
-from .apps import Data, SpyStore, make_app, make_provider
+from .apps import Data, make_app, make_provider
+from .doubles import SpyStore, failing, pass_on
 
 WS = "wss://testserver"
 Handler = Callable[[WebSocket, Session[Data]], Any]
@@ -272,12 +273,12 @@ def test_a_commit_that_fails_after_accept_closes_with_1011(
     async def handler(websocket: WebSocket, session: Session[Data]) -> None:
         await websocket.accept()
         session.data.count = 2
-        store.failing = {"save"}
+        store.hook = failing("save")
 
     client = browser(make_socket_app(get_session, handler))
     assert closing_code(client) == 1011
     assert [record for record in caplog.records if record.levelno == logging.ERROR]
-    store.failing = set()
+    store.hook = pass_on
     assert client.get("/count").json() == 1
 
 
@@ -289,7 +290,7 @@ def test_a_commit_that_fails_after_the_end_closes_nothing(
     async def handler(websocket: WebSocket, session: Session[Data]) -> None:
         await websocket.accept()
         session.data.count = 2
-        store.failing = {"save"}
+        store.hook = failing("save")
         await websocket.close(4000)
 
     client = browser(make_socket_app(get_session, handler))
@@ -302,7 +303,7 @@ def test_a_commit_that_fails_before_accept_denies(store: SpyStore, get_session: 
 
     async def handler(websocket: WebSocket, session: Session[Data]) -> None:
         session.data.count = 2
-        store.failing = {"save"}
+        store.hook = failing("save")
 
     client = browser(make_socket_app(get_session, handler))
     assert denial(client, "/ws").status_code == 503
@@ -315,7 +316,7 @@ def test_a_store_that_is_down_denies(store: SpyStore, get_session: Any) -> None:
         raise AssertionError("the handler ran")
 
     client = browser(make_socket_app(get_session, handler))
-    store.failing = {"load"}
+    store.hook = failing("load")
     denied = denial(client, "/ws")
     assert (denied.status_code, denied.headers["retry-after"]) == (503, "1")
 

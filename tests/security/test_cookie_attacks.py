@@ -21,7 +21,6 @@ from ..apps import (
     COOKIE,
     SECRET,
     Data,
-    SpyStore,
     browser,
     call,
     cookie_value,
@@ -29,6 +28,7 @@ from ..apps import (
     make_provider,
     set_cookie_kind,
 )
+from ..doubles import SpyStore
 
 _BASE64URL = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
 
@@ -226,7 +226,7 @@ async def test_a_well_signed_cookie_of_no_session_is_never_adopted(store: SpySto
         issued = cookie_value(response)
     assert issued[:21] != planted[:21]
     assert store.calls == ["load", "load", "create"]
-    (key,) = await store.held()
+    (key,) = await store.records()
     assert store.keys[0] != key
 
 
@@ -281,7 +281,7 @@ async def test_the_store_never_sees_what_opens_a_session(app: FastAPI, store: Sp
     """Its key is a hash, and neither handle nor secret is in a record, as text or as bytes."""
     token = (await valid_cookie(app)).partition(".")[0]
     raw = base64.urlsafe_b64decode(token)
-    ((key, record),) = (await store.held()).items()
+    ((key, record),) = (await store.records()).items()
     assert len(key) == 64
     assert set(key) <= set("0123456789abcdef")
     for kept in (key.encode(), record.body, record.version.encode()):

@@ -6,14 +6,13 @@ from typing import Annotated, Any
 import pytest
 from fastapi import Depends
 
-from fastapi_async_sessions import MemoryStore, Record, Session
+from fastapi_async_sessions import MemoryStore, Session
 from fastapi_async_sessions._core.tokens import Token
 from fastapi_async_sessions.testing import FrozenClock
 
 from ..apps import (
     COOKIE,
     Data,
-    SpyStore,
     browser,
     cookie_value,
     make_app,
@@ -21,6 +20,7 @@ from ..apps import (
     session_cookies,
     set_cookie_kind,
 )
+from ..doubles import SpyStore, StoreCall
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ async def test_a_planted_cookie_that_the_attacker_keeps_using_stays_dead(app, st
     victims = cookie_value(await victim.post("/sign-in"))
     response = await browser(app, planted).post("/change")
     assert cookie_value(response) not in (planted, victims)
-    assert len(await store.held()) == 2
+    assert len(await store.records()) == 2
     assert (await browser(app, victims).get("/")).json()["count"] == 1
 
 
@@ -116,7 +116,7 @@ async def test_a_token_that_we_signed_and_never_stored_is_not_adopted(app, get_s
     assert cookie_value(response) != planted
     given = get_session.verifier.verify([cookie_value(response).encode()]).token
     assert given.handle != token.handle
-    assert token.key("session") not in await store.held()
+    assert token.key("session") not in await store.records()
 
 
 async def test_a_token_of_an_ended_session_is_not_adopted(app, get_session):
@@ -149,7 +149,7 @@ async def test_every_sign_in_ends_the_token_before_it(app, store):
     assert len(set(cookies)) == 10
     alive = [not (await browser(app, cookie).get("/")).json()["new"] for cookie in cookies]
     assert alive == [False] * 9 + [True]
-    assert len(await store.held()) == 1
+    assert len(await store.records()) == 1
 
 
 @pytest.mark.parametrize("value", ["", "null", "None", "undefined", "0", "{}", '""'])
@@ -158,7 +158,7 @@ async def test_an_empty_value_is_no_session(app, store, value):
     first = cookie_value(await browser(app, value).post("/change"))
     second = cookie_value(await browser(app, value).post("/change"))
     assert first != second
-    assert len(await store.held()) == 2
+    assert len(await store.records()) == 2
     assert (await browser(app, value).get("/")).json() == NOBODY
 
 
@@ -206,7 +206,7 @@ async def test_a_sign_in_whose_session_was_ended_meanwhile_gets_another_one(
 
     response = await client.post("/slow")
     assert "Max-Age=" in session_cookies(response)[0]
-    assert key not in await store.held()
+    assert key not in await store.records()
     answer = (await browser(app, cookie_value(response)).get("/")).json()
     assert answer == {"new": False, "subject": "victim", "count": 1}
 
@@ -221,23 +221,19 @@ async def test_an_old_token_ends_with_its_session_s_life(app, clock):
         assert (await browser(app, value).get("/")).json() == NOBODY
 
 
-class Taken(SpyStore):
-    """Says of the first keys that they exist."""
-
-    def __init__(self, inner: MemoryStore, times: int) -> None:
-        super().__init__(inner)
-        self.times = times
-
-    async def create(self, key: str, record: Record) -> bool:
-        self._call("create", key)
-        self.times -= 1
-        return self.times < 0 and await self.inner.create(key, record)
-
-
 @pytest.mark.parametrize(("times", "status"), [(1, 200), (2, 200), (3, 503)])
 async def test_a_key_that_exists_is_never_taken_over(times, status):
     """A collision gets another key; a store that always says so is out of order."""
-    store = Taken(MemoryStore(), times)
+    refusals = times
+
+    async def refuse_the_first_keys(call: StoreCall) -> Any:
+        nonlocal refusals
+        if call.verb == "create" and refusals:
+            refusals -= 1
+            return False
+        return await call.pass_on()
+
+    store = SpyStore(MemoryStore(), refuse_the_first_keys)
     get_session = make_provider(store)
     app = make_app()
 
@@ -249,4 +245,4 @@ async def test_a_key_that_exists_is_never_taken_over(times, status):
     assert response.status_code == status
     assert set_cookie_kind(response) == ("sent" if status == 200 else None)
     assert len(set(store.keys)) == min(times + 1, 3)
-    assert len(await store.held()) == (status == 200)
+    assert len(await store.records()) == (status == 200)

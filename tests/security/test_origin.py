@@ -14,7 +14,8 @@ from starlette.websockets import WebSocketDisconnect
 from fastapi_async_sessions import ConfigurationError, MemoryStore, Session, SessionEvent
 from fastapi_async_sessions._web.origin import OriginCheck
 
-from ..apps import Data, SpyStore, browser, call, cookie_value, make_app, make_provider
+from ..apps import Data, browser, call, cookie_value, make_app, make_provider
+from ..doubles import SpyStore
 
 HERE = "https://testserver"
 PARTNER = "https://partner.example"

@@ -8,13 +8,8 @@ from fastapi import Depends, HTTPException
 
 from fastapi_async_sessions import Session
 
-from ..apps import (
-    Data,
-    browser,
-    cookie_value,
-    make_app,
-    set_cookie_kind,
-)
+from ..apps import Data, browser, cookie_value, make_app, set_cookie_kind
+from ..doubles import failing, pass_on
 
 TICK = timedelta(seconds=1)
 
@@ -100,7 +95,7 @@ async def test_signing_out_ends_the_session_for_whoever_has_the_cookie(app, stor
     client = browser(app)
     copy = cookie_value(await client.post("/sign-in/ada"))
     assert set_cookie_kind(await client.post("/sign-out")) == "removed"
-    assert await store.held() == {}
+    assert await store.records() == {}
     assert not await is_alive(browser(app, copy))
 
 
@@ -130,7 +125,7 @@ async def test_a_slow_request_of_a_session_that_was_ended_revives_nothing(app, g
 
     response = await browser(app, copy).post("/slow")
     assert (response.status_code, set_cookie_kind(response)) == (200, None)
-    assert await store.held() == {}
+    assert await store.records() == {}
     assert not await is_alive(browser(app, copy))
 
 
@@ -260,9 +255,9 @@ async def test_a_revocation_that_fails_half_way_says_so_and_can_be_repeated(
 ):
     """An error, never a count; the second call ends the rest."""
     clients = [await signed_in(app) for _ in range(2)]
-    store.failing = {"delete"}
+    store.hook = failing("delete")
     response = await clients[0].post("/password")
     assert response.status_code == 503
-    store.failing = set()
+    store.hook = pass_on
     assert (await clients[0].post("/password")).json() == 1
     assert not await is_alive(clients[1])

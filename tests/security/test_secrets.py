@@ -40,7 +40,8 @@ from fastapi_async_sessions._core.tokens import Token
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
 
-from ..apps import COOKIE, SECRET, SpyStore, browser, cookie_value, make_app, make_provider
+from ..apps import COOKIE, SECRET, browser, cookie_value, make_app, make_provider
+from ..doubles import SpyStore, failing, pass_on
 
 PACKAGE = Path(fastapi_async_sessions.__file__).parent
 PASSWORD = "hunter2-and-a-half"
@@ -238,11 +239,11 @@ async def live(world: World) -> None:
         await browser(world.app).get("/", headers={"cookie": f"{COOKIE}={cookie}"})
     await client.post("/change", headers={"origin": "https://evil.example"})
     for verb in ("load", "save", "create", "delete"):
-        world.store.failing = {verb}
+        world.store.hook = failing(verb)
         await client.get("/")
         await client.post("/sign-in")
         await client.post("/destroy")
-    world.store.failing = set()
+    world.store.hook = pass_on
     await world.get_session.sessions("42")
     await world.get_session.revoke_all("42")
     await client.get("/")
@@ -276,10 +277,10 @@ async def test_the_store_is_given_no_secret(world):
     """No key, body, version or subject holds the handle or the secret, raw or in any spelling."""
     client = await world.visitor()
     world.know(await client.post("/sign-in"))
-    world.store.keys.extend(await world.store.held())
-    assert len(await world.store.held()) == 1
-    assert world.secrets.shown_by(*world.store.keys, *(await world.store.held()).values()) == []
-    bodies = b"".join(record.body for record in (await world.store.held()).values())
+    world.store.keys.extend(await world.store.records())
+    assert len(await world.store.records()) == 1
+    assert world.secrets.shown_by(*world.store.keys, *(await world.store.records()).values()) == []
+    bodies = b"".join(record.body for record in (await world.store.records()).values())
     assert world.secrets.shown_by(bodies.decode("latin-1")) == []
 
 
@@ -308,9 +309,9 @@ async def test_no_page_shows_a_secret(world):
     paths = ("/change", "/large", "/invalid", "/overtaken", "/crash")
     responses += [world.know(await client.post(path)) for path in paths]
     responses.append(await client.post("/change", headers={"origin": "https://evil.example"}))
-    world.store.failing = {"load"}
+    world.store.hook = failing("load")
     responses.append(await client.get("/"))
-    world.store.failing = set()
+    world.store.hook = pass_on
     responses.append(await client.post("/destroy"))
     assert {response.status_code for response in responses} == {200, 403, 409, 500, 503}
     for response in responses:
@@ -349,11 +350,11 @@ def each_error(world: World, client: Any) -> dict[type[BaseException], Any]:
         return lambda: client.post(path)
 
     async def unavailable() -> Any:
-        world.store.failing = {"save"}
+        world.store.hook = failing("save")
         try:
             return await client.post("/sign-in")
         finally:
-            world.store.failing = set()
+            world.store.hook = pass_on
 
     async def closed() -> None:
         world.sessions[-1].renew()
@@ -487,7 +488,7 @@ async def test_objects_show_no_secret(world):
         *(world.sessions[-1], get_session, get_session.verifier, get_session.cookie),
         *(get_session.repository, verified, verified.token, listed, get_session.required),
         *(get_session.signed_in(), world.store, world.store.inner, get_session.lifespan),
-        *(await world.store.held()).values(),
+        *(await world.store.records()).values(),
     ]
     for thing in things:
         shown = [repr(thing), str(thing), f"{thing}", f"{thing!s:>200}", f"{[thing]}"]
