@@ -14,14 +14,15 @@ class Record:
 
     Attributes:
         body: Opaque bytes, at most ``MAX_BODY_BYTES``.
-        version: Differs with every write; at most 64 characters of ``[A-Za-z0-9_.-]``.
-        subject: Whose session it is, for ``Store.find``; at most 400 characters.
+        version: Differs with every write; at most 512 characters of ``[A-Za-z0-9_.-]``.
+        owner: Whose session it is, for ``Store.find`` and ``Store.delete_owned``; opaque text of 1
+            to 400 characters. None: nobody is signed in.
         expires_at: An aware datetime in UTC, from which on the record no longer exists.
     """
 
     body: bytes = field(repr=False)
     version: str
-    subject: str | None
+    owner: str | None
     expires_at: datetime
 
 
@@ -43,16 +44,21 @@ def from_microseconds(count: int) -> datetime:
     return _EPOCH + timedelta(microseconds=count)
 
 
-_GENERATIONS = 4
+_EARLIER_WRITES = 24
+_MAX_VERSION = 512
 
 
 def new_version(replaces: str = "") -> str:
-    """Return the version of a write: its own random name, then those of the three writes before.
+    """Return the version of a write: its own random name, then those of the 24 writes before.
 
     When a reply is lost, they tell whether a write was done even if others have followed it.
     """
-    name = secrets.token_bytes(7).hex()
-    return ".".join([name, *replaces.split(".")[: _GENERATIONS - 1]]) if replaces else name
+    version = secrets.token_bytes(7).hex()
+    for earlier in replaces.split(".")[:_EARLIER_WRITES] if replaces else ():
+        if len(version) + 1 + len(earlier) > _MAX_VERSION:
+            break
+        version = f"{version}.{earlier}"
+    return version
 
 
 def includes_write(version: str, write: str) -> bool:

@@ -1,5 +1,6 @@
 """A provider's sessions outside of a request: list, revoke, change."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -8,11 +9,11 @@ from datetime import datetime, timedelta
 from types import EllipsisType
 from typing import Any, Generic
 
-from ..errors import SessionNotFound
+from ..errors import SessionNotFound, StoreUnavailable
 from ..records import Record, from_microseconds, new_version
 from .models import Model
 from .repository import Repository, is_subject
-from .revocation import record_revocation
+from .revocation import begin_revocation, end_revocation
 from .session import Session, state_of
 from .state import SessionState
 from .tokens import is_key, store_key
@@ -45,12 +46,15 @@ class SessionAdmin(Generic[Model]):
     def __init__(self, repository: Repository[Model]) -> None:
         self.repository = repository
 
-    async def sessions(self, subject: str | None) -> list[StoredSession[Model]]:
-        """The live sessions of a subject, the latest sign-in first; for None an empty list."""
+    async def sessions(self, subject: str | None, limit: int = 100) -> list[StoredSession[Model]]:
+        """The live sessions of a subject, the latest sign-in first; for None an empty list.
+
+        Where there are more than ``limit``, it lists those that last the longest.
+        """
         repository = self.repository
-        if not is_subject(subject):
+        if not is_subject(subject) or limit < 1:
             return []
-        found = await repository.store.find(repository.owner(subject))
+        found = await repository.store.find(repository.owner(subject), limit)
         listed = [self._listed(key, record, subject) for key, record in found]
         return sorted(filter(None, listed), key=_began_at, reverse=True)
 
@@ -84,7 +88,7 @@ class SessionAdmin(Generic[Model]):
             if not is_subject(subject):
                 return False
             record = await repository.store.load(key)
-            if record is None or record.subject != repository.owner(subject):
+            if record is None or record.owner != repository.owner(subject):
                 return False
         if not await repository.store.delete(key):
             return False
@@ -95,20 +99,43 @@ class SessionAdmin(Generic[Model]):
         """End all sessions of a subject but ``keep``, and say how many; for None 0.
 
         A sign-in of that subject that is in flight at this moment ends as well, with a
-        ``SessionConflict``: call this after the password has changed. The clock decides which
+        ``SessionConflict``, and so does one that is made while this runs: call it after the
+        password has changed. A sign-in that succeeds afterwards stays. The clock decides which
         sign-ins these are; a test with a frozen clock must move it before the next sign-in.
+
+        Raises:
+            StoreUnavailable: it failed, or took longer than ``commit_timeout``. What was ended
+                stays so, and another call goes on from there.
         """
         repository = self.repository
         if not is_subject(subject):
             return 0
-        if keep is None:
-            await record_revocation(repository, subject)
-        else:
-            state = state_of(keep)
-            state.exempt_from = await record_revocation(repository, subject, state.began_at)
-        keys = [key for key, _ in await repository.store.find(repository.owner(subject))]
-        revoked = [await self.revoke(key) for key in keys if keep is None or key != keep.key]
-        return sum(revoked)
+        limit = repository.settings.commit_timeout.total_seconds()
+        try:
+            async with asyncio.timeout(limit):
+                return await self._revoke_all(subject, keep)
+        except TimeoutError:
+            reason = f"not all sessions of a subject were revoked within {limit:g} seconds"
+        repository.events.emit("store_error", reason=reason)
+        raise StoreUnavailable(reason)
+
+    async def _revoke_all(self, subject: str, keep: Session[Any] | None) -> int:
+        repository = self.repository
+        revocation = await begin_revocation(repository, subject)
+        kept, count = None, 0
+        if keep is not None:
+            kept, state = keep.key, state_of(keep)
+            is_exempt = revocation.exempts(state.began_at)
+            state.exempt_from = revocation.version if is_exempt else None
+        try:
+            owner = repository.owner(subject)
+            while page := await repository.store.delete_owned(owner, keep=kept):
+                count += page
+        finally:
+            if count:
+                repository.events.emit("revoked", count=str(count))
+        await end_revocation(repository, subject, revocation)
+        return count
 
     @asynccontextmanager
     async def open(self, key: str) -> AsyncGenerator[Session[Model]]:

@@ -37,8 +37,11 @@ class BoundedStore(Store):
     async def delete(self, key: str) -> bool:
         return await self._bounded(self._store.delete(key), key)
 
-    async def find(self, subject: str) -> list[tuple[str, Record]]:
-        return await self._bounded(self._store.find(subject))
+    async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
+        return await self._bounded(self._store.find(owner, limit))
+
+    async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
+        return await self._bounded(self._store.delete_owned(owner, keep=keep))
 
     async def _bounded(self, call: Coroutine[Any, Any, _Result], key: str | None = None) -> _Result:
         try:

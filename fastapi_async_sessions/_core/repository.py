@@ -170,7 +170,7 @@ class Repository(Generic[Model]):
 
     def subject(self, record: Record) -> str | None:
         """The subject of a record, without the provider's name."""
-        owner = record.subject
+        owner = record.owner
         return None if owner is None else owner.removeprefix(f"{self.settings.name}:")
 
     def queue(self, key: str) -> asyncio.Lock:

@@ -1,21 +1,21 @@
 """The Lua scripts of ``RedisStore``, which make each write one atomic step.
 
-A session is a string, "<version>\\n<head><body>", and its head "<expires_at> <length>\\n<subject>",
-where the length is that of the subject in bytes, or "-" when there is none. The index of a subject
-is a sorted set of keys, scored with the milliseconds at which the sessions expire.
+A session is a string, "<version>\\n<head><body>", and its head "<expires_at> <length>\\n<owner>",
+where the length is that of the owner in bytes, or "-" when there is none. The index of an owner is
+a sorted set of keys, scored with the milliseconds at which the sessions expire.
 
 Times are passed as arguments, so that the store's clock decides what has expired.
 """
 
 from hashlib import sha1
 
-# Two keys and two arguments. The second key is the index of the subject; where there is no index
+# Two keys and two arguments. The second key is the index of the owner; where there is no index
 # to write, it repeats the first, for a script may touch only the keys that it is given.
 Operation = tuple[str, str, str, str | bytes]
 
 
 class Script:
-    """Performs one operation in Lua for each pair of keys, and answers each with a number.
+    """Performs one operation in Lua for each pair of keys, and answers each with a number or list.
 
     An operation that fails, say on a key of another type, is answered with its error and does not
     affect the others.
@@ -127,15 +127,46 @@ end
 """,
 )
 
+# No body is read: version and head are at most 2200 bytes.
+_HEAD = r"""
+local function read_head(key)
+  return redis.call('GETRANGE', key, 0, 4095)
+end
+
+local function owner_of(head)
+  local length, start = string.match(head, '^[^\n]*\n%d+ (%d+)\n()')
+  return length and string.sub(head, start, start + length - 1)
+end
+"""
+
+# Answers whether the session was live, and whose it was.
 DELETE = Script(
     _LIVE_VERSION,
+    _HEAD,
     r"""
 local function operation(key, _, now)
-  local stored = redis.call('GET', key)
-  if stored then
+  local head = read_head(key)
+  redis.call('DEL', key)
+  return {live_version(head, now) and 1 or 0, owner_of(head) or ''}
+end
+""",
+)
+
+# Deletes a session if it belongs to the owner. Either way it is not in the index afterwards.
+DELETE_OWNED = Script(
+    _LIVE_VERSION,
+    _HEAD,
+    r"""
+local function operation(key, index, now, owner)
+  local head = read_head(key)
+  local is_owned = live_version(head, now) and owner_of(head) == owner
+  if is_owned then
     redis.call('DEL', key)
   end
-  return live_version(stored, now) and 1 or 0
+  if index ~= key then
+    redis.call('ZREM', index, string.sub(key, -64))
+  end
+  return is_owned and 1 or 0
 end
 """,
 )

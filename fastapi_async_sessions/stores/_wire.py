@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, Typ
 from ..errors import ConfigurationError
 from ..records import Record
 
-HASH = "^[0-9a-f]{64}$"
+KEY = "^[0-9a-f]{64}$"
 
 # The service sets this header on every answer, so that a 404 from another server or a proxy is not
 # taken for a missing session.
@@ -24,9 +24,9 @@ class StoredRecord(BaseModel):
 
     model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", frozen=True)
 
-    key: Annotated[str, Field(pattern=HASH)]
-    version: Annotated[str, Field(min_length=1, max_length=255)]
-    subject: Annotated[str, Field(pattern=HASH)] | None
+    key: Annotated[str, Field(pattern=KEY)]
+    version: Annotated[str, Field(min_length=1, max_length=512)]
+    owner: Annotated[str, Field(min_length=1, max_length=400)] | None
     expires_at: AwareDatetime
     body: bytes
 
@@ -36,25 +36,25 @@ class StoredRecord(BaseModel):
         return cls(
             key=key,
             version=record.version,
-            subject=record.subject,
+            owner=record.owner,
             expires_at=record.expires_at,
             body=record.body,
         )
 
     def to_record(self) -> Record:
         """Return the record without its key."""
-        return Record(self.body, self.version, self.subject, self.expires_at)
+        return Record(self.body, self.version, self.owner, self.expires_at)
 
 
-class Purged(BaseModel):
-    """How many expired sessions were removed."""
+class Count(BaseModel):
+    """A number of sessions."""
 
-    purged: int
+    count: int
 
 
 RECORD = TypeAdapter(StoredRecord)
 RECORDS = TypeAdapter(list[StoredRecord])
-PURGED = TypeAdapter(Purged)
+COUNT = TypeAdapter(Count)
 
 
 def to_etag(version: str) -> str:

@@ -6,7 +6,9 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import ConfigurationError, SessionError
-from ..records import Record
+from ..records import Record, from_microseconds, new_version
+
+_PAGE = 100
 
 
 class Store(ABC):
@@ -43,11 +45,42 @@ class Store(ABC):
     async def delete(self, key: str) -> bool:
         """Remove a record. False: there was none."""
 
-    async def find(self, subject: str) -> list[tuple[str, Record]]:
-        """Return the live records of a subject with their keys, the last to expire first."""
+    async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
+        """Return the live records of an owner with their keys, the last to expire first.
+
+        There are at most ``limit`` of them, which is at least 1.
+        """
         raise ConfigurationError(
-            f"{type(self).__name__} does not list sessions: write find(subject) to use "
+            f"{type(self).__name__} does not list sessions: write find(owner, limit) to use "
             "sessions() and revoke_all()"
+        )
+
+    async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
+        """Remove some live records of an owner, all but ``keep``, and return their number.
+
+        0: none is left. Each call removes a bounded number, so that it ends in time, and a caller
+        repeats it until 0. The first to expire go first. Checking the owner of a record and
+        removing it is one step: a record that is given to another owner meanwhile stays.
+
+        As inherited, it removes those that ``find`` lists, and so the last to expire first. A store
+        that can remove records without loading them should do so.
+        """
+        deleted = 0
+        while not deleted:
+            found = [each for each in await self.find(owner, _PAGE) if each[0] != keep]
+            if not found:
+                return 0
+            for key, record in reversed(found):
+                # only the version tells that the record still belongs to the owner, and only
+                # save() compares it: the record is replaced by one that has expired
+                expired = Record(b"", new_version(), None, from_microseconds(0))
+                deleted += await self.save(key, expired, replaces=record.version)
+        return deleted
+
+    async def count(self) -> int:
+        """Return the number of live records in the whole store; it may be approximate."""
+        raise ConfigurationError(
+            f"{type(self).__name__} does not count sessions: write count() to use it"
         )
 
     async def purge(self) -> int:

@@ -1,21 +1,21 @@
 """Sessions in a session service, so that applications need no access to its database."""
 
 import asyncio
-import hashlib
 import re
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address
 from typing import TypeVar
+from urllib.parse import quote
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from ..errors import ConfigurationError, StoreUnavailable
 from ..lifetime import Clock, utc_now
 from ..records import Record
-from ._wire import PURGED, RECORD, RECORDS, SERVICE_HEADER, StoredRecord, checked_token, to_etag
+from ._wire import COUNT, RECORD, RECORDS, SERVICE_HEADER, StoredRecord, checked_token, to_etag
 from .base import Store, translate_errors
 
 try:
@@ -28,8 +28,7 @@ except ImportError as error:
 _SECONDS = re.compile(r"[0-9]{1,5}")
 
 _MAX_SESSION = 2**21
-_MAX_LIST = 2**26
-_PURGE_TIMEOUT = timedelta(minutes=10)
+_MAINTENANCE_TIMEOUT = timedelta(minutes=10)
 
 T = TypeVar("T")
 
@@ -42,13 +41,10 @@ class HTTPStore(Store):
     the request is sent once more, which its conditions make safe. A session ends when it has
     expired by the clock of the service or by ours.
 
-    A subject is sent as its SHA-256, and itself only within the body, which the service does not
-    read.
-
     Args:
         base_url: Where ``session_service`` is served: ``https``, or ``http`` on this machine.
         token: The one that the service was given, at least 32 characters.
-        timeout: For a whole call; ``purge`` may take ten minutes.
+        timeout: For a whole call; ``purge``, ``clear`` and ``count`` may take ten minutes.
         transport: An ``httpx`` transport, for a certificate of your own (``httpx.
             AsyncHTTPTransport(verify=..., cert=...)``) or for tests (``httpx.ASGITransport``).
 
@@ -84,7 +80,7 @@ class HTTPStore(Store):
         session = _parse(RECORD, reply)
         if session.key != key:
             raise StoreUnavailable("the session service answered with another session")
-        record = _unwrap(session)
+        record = session.to_record()
         return record if record.expires_at > self._clock() else None
 
     async def save(self, key: str, record: Record, *, replaces: str) -> bool:
@@ -93,16 +89,28 @@ class HTTPStore(Store):
     async def delete(self, key: str) -> bool:
         return (await self._request("DELETE", _path(key))).status == 204
 
-    async def find(self, subject: str) -> list[tuple[str, Record]]:
-        path = f"/subjects/{_hash(subject)}/sessions"
-        reply = await self._request("GET", path, limit=_MAX_LIST)
-        found = [(session.key, _unwrap(session)) for session in _parse(RECORDS, reply)]
+    async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
+        path = f"{_owner_path(owner)}?limit={limit}"
+        reply = await self._request("GET", path, limit=limit * _MAX_SESSION)
+        found = [(session.key, session.to_record()) for session in _parse(RECORDS, reply)]
         now = self._clock()
-        return [each for each in found if each[1].subject == subject and each[1].expires_at > now]
+        return [each for each in found if each[1].owner == owner and each[1].expires_at > now]
+
+    async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
+        query = "" if keep is None else f"?keep={quote(keep, safe='')}"
+        path = f"{_owner_path(owner)}{query}"
+        return _parse(COUNT, await self._request("DELETE", path)).count
+
+    async def count(self) -> int:
+        reply = await self._request("GET", "/count", within=_MAINTENANCE_TIMEOUT)
+        return _parse(COUNT, reply).count
 
     async def purge(self) -> int:
-        reply = await self._request("POST", "/purge", within=_PURGE_TIMEOUT)
-        return _parse(PURGED, reply).purged
+        reply = await self._request("POST", "/purge", within=_MAINTENANCE_TIMEOUT)
+        return _parse(COUNT, reply).count
+
+    async def clear(self) -> None:
+        await self._request("DELETE", "/sessions", within=_MAINTENANCE_TIMEOUT)
 
     async def open(self) -> None:
         """Load the TLS certificates, which would otherwise delay the first request."""
@@ -115,7 +123,7 @@ class HTTPStore(Store):
 
     async def _put(self, key: str, record: Record, condition: dict[str, str]) -> bool:
         headers = {**condition, "Content-Type": "application/json"}
-        content = RECORD.dump_json(_wrap(key, record))
+        content = RECORD.dump_json(StoredRecord.of(key, record))
         return (await self._request("PUT", _path(key), headers, content)).status in (201, 204)
 
     async def _request(
@@ -219,34 +227,15 @@ def _unavailable(error: Exception) -> StoreUnavailable:
     return StoreUnavailable(f"the session service could not be reached: {', '.join(names)}")
 
 
-def _wrap(key: str, record: Record) -> StoredRecord:
-    """Return the record to send: its subject is hashed, and kept at the beginning of the body."""
-    if record.subject is None:
-        return StoredRecord.of(key, record)
-    name = record.subject.encode()
-    body = len(name).to_bytes(2, "big") + name + record.body
-    return StoredRecord.of(key, replace(record, body=body, subject=_hash(record.subject)))
-
-
-def _unwrap(session: StoredRecord) -> Record:
-    record = session.to_record()
-    if record.subject is None:
-        return record
-    end = 2 + int.from_bytes(record.body[:2], "big")
-    subject = record.body[2:end].decode(errors="replace")
-    if _hash(subject) != record.subject:
-        raise StoreUnavailable("the session service answered with a body that was not made here")
-    return replace(record, body=record.body[end:], subject=subject)
-
-
-def _hash(subject: str) -> str:
-    return hashlib.sha256(subject.encode()).hexdigest()
-
-
 def _path(key: str) -> str:
     if re.fullmatch("[0-9a-f]{64}", key) is None:
         raise ValueError("a key is 64 hexadecimal digits: nothing else becomes part of a path")
     return f"/sessions/{key}"
+
+
+def _owner_path(owner: str) -> str:
+    # quote() leaves dots, and "." or ".." as a segment would name another path
+    return f"/owners/{quote(owner, safe='').replace('.', '%2E')}/sessions"
 
 
 def _checked_url(base_url: str) -> httpx.URL:

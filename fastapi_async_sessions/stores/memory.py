@@ -5,6 +5,9 @@ import os
 import re
 import sys
 from collections import OrderedDict
+from collections.abc import Iterator
+from datetime import datetime
+from heapq import nlargest, nsmallest
 
 from ..errors import ConfigurationError
 from ..lifetime import Clock, utc_now
@@ -14,6 +17,7 @@ from .base import Store
 logger = logging.getLogger("fastapi_async_sessions")
 
 _PURGE_EVERY = 1024
+_PAGE = 1000
 _WORKERS = re.compile(r" (?:--workers|-w)[ =]?(\d+)")
 
 
@@ -70,11 +74,19 @@ class MemoryStore(Store):
         self._drop(key)
         return existed
 
-    async def find(self, subject: str) -> list[tuple[str, Record]]:
+    async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
+        return nlargest(limit, self._owned(owner), key=_expires_at)
+
+    async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
+        others = (found for found in self._owned(owner) if found[0] != keep)
+        page = nsmallest(_PAGE, others, key=_expires_at)
+        for key, _ in page:
+            self._drop(key)
+        return len(page)
+
+    async def count(self) -> int:
         now = self._clock()
-        records = [(key, self._records[key]) for key in self._keys.get(subject, ())]
-        live = [(key, record) for key, record in records if record.expires_at > now]
-        return sorted(live, key=lambda found: found[1].expires_at, reverse=True)
+        return sum(record.expires_at > now for record in self._records.values())
 
     async def purge(self) -> int:
         now = self._clock()
@@ -91,18 +103,23 @@ class MemoryStore(Store):
         record = self._records.get(key)
         return record if record is not None and record.expires_at > self._clock() else None
 
+    def _owned(self, owner: str) -> Iterator[tuple[str, Record]]:
+        now = self._clock()
+        records = ((key, self._records[key]) for key in self._keys.get(owner, ()))
+        return (found for found in records if found[1].expires_at > now)
+
     def _put(self, key: str, record: Record) -> None:
         self._records[key] = record
-        if record.subject is not None:
-            self._keys.setdefault(record.subject, set()).add(key)
+        if record.owner is not None:
+            self._keys.setdefault(record.owner, set()).add(key)
 
     def _drop(self, key: str) -> None:
         record = self._records.pop(key, None)
-        if record is not None and record.subject is not None:
-            keys = self._keys[record.subject]
+        if record is not None and record.owner is not None:
+            keys = self._keys[record.owner]
             keys.discard(key)
             if not keys:
-                del self._keys[record.subject]
+                del self._keys[record.owner]
 
     async def _make_room(self) -> None:
         # purging once for as many creates as there are records is O(1) per create, amortized
@@ -112,3 +129,7 @@ class MemoryStore(Store):
             self._creates_until_purge = max(_PURGE_EVERY, len(self._records))
         if len(self._records) >= self._max_sessions:
             self._drop(next(iter(self._records)))
+
+
+def _expires_at(found: tuple[str, Record]) -> datetime:
+    return found[1].expires_at

@@ -4,12 +4,13 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from hashlib import sha256
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import ConfigurationError, StoreUnavailable
 from ..lifetime import Clock, utc_now
@@ -19,6 +20,7 @@ from ._scripts import (
     ADD_TO_INDEX,
     CREATE,
     DELETE,
+    DELETE_OWNED,
     REFUSED,
     SAVE,
     SAVED_NEW_HEAD,
@@ -38,11 +40,14 @@ except ImportError:
         'RedisStore needs redis-py: pip install "fastapi_async_sessions[redis]"'
     ) from None
 
+_Item = TypeVar("_Item")
+
 logger = logging.getLogger("fastapi_async_sessions")
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MILLISECOND = timedelta(milliseconds=1)
-_CHUNK = 50
+_CHUNK = 100
+_PAGE = 1000
 
 
 class RedisStore(Store):
@@ -53,6 +58,12 @@ class RedisStore(Store):
     ``maxmemory-policy noeviction``: under any other policy a server that is short of memory evicts
     live sessions, or the index of a user's sessions. A failover may lose the last writes, including
     a logout: ``min-replicas-to-write`` limits how many more of them an isolated master accepts.
+
+    The user of the client needs these rights on the keys of its prefix, beside those of any
+    connection; ``scan`` only for ``count`` and ``clear``::
+
+        ACL SETUSER app on >password ~sessions:* +@connection +cluster +get +getrange +mget +set
+            +del +zadd +zrem +zrange +zrevrange +zremrangebyscore +pexpire +eval +evalsha +scan
 
     Raises:
         ConfigurationError: the client is none of these or decodes responses, or the prefix has
@@ -105,7 +116,9 @@ class RedisStore(Store):
         return bool(created)
 
     async def load(self, key: str) -> Record | None:
-        value = await self._client.get(self._name(key))
+        return self._read(key, await self._client.get(self._name(key)))
+
+    def _read(self, key: str, value: bytes | None) -> Record | None:
         if value is None:
             return None
         try:
@@ -119,32 +132,55 @@ class RedisStore(Store):
         saved = await self._client.run(SAVE, *self._operation(key, record, replaces))
         if saved == SAVED_NEW_HEAD and self._client.is_cluster:
             await self._add_to_index(key, record)
-        return saved != REFUSED
+        return bool(saved != REFUSED)
 
     async def delete(self, key: str) -> bool:
         name, now = self._name(key), str(to_microseconds(self._clock()))
-        return bool(await self._client.run(DELETE, name, name, now, ""))
+        was_live, owner = await self._client.run(DELETE, name, name, now, "")
+        if owner:
+            # Only the record says whose it was, and in a cluster the index is on another node. An
+            # entry that is left behind is removed when the index is next read.
+            with suppress(StoreUnavailable):
+                await self._client.command("ZREM", self._index(owner.decode()), key)
+        return bool(was_live)
 
-    async def find(self, subject: str) -> list[tuple[str, Record]]:
-        index = self._index(subject)
-        keys = [member.decode() for member in await self._client.command("ZRANGE", index, 0, -1)]
-        found = await self._load_all(keys, subject)
-        stale = [key for key in keys if key not in found]
-        if stale:
-            await self._client.command("ZREM", index, *stale)
-            # A session that was given this subject since we loaded it may just have lost its new
-            # entry. Records are written before entries, so its record can be loaded by now.
-            returned = await self._load_all(stale, subject)
-            for key, record in returned.items():
-                await self._add_to_index(key, record)
-            found |= returned
-        return sorted(found.items(), key=lambda item: item[1].expires_at, reverse=True)
+    async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
+        index, found = self._index(owner), dict[str, Record]()
+        while True:
+            words = ("ZREVRANGE", index, 0, limit + _PAGE - 1)
+            keys = [member.decode() for member in await self._client.command(*words)]
+            stale: list[str] = []
+            for chunk in _chunks([key for key in keys if key not in found]):
+                if len(found) >= limit:
+                    break
+                live = await self._load_owned(chunk, owner)
+                stale += [key for key in chunk if key not in live]
+                found |= live
+            if not stale:
+                break
+            found |= await self._drop_entries(stale, owner)
+        return sorted(found.items(), key=lambda item: item[1].expires_at, reverse=True)[:limit]
+
+    async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
+        index, deleted = self._index(owner), 0
+        while not deleted:
+            members = await self._client.command("ZRANGE", index, 0, _PAGE - 1)
+            keys = [key for key in (member.decode() for member in members) if key != keep]
+            if not keys:
+                return 0
+            deleted = await self._delete_all(keys, owner)
+        return deleted
+
+    async def count(self) -> int:
+        ours = re.compile(rf"{re.escape(self._prefix)}:[0-9a-f]{{64}}".encode())
+        names = self._client.scan(f"{self._prefix}:*")
+        return sum([1 async for name in names if ours.fullmatch(name)])
 
     async def clear(self) -> None:
-        ours = re.compile(rf"{re.escape(self._prefix)}:(subject:)?[0-9a-f]{{64}}".encode())
-        names = [n for n in await self._client.scan(f"{self._prefix}:*") if ours.fullmatch(n)]
-        for start in range(0, len(names), _CHUNK):
-            await self._client.delete(names[start : start + _CHUNK])
+        ours = re.compile(rf"{re.escape(self._prefix)}:(owner:)?[0-9a-f]{{64}}".encode())
+        names = [n async for n in self._client.scan(f"{self._prefix}:*") if ours.fullmatch(n)]
+        for chunk in _chunks(names):
+            await self._client.delete(chunk)
 
     async def open(self) -> None:
         """Send the commands of a request, so that a wrong address, user or ACL is found now."""
@@ -161,37 +197,65 @@ class RedisStore(Store):
     def _name(self, key: str) -> str:
         return f"{self._prefix}:{key}"
 
-    def _index(self, subject: str) -> str:
-        return f"{self._prefix}:subject:{sha256(subject.encode()).hexdigest()}"
+    def _index(self, owner: str) -> str:
+        return f"{self._prefix}:owner:{sha256(owner.encode()).hexdigest()}"
 
     def _operation(self, key: str, record: Record, replaces: str = "") -> Operation:
         name, now, head = self._name(key), self._clock(), _head(record)
         index = name
-        if record.subject is not None and not self._client.is_cluster:
+        if record.owner is not None and not self._client.is_cluster:
             # in a cluster the index is in another slot, which the script cannot reach
-            index = self._index(record.subject)
+            index = self._index(record.owner)
         # Redis refuses a lifetime of 0: a record that has expired already lasts for a millisecond
         lifetime = max(1, -((now - record.expires_at) // _MILLISECOND))
         condition = f"{to_microseconds(now)} {lifetime} {len(head)} {replaces}"
         return name, index, condition, b"%b\n%b%b" % (record.version.encode(), head, record.body)
 
     async def _add_to_index(self, key: str, record: Record) -> None:
-        """Add a session to the index of its subject, once its record has been written."""
-        if record.subject is None:
+        """Add a session to the index of its owner, once its record has been written."""
+        if record.owner is None:
             return
         moments = (record.expires_at, self._clock())
         expires_at, now = (to_microseconds(moment) // 1000 for moment in moments)
-        index = self._index(record.subject)
+        index = self._index(record.owner)
         await self._client.run(ADD_TO_INDEX, index, index, key, f"{expires_at} {now}")
 
-    async def _load_all(self, keys: Sequence[str], subject: str) -> dict[str, Record]:
-        """Return those sessions that are live and belong to the subject."""
-        found: dict[str, Record] = {}
-        for start in range(0, len(keys), _CHUNK):
-            chunk = keys[start : start + _CHUNK]
-            loaded = zip(chunk, await asyncio.gather(*map(self.load, chunk)), strict=True)
-            found |= {key: record for key, record in loaded if record and record.subject == subject}
-        return found
+    async def _drop_entries(self, keys: Sequence[str], owner: str) -> dict[str, Record]:
+        """Remove keys from the index of an owner, and return those that belong to it again.
+
+        A session that was given to this owner since we looked may just have lost its new entry.
+        Records are written before entries, so its record can be loaded by now.
+        """
+        await self._client.command("ZREM", self._index(owner), *keys)
+        returned: dict[str, Record] = {}
+        for chunk in _chunks(keys):
+            returned |= await self._load_owned(chunk, owner)
+        for key, record in returned.items():
+            await self._add_to_index(key, record)
+        return returned
+
+    async def _delete_all(self, keys: Sequence[str], owner: str) -> int:
+        """Delete those sessions that belong to the owner, and drop all keys from its index."""
+        index, now = self._index(owner), str(to_microseconds(self._clock()))
+        names = [self._name(key) for key in keys]
+        if not self._client.is_cluster:
+            operations = [(name, index, now, owner) for name in names]
+            return sum(await self._client.run_many(DELETE_OWNED, operations))
+        answers = await self._client.run_many(
+            DELETE_OWNED, [(name, name, now, owner) for name in names]
+        )
+        deleted = [key for key, answer in zip(keys, answers, strict=True) if answer]
+        if deleted:
+            await self._client.command("ZREM", index, *deleted)
+        if stale := [key for key, answer in zip(keys, answers, strict=True) if not answer]:
+            await self._drop_entries(stale, owner)
+        return len(deleted)
+
+    async def _load_owned(self, keys: Sequence[str], owner: str) -> dict[str, Record]:
+        """Return those sessions that are live and belong to the owner."""
+        values = await self._client.get_many([self._name(key) for key in keys])
+        loaded = {key: self._read(key, value) for key, value in zip(keys, values, strict=True)}
+        return {key: record for key, record in loaded.items() if record and record.owner == owner}
 
 
 class _BatchingClient:
@@ -211,7 +275,12 @@ class _BatchingClient:
         (value,) = await self._read([name])
         return value
 
-    async def run(self, script: Script, *operation: *Operation) -> int:
+    async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
+        if not self.is_cluster:
+            return await self._read(list(names))
+        return [value for (value,) in await self._pipeline([("MGET", name) for name in names])]
+
+    async def run(self, script: Script, *operation: *Operation) -> Any:
         """Run one operation of a script and return its answer."""
         if not self.is_cluster:
             answer = await self._batchers().scripts[script](operation)
@@ -222,13 +291,35 @@ class _BatchingClient:
             raise _unavailable(answer)
         return answer
 
+    async def run_many(self, script: Script, operations: Sequence[Operation]) -> list[Any]:
+        """Run operations of a script and return their answers, or raise the error of one."""
+        if not self.is_cluster:
+            answers = await self._run_all(script, list(operations))
+        else:
+            # EVAL and not EVALSHA: in a pipeline a node that does not know the script is too late
+            calls = [("EVAL", script.text, 2, *operation) for operation in operations]
+            answers = [answer for (answer,) in await self._pipeline(calls)]
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise _unavailable(answer)
+        return answers
+
+    async def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send commands to the nodes of a cluster, to each of them its own at once."""
+        with _translated:
+            pipeline = self._redis.pipeline()
+            for words in commands:
+                pipeline.execute_command(*words)
+            return list(await pipeline.execute())
+
     async def command(self, *words: Any) -> Any:
         with _translated:
             return await self._redis.execute_command(*words)
 
-    async def scan(self, pattern: str) -> list[bytes]:
+    async def scan(self, pattern: str) -> AsyncGenerator[bytes]:
         with _translated:
-            return [name async for name in self._redis.scan_iter(match=pattern, count=1000)]
+            async for name in self._redis.scan_iter(match=pattern, count=1000):
+                yield name
 
     async def delete(self, names: Sequence[bytes]) -> None:
         with _translated:
@@ -263,7 +354,7 @@ class _BatchingClient:
         values = dict(zip(unique, found, strict=True))
         return [values[name] for name in names]
 
-    async def _run_all(self, script: Script, operations: list[Operation]) -> list[int | Exception]:
+    async def _run_all(self, script: Script, operations: list[Operation]) -> list[Any]:
         keys = chain.from_iterable(operation[:2] for operation in operations)
         arguments = chain.from_iterable(operation[2:] for operation in operations)
         words = (2 * len(operations), *keys, *arguments)
@@ -274,8 +365,8 @@ class _BatchingClient:
                 # refused as a whole
                 return [error for _ in operations]
 
-    async def _evaluate(self, script: Script, words: tuple[Any, ...]) -> list[int | Exception]:
-        answers: list[int | Exception]
+    async def _evaluate(self, script: Script, words: tuple[Any, ...]) -> list[Any]:
+        answers: list[Any]
         try:
             answers = await self._redis.execute_command("EVALSHA", script.sha, *words)
         except NoScriptError:
@@ -294,7 +385,11 @@ class _Batchers(NamedTuple):
     """The batchers of one event loop: one for reads, and one for each script."""
 
     reads: Batcher[str, bytes | None]
-    scripts: dict[Script, Batcher[Operation, int | Exception]]
+    scripts: dict[Script, Batcher[Operation, Any]]
+
+
+def _chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    return (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
 
 
 def _checked(client: Redis | RedisCluster) -> Redis | RedisCluster:
@@ -313,20 +408,20 @@ def _checked(client: Redis | RedisCluster) -> Redis | RedisCluster:
 
 def _head(record: Record) -> bytes:
     expires_at = to_microseconds(record.expires_at)
-    if record.subject is None:
+    if record.owner is None:
         return b"%d -\n" % expires_at
-    subject = record.subject.encode()
-    return b"%d %d\n%b" % (expires_at, len(subject), subject)
+    owner = record.owner.encode()
+    return b"%d %d\n%b" % (expires_at, len(owner), owner)
 
 
 def _decode(value: bytes) -> Record:
     version, head, rest = value.split(b"\n", 2)
     expires_at, length = head.split(b" ")
-    subject = None
+    owner = None
     if length != b"-":
         size = int(length)
-        subject, rest = rest[:size].decode(), rest[size:]
-    return Record(rest, version.decode(), subject, from_microseconds(int(expires_at)))
+        owner, rest = rest[:size].decode(), rest[size:]
+    return Record(rest, version.decode(), owner, from_microseconds(int(expires_at)))
 
 
 def _wrong_address(error: Exception) -> ConfigurationError:

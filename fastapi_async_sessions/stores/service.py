@@ -1,14 +1,14 @@
 """A session service: any store over HTTP, for ``HTTPStore`` and other clients.
 
-    PUT     /sessions/{key}            If-None-Match: *        create   201, or 412: it exists
-    PUT     /sessions/{key}            If-Match: "<version>"   save     204, or 412
-    GET     /sessions/{key}                                    load     200 with ETag, or 404
-    DELETE  /sessions/{key}                                    delete   204, or 404
-    GET     /subjects/{hash}/sessions                          find     200
-    POST    /purge                                             purge    200
-
-A subject is sent as its SHA-256. The client keeps the subject itself in the body, which neither
-the service nor its store reads.
+PUT     /sessions/{key}            If-None-Match: *        create        201, or 412: it exists
+PUT     /sessions/{key}            If-Match: "<version>"   save          204, or 412
+GET     /sessions/{key}                                    load          200 with ETag, or 404
+DELETE  /sessions/{key}                                    delete        204, or 404
+GET     /owners/{owner}/sessions   ?limit=100              find          200
+DELETE  /owners/{owner}/sessions   ?keep=<key>             delete_owned  200
+GET     /count                                             count         200
+DELETE  /sessions                                          clear         204
+POST    /purge                                             purge         200
 """
 
 import secrets
@@ -16,17 +16,27 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Request, Response
+from fastapi import (
+    APIRouter,
+    Depends,
+    FastAPI,
+    Header,
+    HTTPException,
+    Path,
+    Query,
+    Request,
+    Response,
+)
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr, ValidationError
 
 from ._wire import (
-    HASH,
-    PURGED,
+    COUNT,
+    KEY,
     RECORD,
     RECORDS,
     SERVICE_HEADER,
-    Purged,
+    Count,
     StoredRecord,
     checked_token,
     from_etag,
@@ -87,7 +97,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
 
 
 _router = APIRouter()
-_Hash = Annotated[str, Path(pattern=HASH)]
+_Key = Annotated[str, Path(pattern=KEY)]
 
 
 def _get_store(request: Request) -> Store:
@@ -95,7 +105,7 @@ def _get_store(request: Request) -> Store:
     return store
 
 
-async def _get_session(request: Request, key: _Hash) -> StoredRecord:
+async def _get_session(request: Request, key: _Key) -> StoredRecord:
     """Read the session that a request writes, no further than a session can be long."""
     body = bytearray()
     async for chunk in request.stream():
@@ -139,7 +149,7 @@ _SESSION_IN_BODY = {
 
 
 @_router.get("/sessions/{key}", response_model=StoredRecord, responses=_MISSING)
-async def _load(key: _Hash, store: _Store) -> Response:
+async def _load(key: _Key, store: _Store) -> Response:
     record = await store.load(key)
     if record is None:
         return _answer(404)
@@ -163,19 +173,42 @@ async def _write(
 
 
 @_router.delete("/sessions/{key}", status_code=204, responses=_MISSING)
-async def _delete(key: _Hash, store: _Store) -> Response:
+async def _delete(key: _Key, store: _Store) -> Response:
     return _answer(204 if await store.delete(key) else 404)
 
 
-@_router.get("/subjects/{subject}/sessions", response_model=list[StoredRecord])
-async def _find(subject: _Hash, store: _Store) -> Response:
-    found = await store.find(subject)
+@_router.delete("/sessions", status_code=204)
+async def _clear(store: _Store) -> Response:
+    await store.clear()
+    return _answer(204)
+
+
+# :path, for an owner may have a slash, which the server has decoded
+@_router.get("/owners/{owner:path}/sessions", response_model=list[StoredRecord])
+async def _find(owner: str, store: _Store, limit: Annotated[int, Query(ge=1)] = 100) -> Response:
+    found = await store.find(owner, limit)
     return _answer(200, RECORDS.dump_json([StoredRecord.of(*each) for each in found]))
 
 
-@_router.post("/purge", response_model=Purged)
+@_router.delete("/owners/{owner:path}/sessions", response_model=Count)
+async def _delete_owned(
+    owner: str, store: _Store, keep: Annotated[str | None, Query(pattern=KEY)] = None
+) -> Response:
+    return _answer_count(await store.delete_owned(owner, keep=keep))
+
+
+@_router.get("/count", response_model=Count)
+async def _count(store: _Store) -> Response:
+    return _answer_count(await store.count())
+
+
+@_router.post("/purge", response_model=Count)
 async def _purge(store: _Store) -> Response:
-    return _answer(200, PURGED.dump_json(Purged(purged=await store.purge())))
+    return _answer_count(await store.purge())
+
+
+def _answer_count(count: int) -> Response:
+    return _answer(200, COUNT.dump_json(Count(count=count)))
 
 
 def _answer(status: int, content: bytes = b"", headers: dict[str, str] | None = None) -> Response:

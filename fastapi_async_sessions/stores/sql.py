@@ -21,15 +21,18 @@ try:
         ColumnElement,
         CursorResult,
         Executable,
+        Index,
         LargeBinary,
         MetaData,
         Row,
+        Select,
         String,
         Table,
         Text,
         bindparam,
         delete,
         event,
+        func,
         make_url,
         or_,
         select,
@@ -143,9 +146,19 @@ class SQLStore(Store):
     async def delete(self, key: str) -> bool:
         return await self._count(self._statements.delete, at_key=key, now=self._now()) == 1
 
-    async def find(self, subject: str) -> list[tuple[str, Record]]:
-        rows = await self._rows(self._statements.find, of_subject=subject, now=self._now())
+    async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
+        values = {"of_owner": owner, "now": self._now(), "at_most": limit}
+        rows = await self._rows(self._statements.find, **values)
         return [(row.key, _record(row)) for row in rows]
+
+    async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
+        # "" is the key of no session
+        values = {"of_owner": owner, "now": self._now(), "but_not": keep or ""}
+        return await self._count(self._statements.delete_owned, **values)
+
+    async def count(self) -> int:
+        ((live,),) = await self._rows(self._statements.count_live, now=self._now())
+        return int(live)
 
     async def purge(self) -> int:
         """Remove expired rows, a thousand at a time, and return their number.
@@ -254,9 +267,11 @@ def _table(name: str) -> Table:
         MetaData(),
         Column("key", String(64), primary_key=True),
         Column("version", Text, nullable=False),
-        Column("subject", String(400), nullable=True, index=True),
+        Column("owner", String(400), nullable=True),
         Column("expires_at", BigInteger, nullable=False, index=True),
         Column("body", LargeBinary, nullable=False),
+        # both columns: the sessions of an owner are read in order, and expired ones are skipped
+        Index(f"ix_{name}_owner", "owner", "expires_at"),
     )
 
 
@@ -271,6 +286,8 @@ class _Statements(NamedTuple):
     save: Executable
     delete: Executable
     find: Executable
+    delete_owned: Executable
+    count_live: Executable
     purge: Executable
 
 
@@ -281,12 +298,14 @@ def _statements(table: Table, dialect: str) -> _Statements:
         save=_save(table),
         delete=delete(table).where(_is_live(table)),
         find=_find(table),
+        delete_owned=_delete_owned(table, dialect),
+        count_live=select(func.count()).select_from(table).where(_is_not_expired(table)),
         purge=_purge(table, dialect),
     )
 
 
 _NEW_VALUES: Mapping[str, BindParameter[Any]] = {
-    name: bindparam(f"new_{name}") for name in ("version", "subject", "expires_at", "body")
+    name: bindparam(f"new_{name}") for name in ("version", "owner", "expires_at", "body")
 }
 
 
@@ -307,38 +326,57 @@ def _save(table: Table) -> Executable:
 
 
 def _find(table: Table) -> Executable:
-    is_of_subject = table.c.subject == bindparam("of_subject")
-    is_not_expired = table.c.expires_at > bindparam("now")
-    return select(table).where(is_of_subject, is_not_expired).order_by(table.c.expires_at.desc())
+    latest_first = select(table).where(_is_owned(table)).order_by(table.c.expires_at.desc())
+    return latest_first.limit(bindparam("at_most"))
+
+
+def _delete_owned(table: Table, dialect: str) -> Executable:
+    others = _is_owned(table) & (table.c.key != bindparam("but_not"))
+    page = select(table.c.key).where(others).order_by(table.c.expires_at).limit(_BATCH)
+    # With a lock PostgreSQL waits for the rows that others are writing, looks at their owner again
+    # and takes the next rows where these are gone; skipped rows would be left out of a page that
+    # says that none is left.
+    return delete(table).where(table.c.key.in_(_once(page.with_for_update(), dialect)), others)
 
 
 def _purge(table: Table, dialect: str) -> Executable:
     is_expired = table.c.expires_at <= bindparam("now")
     # oldest first: the index on expires_at then skips the rows that earlier batches removed
     oldest = select(table.c.key).where(is_expired).order_by(table.c.expires_at).limit(_BATCH)
-    if dialect == "postgresql":
-        # a CTE runs once; a plan may run a subquery for every row
-        keys = select(oldest.with_for_update(skip_locked=True).cte("oldest").c.key)
-    else:
-        keys = oldest  # for a statement that begins with WITH, sqlite3 returns no row count
+    keys = _once(oldest.with_for_update(skip_locked=True), dialect)
     return delete(table).where(table.c.key.in_(keys), is_expired)
 
 
+def _once(keys: Select[tuple[str]], dialect: str) -> Select[tuple[str]]:
+    """Return a selection of keys that runs once: a plan may run a subquery for every row."""
+    if dialect == "postgresql":
+        return select(keys.cte("page").c.key)
+    return keys  # for a statement that begins with WITH, sqlite3 returns no row count
+
+
 def _is_live(table: Table) -> ColumnElement[bool]:
-    return (table.c.key == bindparam("at_key")) & (table.c.expires_at > bindparam("now"))
+    return (table.c.key == bindparam("at_key")) & _is_not_expired(table)
+
+
+def _is_owned(table: Table) -> ColumnElement[bool]:
+    return (table.c.owner == bindparam("of_owner")) & _is_not_expired(table)
+
+
+def _is_not_expired(table: Table) -> ColumnElement[bool]:
+    return table.c.expires_at > bindparam("now")
 
 
 def _values(record: Record) -> dict[str, object]:
     return {
         "new_version": record.version,
-        "new_subject": record.subject,
+        "new_owner": record.owner,
         "new_expires_at": to_microseconds(record.expires_at),
         "new_body": record.body,
     }
 
 
 def _record(row: Row[Any]) -> Record:
-    return Record(bytes(row.body), row.version, row.subject, from_microseconds(row.expires_at))
+    return Record(bytes(row.body), row.version, row.owner, from_microseconds(row.expires_at))
 
 
 def _make_engine(url: str | URL) -> AsyncEngine:

@@ -65,17 +65,17 @@ class StoreContract:
     async def test_a_created_record_is_loaded_as_it_was(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """Body, version, subject and expiry come back exactly."""
-        key, record = _key(), _record(clock, subject="user:42")
+        """Body, version, owner and expiry come back exactly."""
+        key, record = _key(), _record(clock, owner="user:42")
         _expect(await store.create(key, record), True, "create() of a new key")
         _expect(await store.load(key), record, "load() after create()")
 
     @_behaviour
-    async def test_a_record_may_have_no_subject(self, store: Store, clock: FrozenClock) -> None:
+    async def test_a_record_may_have_no_owner(self, store: Store, clock: FrozenClock) -> None:
         """None does not become an empty string."""
         key = _key()
-        await store.create(key, _record(clock, subject=None))
-        _expect(_existing(await store.load(key)).subject, None, "the subject")
+        await store.create(key, _record(clock, owner=None))
+        _expect(_existing(await store.load(key)).owner, None, "the owner")
 
     @_behaviour
     async def test_a_body_may_be_any_bytes(self, store: Store, clock: FrozenClock) -> None:
@@ -123,7 +123,7 @@ class StoreContract:
     @_behaviour
     async def test_a_repeated_create_succeeds(self, store: Store, clock: FrozenClock) -> None:
         """A driver that lost the reply sends a write again; it is recognised by its version."""
-        key, record = _key(), _record(clock, subject="user:42")
+        key, record = _key(), _record(clock, owner="user:42")
         await store.create(key, record)
         _expect(await store.create(key, record), True, "the same create() again")
         _expect(await store.load(key), record, "load() after that")
@@ -175,13 +175,13 @@ class StoreContract:
     async def test_save_replaces_the_version_it_names(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """Body, version, subject and expiry are the new ones, after each of several saves."""
-        key, record = _key(), _record(clock, subject="user:1")
+        """Body, version, owner and expiry are the new ones, after each of several saves."""
+        key, record = _key(), _record(clock, owner="user:1")
         await store.create(key, record)
         for number in range(3):
             longer = clock() + _LIFETIME * (number + 2)
             newer = replace(_record(clock, body=b"%d" % number), expires_at=longer)
-            newer = replace(newer, subject=None if number == 1 else f"user:{number + 2}")
+            newer = replace(newer, owner=None if number == 1 else f"user:{number + 2}")
             _expect(await store.save(key, newer, replaces=record.version), True, "save()")
             _expect(await store.load(key), newer, "load() after save()")
             record = newer
@@ -212,7 +212,7 @@ class StoreContract:
     @_behaviour
     async def test_a_repeated_save_succeeds(self, store: Store, clock: FrozenClock) -> None:
         """A driver that lost the reply sends a write again; it is recognised by its version."""
-        key, record, newer = _key(), _record(clock), _record(clock, body=b"new", subject="user:42")
+        key, record, newer = _key(), _record(clock), _record(clock, body=b"new", owner="user:42")
         await store.create(key, record)
         await store.save(key, newer, replaces=record.version)
         _expect(
@@ -240,7 +240,7 @@ class StoreContract:
     async def test_a_deleted_record_is_gone(self, store: Store, clock: FrozenClock) -> None:
         """delete() returns True once, then False, and load() returns None."""
         key = _key()
-        await store.create(key, _record(clock, subject="user:42"))
+        await store.create(key, _record(clock, owner="user:42"))
         _expect(await store.delete(key), True, "delete()")
         _expect(await store.load(key), None, "load() after delete()")
         _expect(await store.delete(key), False, "delete() again")
@@ -392,7 +392,7 @@ class StoreContract:
         _skip_without("clear", store)
         keys = [_key() for _ in range(3)]
         for key in keys:
-            await store.create(key, _record(clock, subject="user:42"))
+            await store.create(key, _record(clock, owner="user:42"))
         await store.clear()
         _expect([await store.load(key) for key in keys], [None] * 3, "load() after clear()")
         if type(store).find is not Store.find:
@@ -401,18 +401,18 @@ class StoreContract:
     # find
 
     @_behaviour
-    async def test_find_lists_the_sessions_of_one_subject(
+    async def test_find_lists_the_sessions_of_one_owner(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """It returns their keys and records, and none of another subject."""
+        """It returns their keys and records, and none of another owner."""
         _skip_without("find", store)
-        subject, key, record = _subject(), _key(), _record(clock)
-        mine = replace(record, subject=subject)
+        owner, key, record = _owner(), _key(), _record(clock)
+        mine = replace(record, owner=owner)
         await store.create(key, mine)
-        await store.create(_key(), replace(_record(clock), subject=_subject()))
+        await store.create(_key(), replace(_record(clock), owner=_owner()))
         await store.create(_key(), record)
-        _expect(await store.find(subject), [(key, mine)], "find()")
-        _expect(await store.find(_subject()), [], "find() of an unknown subject")
+        _expect(await store.find(owner), [(key, mine)], "find()")
+        _expect(await store.find(_owner()), [], "find() of an unknown owner")
 
     @_behaviour
     async def test_find_sorts_by_expiry_the_latest_first(
@@ -420,13 +420,13 @@ class StoreContract:
     ) -> None:
         """In whatever order the sessions were created."""
         _skip_without("find", store)
-        subject, made = _subject(), list[tuple[str, Record]]()
+        owner, made = _owner(), list[tuple[str, Record]]()
         for hours in (2, 5, 1, 4, 3):
-            key, record = _key(), _record(clock, subject=subject, life=_LIFETIME * hours)
+            key, record = _key(), _record(clock, owner=owner, life=_LIFETIME * hours)
             await store.create(key, record)
             made.append((key, record))
         made.sort(key=lambda found: found[1].expires_at, reverse=True)
-        _expect(await store.find(subject), made, "find()")
+        _expect(await store.find(owner), made, "find()")
 
     @_behaviour
     async def test_find_leaves_out_sessions_that_have_ended(
@@ -434,65 +434,65 @@ class StoreContract:
     ) -> None:
         """Both deleted and expired ones."""
         _skip_without("find", store)
-        subject, deleted, expired, live = _subject(), _key(), _key(), _key()
+        owner, deleted, expired, live = _owner(), _key(), _key(), _key()
         for key in (deleted, expired):
-            await store.create(key, _record(clock, subject=subject))
-        kept = _record(clock, subject=subject, life=_LIFETIME * 2)
+            await store.create(key, _record(clock, owner=owner))
+        kept = _record(clock, owner=owner, life=_LIFETIME * 2)
         await store.create(live, kept)
         await store.delete(deleted)
         _expect(
-            {key for key, _ in await store.find(subject)}, {expired, live}, "find() after delete()"
+            {key for key, _ in await store.find(owner)}, {expired, live}, "find() after delete()"
         )
         clock.advance(_LIFETIME)
         for _ in range(2):
-            _expect(await store.find(subject), [(live, kept)], "find() when one has expired")
+            _expect(await store.find(owner), [(live, kept)], "find() when one has expired")
 
     @_behaviour
-    async def test_find_follows_a_change_of_subject(self, store: Store, clock: FrozenClock) -> None:
-        """The save that gives a session to another subject takes it from the first."""
+    async def test_find_follows_a_change_of_owner(self, store: Store, clock: FrozenClock) -> None:
+        """The save that gives a session to another owner takes it from the first."""
         _skip_without("find", store)
-        key, old, new = _key(), _subject(), _subject()
-        record = _record(clock, subject=old)
+        key, old, new = _key(), _owner(), _owner()
+        record = _record(clock, owner=old)
         await store.create(key, record)
-        for subject, others in ((new, old), (old, new), (None, old)):
-            newer = _record(clock, subject=subject)
+        for owner, others in ((new, old), (old, new), (None, old)):
+            newer = _record(clock, owner=owner)
             await store.save(key, newer, replaces=record.version)
-            if subject is not None:
-                _expect(await store.find(subject), [(key, newer)], "find() of the new subject")
-            _expect(await store.find(others), [], "find() of the old subject")
+            if owner is not None:
+                _expect(await store.find(owner), [(key, newer)], "find() of the new owner")
+            _expect(await store.find(others), [], "find() of the old owner")
             record = newer
 
     @_behaviour
     async def test_find_returns_the_latest_records(self, store: Store, clock: FrozenClock) -> None:
         """The same ones that load() returns."""
         _skip_without("find", store)
-        key, subject = _key(), _subject()
-        record = _record(clock, subject=subject)
+        key, owner = _key(), _owner()
+        record = _record(clock, owner=owner)
         await store.create(key, record)
         for life in (_LIFETIME, _LIFETIME * 2):
-            newer = replace(_record(clock, subject=subject, life=life), body=b"new")
+            newer = replace(_record(clock, owner=owner, life=life), body=b"new")
             await store.save(key, newer, replaces=record.version)
-            _expect(await store.find(subject), [(key, newer)], "find() after save()")
+            _expect(await store.find(owner), [(key, newer)], "find() after save()")
             record = newer
 
     @_behaviour
     async def test_find_still_lists_an_extended_session(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """Even after its original expiry, and after the subject has got another session."""
+        """Even after its original expiry, and after the owner has got another session."""
         _skip_without("find", store)
-        key, subject = _key(), _subject()
-        record = _record(clock, subject=subject)
+        key, owner = _key(), _owner()
+        record = _record(clock, owner=owner)
         await store.create(key, record)
-        longer = _record(clock, subject=subject, life=_LIFETIME * 3)
+        longer = _record(clock, owner=owner, life=_LIFETIME * 3)
         await store.save(key, longer, replaces=record.version)
         clock.advance(_LIFETIME * 2)
-        await store.create(_key(), _record(clock, subject=subject))
-        keys = [found for found, _ in await store.find(subject)]
+        await store.create(_key(), _record(clock, owner=owner))
+        keys = [found for found, _ in await store.find(owner)]
         _expect(key in keys and len(keys) == 2, True, "find() lists both")
 
     @_behaviour
-    async def test_a_subject_may_be_any_text(self, store: Store, clock: FrozenClock) -> None:
+    async def test_a_owner_may_be_any_text(self, store: Store, clock: FrozenClock) -> None:
         """Spaces, line ends, quotes, wildcards, other scripts, case, hundreds of characters."""
         _skip_without("find", store)
         salt = secrets.token_hex(4)
@@ -501,22 +501,22 @@ class StoreContract:
             *("pad", " pad", "pad ", "Ada", "ada", "ÅÄÖ ✓ 日本語 🎈", "e\u0301", "\u00e9"),
             *("x" * 311, "x" * 312, "日" * 312),
         )
-        subjects = [salt + text for text in odd] + [text + salt for text in odd]
+        owners = [salt + text for text in odd] + [text + salt for text in odd]
         keys: dict[str, str] = {}
-        for subject in subjects:
-            keys[subject] = _key()
-            await store.create(keys[subject], _record(clock, subject=subject))
-        for subject in subjects:
-            found = [(key, record.subject) for key, record in await store.find(subject)]
-            _expect(found, [(keys[subject], subject)], f"find() of the subject {subject!r}")
+        for owner in owners:
+            keys[owner] = _key()
+            await store.create(keys[owner], _record(clock, owner=owner))
+        for owner in owners:
+            found = [(key, record.owner) for key, record in await store.find(owner)]
+            _expect(found, [(keys[owner], owner)], f"find() of the owner {owner!r}")
 
     @_behaviour
     async def test_find_misses_no_concurrent_create(self, store: Store, clock: FrozenClock) -> None:
         """Sessions that are created at the same time are all listed."""
         _skip_without("find", store)
-        subject, keys = _subject(), {_key() for _ in range(_CROWD)}
-        await asyncio.gather(*(store.create(key, _record(clock, subject=subject)) for key in keys))
-        _expect({key for key, _ in await store.find(subject)}, keys, "the keys that find() lists")
+        owner, keys = _owner(), {_key() for _ in range(_CROWD)}
+        await asyncio.gather(*(store.create(key, _record(clock, owner=owner)) for key in keys))
+        _expect({key for key, _ in await store.find(owner)}, keys, "the keys that find() lists")
 
 
 def _skip_without(verb: str, store: Store) -> None:
@@ -530,7 +530,7 @@ def _key() -> str:
     return secrets.token_hex(32)
 
 
-def _subject() -> str:
+def _owner() -> str:
     return f"user:{secrets.token_hex(8)}"
 
 
@@ -538,10 +538,10 @@ def _record(
     clock: FrozenClock,
     *,
     body: bytes = b"data",
-    subject: str | None = None,
+    owner: str | None = None,
     life: timedelta = _LIFETIME,
 ) -> Record:
-    return Record(body=body, version=new_version(), subject=subject, expires_at=clock() + life)
+    return Record(body=body, version=new_version(), owner=owner, expires_at=clock() + life)
 
 
 def _existing(record: Record | None) -> Record:
