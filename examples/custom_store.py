@@ -4,7 +4,8 @@
     uvicorn examples.custom_store:app --workers 2
 
 Subclass ``Store``, write the four verbs, and inherit ``StoreContract`` to test that each of them is
-one atomic step, as in ``tests/examples/test_custom_store.py``. ``find`` and ``purge`` are optional.
+one atomic step, as in ``tests/examples/test_custom_store.py``. The others are optional: ``find``,
+``delete_owned``, ``count``, ``purge`` and ``clear``.
 """
 
 import asyncio
@@ -32,6 +33,8 @@ from fastapi_async_sessions import (
 )
 from fastapi_async_sessions.lifetime import Clock, utc_now
 from fastapi_async_sessions.stores.base import translate_errors
+
+PAGE = 100
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,10 +67,16 @@ class FileStore(Store):
     async def delete(self, key: str) -> bool:
         return await in_a_thread(self._delete, key)
 
-    async def find(self, subject: str) -> list[tuple[str, Record]]:
+    async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
         found = await in_a_thread(self._all)
-        mine = [(key, record) for key, record in found if record.subject == subject]
-        return sorted(mine, key=lambda each: each[1].expires_at, reverse=True)
+        mine = [(key, record) for key, record in found if record.owner == owner]
+        return sorted(mine, key=lambda each: each[1].expires_at, reverse=True)[:limit]
+
+    async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
+        return await in_a_thread(self._delete_owned, owner, keep)
+
+    async def count(self) -> int:
+        return len(await in_a_thread(self._all))
 
     async def purge(self) -> int:
         return await in_a_thread(self._purge)
@@ -96,6 +105,24 @@ class FileStore(Store):
             self._path(key).unlink(missing_ok=True)
             return existed
 
+    def _delete_owned(self, owner: str, keep: str | None) -> int:
+        found = ((record.expires_at, key) for key, record in self._all() if record.owner == owner)
+        deleted = 0
+        for _, key in sorted(found):
+            if key != keep and self._delete_if_owned(key, owner):
+                deleted += 1
+            if deleted == PAGE:
+                break
+        return deleted
+
+    def _delete_if_owned(self, key: str, owner: str) -> bool:
+        with self._locked(key):
+            record = self._read(key)
+            if record is None or record.owner != owner:
+                return False
+            self._path(key).unlink()
+            return True
+
     def _purge(self) -> int:
         purged = 0
         for key in self._keys():
@@ -119,13 +146,13 @@ class FileStore(Store):
             return None
         header = json.loads(head)
         expires_at = datetime.fromisoformat(header["expires_at"])
-        record = Record(body, header["version"], header["subject"], expires_at)
+        record = Record(body, header["version"], header["owner"], expires_at)
         return record if record.expires_at > self._clock() else None
 
     def _write(self, key: str, record: Record) -> None:
         header = {
             "version": record.version,
-            "subject": record.subject,
+            "owner": record.owner,
             "expires_at": record.expires_at.isoformat(),
         }
         new = self._path(key).with_suffix(".new")

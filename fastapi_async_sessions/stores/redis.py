@@ -132,7 +132,7 @@ class RedisStore(Store):
         saved = await self._client.run(SAVE, *self._operation(key, record, replaces))
         if saved == SAVED_NEW_HEAD and self._client.is_cluster:
             await self._add_to_index(key, record)
-        return saved != REFUSED
+        return bool(saved != REFUSED)
 
     async def delete(self, key: str) -> bool:
         name, now = self._name(key), str(to_microseconds(self._clock()))

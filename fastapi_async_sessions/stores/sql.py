@@ -157,7 +157,7 @@ class SQLStore(Store):
         return await self._count(self._statements.delete_owned, **values)
 
     async def count(self) -> int:
-        ((live,),) = await self._rows(self._statements.count, now=self._now())
+        ((live,),) = await self._rows(self._statements.count_live, now=self._now())
         return int(live)
 
     async def purge(self) -> int:
@@ -287,7 +287,7 @@ class _Statements(NamedTuple):
     delete: Executable
     find: Executable
     delete_owned: Executable
-    count: Executable
+    count_live: Executable
     purge: Executable
 
 
@@ -299,7 +299,7 @@ def _statements(table: Table, dialect: str) -> _Statements:
         delete=delete(table).where(_is_live(table)),
         find=_find(table),
         delete_owned=_delete_owned(table, dialect),
-        count=select(func.count()).select_from(table).where(_is_not_expired(table)),
+        count_live=select(func.count()).select_from(table).where(_is_not_expired(table)),
         purge=_purge(table, dialect),
     )
 

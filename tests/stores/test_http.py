@@ -130,14 +130,14 @@ async def the_other_calls(store):
 # what is sent
 
 
-async def test_a_subject_is_sent_as_its_hash(service, backing):
-    """Neither the path nor the service's store shows the subject; load() returns it."""
-    record = a_record(subject="provider:ada@example.com")
+async def test_a_owner_is_sent_as_its_hash(service, backing):
+    """Neither the path nor the service's store shows the owner; load() returns it."""
+    record = a_record(owner="provider:ada@example.com")
     async with opened(service) as store:
         await store.create(KEY, record)
         assert await store.load(KEY) == record
     kept = await backing.load(KEY)
-    assert re.fullmatch("[0-9a-f]{64}", kept.subject)
+    assert re.fullmatch("[0-9a-f]{64}", kept.owner)
 
 
 async def test_versions_of_any_characters_are_compared_exactly(service):
@@ -150,7 +150,7 @@ async def test_versions_of_any_characters_are_compared_exactly(service):
 
 async def test_the_largest_record_fits(service):
     """One mebibyte."""
-    record = a_record(body=bytes(2**20), subject="u" * 400)
+    record = a_record(body=bytes(2**20), owner="u" * 400)
     async with opened(service) as store:
         assert await store.create(KEY, record)
         assert await store.load(KEY) == record
@@ -207,7 +207,7 @@ async def test_a_wrong_token_is_refused(backing, token):
             client.get(f"/sessions/{KEY}"),
             client.put(f"/sessions/{KEY}"),
             client.delete(f"/sessions/{KEY}"),
-            client.get(f"/subjects/{KEY}/sessions"),
+            client.get(f"/owners/{KEY}/sessions"),
             client.post("/purge"),
         ]
         replies = await asyncio.gather(*calls)
@@ -241,7 +241,7 @@ async def test_the_openapi_document_names_the_paths_and_the_scheme(backing):
         ("get", "/sessions/{key}"),
         ("put", "/sessions/{key}"),
         ("delete", "/sessions/{key}"),
-        ("get", "/subjects/{subject}/sessions"),
+        ("get", "/owners/{owner}/sessions"),
         ("post", "/purge"),
     }
     [scheme] = document["components"]["securitySchemes"].values()
@@ -257,7 +257,7 @@ async def wire(client, key=KEY):
 
 async def test_the_version_of_a_session_is_its_entity_tag(backing):
     """Caches on the way are told not to keep a copy."""
-    await backing.create(KEY, a_record(version="v1", subject=None))
+    await backing.create(KEY, a_record(version="v1", owner=None))
     async with client_of(backing) as client:
         reply = await client.get(f"/sessions/{KEY}")
     assert reply.headers["ETag"] == '"v1"'
@@ -267,7 +267,7 @@ async def test_the_version_of_a_session_is_its_entity_tag(backing):
 
 async def test_a_write_needs_a_condition(backing):
     """An unconditional PUT would overwrite changes that its sender has not read."""
-    await backing.create(KEY, a_record(version="v1", subject=None))
+    await backing.create(KEY, a_record(version="v1", owner=None))
     async with client_of(backing) as client:
         session = await wire(client)
         for headers, status in (
@@ -292,7 +292,7 @@ async def test_a_write_needs_a_condition(backing):
         {"key": "cd" * 32},
         {"key": "x"},
         {"version": ""},
-        {"subject": "ada"},
+        {"owner": "ada"},
         {"expires_at": "2030-01-01T00:00:00"},
         {"expires_at": "soon"},
         {"body": "*"},
@@ -301,7 +301,7 @@ async def test_a_write_needs_a_condition(backing):
 )
 async def test_an_invalid_session_is_refused(backing, change):
     """Nothing is stored."""
-    await backing.create(KEY, a_record(subject=None))
+    await backing.create(KEY, a_record(owner=None))
     async with client_of(backing) as client:
         session = await wire(client)
         await backing.clear()
@@ -317,7 +317,7 @@ async def test_an_invalid_key_in_a_path_is_refused(backing):
     async with client_of(backing) as client:
         for key in ("AB" * 32, "ab", "ab" * 33, "%2e%2e", "ab" * 32 + "%0a"):
             assert (await client.get(f"/sessions/{key}")).status_code == 422
-            assert (await client.get(f"/subjects/{key}/sessions")).status_code == 422
+            assert (await client.get(f"/owners/{key}/sessions")).status_code == 422
 
 
 async def test_a_large_request_is_refused_while_it_is_read(backing):
@@ -419,7 +419,7 @@ async def test_a_busy_service_says_when_to_retry(value, seconds):
 async def test_a_session_under_another_key_is_refused():
     """A faulty cache on the way cannot give one user's session to another."""
     backing = MemoryStore()
-    await backing.create("cd" * 32, a_record(subject=None))
+    await backing.create("cd" * 32, a_record(owner=None))
     service = session_service(backing, token=TOKEN)
 
     async def confused(scope, receive, send):
@@ -430,9 +430,9 @@ async def test_a_session_under_another_key_is_refused():
             await store.load(KEY)
 
 
-async def test_a_body_without_its_subject_is_refused(service, backing):
-    """The subject in the body must match the hash that it is stored under."""
-    await backing.create(KEY, a_record(subject="ab" * 32))
+async def test_a_body_without_its_owner_is_refused(service, backing):
+    """The owner in the body must match the hash that it is stored under."""
+    await backing.create(KEY, a_record(owner="ab" * 32))
     async with opened(service) as store:
         with pytest.raises(StoreUnavailable, match="not made here"):
             await store.load(KEY)

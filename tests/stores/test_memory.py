@@ -24,8 +24,8 @@ def clock():
     return FrozenClock()
 
 
-def record(clock, *, body=b"data", subject=None, life=HOUR):
-    return Record(body=body, version=new_version(), subject=subject, expires_at=clock() + life)
+def record(clock, *, body=b"data", owner=None, life=HOUR):
+    return Record(body=body, version=new_version(), owner=owner, expires_at=clock() + life)
 
 
 def key(number):
@@ -67,7 +67,7 @@ async def test_a_refused_create_evicts_nothing(clock):
 async def test_listing_does_not_count_as_use(clock):
     """Looking at the list of a user's devices protects none of them from eviction."""
     store = MemoryStore(max_sessions=2, clock=clock)
-    await store.create(key(0), record(clock, subject="ada"))
+    await store.create(key(0), record(clock, owner="ada"))
     await store.create(key(1), record(clock))
     await store.find("ada")
     await store.create(key(2), record(clock))
@@ -75,15 +75,15 @@ async def test_listing_does_not_count_as_use(clock):
 
 
 async def test_find_leaves_out_what_the_store_has_removed(clock):
-    """Sessions that were evicted, expired, deleted, given to another subject or cleared."""
+    """Sessions that were evicted, expired, deleted, given to another owner or cleared."""
     store = MemoryStore(max_sessions=2, clock=clock)
     for number in range(3):
-        await store.create(key(number), record(clock, subject="ada", life=HOUR * (number + 1)))
+        await store.create(key(number), record(clock, owner="ada", life=HOUR * (number + 1)))
     assert {found for found, _ in await store.find("ada")} == {key(1), key(2)}
     clock.advance(HOUR * 2)
     assert {found for found, _ in await store.find("ada")} == {key(2)}
     _, last = (await store.find("ada"))[0]
-    await store.save(key(2), record(clock, subject="bob"), replaces=last.version)
+    await store.save(key(2), record(clock, owner="bob"), replaces=last.version)
     assert await store.find("ada") == []
     await store.clear()
     assert await store.find("bob") == []
@@ -93,33 +93,33 @@ async def test_creating_sessions_purges_expired_ones(clock):
     """Without calls of purge(), many short sessions do not fill the memory."""
     store = MemoryStore(clock=clock)
     for number in range(10_000):
-        await store.create(key(number), record(clock, subject=f"user:{number}"))
+        await store.create(key(number), record(clock, owner=f"user:{number}"))
         clock.advance(HOUR / 100)
     assert await store.purge() < 2100
 
 
 async def test_the_memory_of_removed_sessions_is_freed(clock):
-    """That of the record and that of the subject's index."""
+    """That of the record and that of the owner's index."""
 
-    class Subject(str):
+    class Owner(str):
         """A string that can be weakly referenced."""
 
     store = MemoryStore(max_sessions=1, clock=clock)
-    subjects = [Subject(letter) for letter in "abcde"]
-    watched = [weakref.ref(subject) for subject in subjects]
-    await store.create(key(0), record(clock, subject=subjects[0]))
-    await store.create(key(1), record(clock, subject=subjects[1]))
+    owners = [Owner(letter) for letter in "abcde"]
+    watched = [weakref.ref(owner) for owner in owners]
+    await store.create(key(0), record(clock, owner=owners[0]))
+    await store.create(key(1), record(clock, owner=owners[1]))
     await store.delete(key(1))
-    await store.create(key(2), record(clock, subject=subjects[2], life=HOUR / 2))
+    await store.create(key(2), record(clock, owner=owners[2], life=HOUR / 2))
     clock.advance(HOUR / 2)
     await store.purge()
-    first = record(clock, subject=subjects[3])
+    first = record(clock, owner=owners[3])
     await store.create(key(3), first)
-    await store.save(key(3), record(clock, subject=subjects[4]), replaces=first.version)
+    await store.save(key(3), record(clock, owner=owners[4]), replaces=first.version)
     await store.clear()
-    del subjects, first
+    del owners, first
     gc.collect()
-    assert [subject() for subject in watched] == [None] * 5
+    assert [owner() for owner in watched] == [None] * 5
 
 
 async def test_purge_returns_how_many_records_it_removed(clock):

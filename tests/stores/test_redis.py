@@ -28,12 +28,12 @@ KEY, OTHER = "a" * 64, "b" * 64
 HOUR = timedelta(hours=1)
 
 
-def record(clock=lambda: datetime.now(UTC), *, body=b"data", subject=None, life=HOUR):
-    return Record(body=body, version=new_version(), subject=subject, expires_at=clock() + life)
+def record(clock=lambda: datetime.now(UTC), *, body=b"data", owner=None, life=HOUR):
+    return Record(body=body, version=new_version(), owner=owner, expires_at=clock() + life)
 
 
-def index_of(subject):
-    return f"sessions:subject:{sha256(subject.encode()).hexdigest()}"
+def index_of(owner):
+    return f"sessions:owner:{sha256(owner.encode()).hexdigest()}"
 
 
 def closing(store, client):
@@ -150,19 +150,19 @@ async def test_a_session_is_one_string_that_expires(store, redis_client):
     assert 3_590_000 < await redis_client.pttl(f"sessions:{KEY}") <= 3_600_000
 
 
-async def test_the_name_of_an_index_does_not_show_the_subject(store, redis_client):
-    """It has the hash of the subject."""
-    await store.create(KEY, record(subject="ada@example.com"))
+async def test_the_name_of_an_index_does_not_show_the_owner(store, redis_client):
+    """It has the hash of the owner."""
+    await store.create(KEY, record(owner="ada@example.com"))
     names = set(await redis_client.keys())
     assert names == {f"sessions:{KEY}".encode(), index_of("ada@example.com").encode()}
 
 
 async def test_every_key_in_redis_expires(store, redis_client):
     """Whatever happened to the sessions, each key has a time to live."""
-    first, second = record(subject="a"), record(subject="b", life=HOUR * 2)
+    first, second = record(owner="a"), record(owner="b", life=HOUR * 2)
     await store.create(KEY, first)
     await store.save(KEY, second, replaces=first.version)
-    await store.create(OTHER, record(subject="a"))
+    await store.create(OTHER, record(owner="a"))
     await store.delete(OTHER)
     for name in await redis_client.keys():
         assert 0 < await redis_client.pttl(name) < timedelta(hours=27) / timedelta(milliseconds=1)
@@ -170,19 +170,19 @@ async def test_every_key_in_redis_expires(store, redis_client):
 
 async def test_an_index_expires_a_day_after_its_last_session(store, redis_client):
     """A shorter session that is created later does not change that."""
-    await store.create(KEY, record(subject="ada", life=HOUR * 10))
-    await store.create(OTHER, record(subject="ada", life=HOUR))
+    await store.create(KEY, record(owner="ada", life=HOUR * 10))
+    await store.create(OTHER, record(owner="ada", life=HOUR))
     left = timedelta(milliseconds=await redis_client.pttl(index_of("ada")))
     assert timedelta(hours=33, minutes=59) < left <= timedelta(hours=34)
 
 
 async def test_an_index_drops_sessions_that_ended_a_day_ago(redis_url, redis_client):
-    """When the next session of the subject is created."""
+    """When the next session of the owner is created."""
     clock = FrozenClock()
     async with opened(redis_url, clock=clock) as store:
-        await store.create(KEY, record(clock, subject="ada"))
+        await store.create(KEY, record(clock, owner="ada"))
         clock.advance(timedelta(days=1, hours=1, milliseconds=1))
-        await store.create(OTHER, record(clock, subject="ada"))
+        await store.create(OTHER, record(clock, owner="ada"))
     assert await redis_client.zrange(index_of("ada"), 0, -1) == [OTHER.encode()]
 
 
@@ -190,31 +190,31 @@ async def test_an_index_keeps_an_entry_for_a_day_after_its_score(redis_url, redi
     """The session may have been extended by a process that died before it updated the index."""
     clock = FrozenClock()
     async with opened(redis_url, clock=clock) as store:
-        first, longer = record(clock, subject="ada"), record(clock, subject="ada", life=HOUR * 10)
+        first, longer = record(clock, owner="ada"), record(clock, owner="ada", life=HOUR * 10)
         await store.create(KEY, first)
         before = await redis_client.zscore(index_of("ada"), KEY)
         await store.save(KEY, longer, replaces=first.version)
         await redis_client.zadd(index_of("ada"), {KEY: before})
         clock.advance(HOUR * 2)
-        await store.create(OTHER, record(clock, subject="ada"))
+        await store.create(OTHER, record(clock, owner="ada"))
         assert await store.find("ada") == [(KEY, longer), (OTHER, await store.load(OTHER))]
 
 
 async def test_find_removes_stale_entries_from_the_index(store, redis_client):
-    """Those of sessions that have ended or been given to another subject."""
-    first = record(subject="ada")
+    """Those of sessions that have ended or been given to another owner."""
+    first = record(owner="ada")
     await store.create(KEY, first)
-    await store.create(OTHER, record(subject="ada"))
-    await store.save(KEY, record(subject="bob"), replaces=first.version)
+    await store.create(OTHER, record(owner="ada"))
+    await store.save(KEY, record(owner="bob"), replaces=first.version)
     await store.delete(OTHER)
     assert await redis_client.zcard(index_of("ada")) == 2
     assert await store.find("ada") == []
     assert await redis_client.exists(index_of("ada")) == 0
 
 
-async def test_find_keeps_a_session_that_returns_to_the_subject_meanwhile(redis_url, redis_client):
+async def test_find_keeps_a_session_that_returns_to_the_owner_meanwhile(redis_url, redis_client):
     """Its entry is new although the one that find() saw was stale."""
-    first, second, third = record(subject="ada"), record(subject="bob"), record(subject="ada")
+    first, second, third = record(owner="ada"), record(owner="bob"), record(owner="ada")
 
     class Interrupted(Redis):
         async def execute_command(self, *words, **options):
@@ -232,7 +232,7 @@ async def test_find_keeps_a_session_that_returns_to_the_subject_meanwhile(redis_
 
 async def test_extending_a_session_restores_its_index_entry(store, redis_client):
     """A change of data alone does not write the index."""
-    first = record(subject="ada")
+    first = record(owner="ada")
     await store.create(KEY, first)
     await redis_client.delete(index_of("ada"))
     second = replace(first, version=new_version(), body=b"new")
@@ -277,7 +277,7 @@ async def test_a_key_of_another_type_is_missing_and_not_overwritten(store, redis
 async def test_stores_with_different_prefixes_are_independent(redis_url):
     """So are their indexes, and clear() leaves the other store alone."""
     async with opened(redis_url, prefix="app") as one, opened(redis_url, prefix="app.2") as two:
-        kept = record(subject="ada")
+        kept = record(owner="ada")
         await one.create(KEY, kept)
         assert await two.load(KEY) is None
         assert await two.find("ada") == []
@@ -287,7 +287,7 @@ async def test_stores_with_different_prefixes_are_independent(redis_url):
 
 async def test_clear_removes_only_keys_of_the_store(store, redis_client):
     """Keys that only resemble them stay."""
-    await store.create(KEY, record(subject="ada"))
+    await store.create(KEY, record(owner="ada"))
     others = {b"sessions", b"sessions:", b"sessions:x", b"sessionsx:" + KEY.encode(), b"other"}
     for name in others:
         await redis_client.set(name, "kept")
@@ -299,8 +299,8 @@ async def test_clear_removes_only_keys_of_the_store(store, redis_client):
 
 
 async def test_each_verb_is_one_command(store, redis_server):
-    """The same command updates the index of the subject."""
-    first, other = record(subject="ada"), record()
+    """The same command updates the index of the owner."""
+    first, other = record(owner="ada"), record()
     same = replace(first, version=new_version(), body=b"new")
     longer = replace(same, version=new_version(), expires_at=same.expires_at + HOUR)
     commands = []
@@ -311,7 +311,7 @@ async def test_each_verb_is_one_command(store, redis_server):
         commands.append(before.seen())
 
     await store.open()
-    await store.create("c" * 64, record(subject="x"))
+    await store.create("c" * 64, record(owner="x"))
     await count(store.create(KEY, first))
     await count(store.create(OTHER, other))
     await count(store.load(KEY))
@@ -353,7 +353,7 @@ async def test_a_failed_write_does_not_affect_the_others_of_its_batch(store, red
     keys = [f"{number:064x}" for number in range(20)]
     await redis_client.rpush(f"sessions:{keys[7]}", "item")
     await redis_client.set(index_of("bob"), "not an index")
-    records = [record(subject="bob" if number == 8 else "ada") for number in range(20)]
+    records = [record(owner="bob" if number == 8 else "ada") for number in range(20)]
     creates = (store.create(key, each) for key, each in zip(keys, records, strict=True))
     answers = await asyncio.gather(*creates, return_exceptions=True)
     failed = [number for number, answer in enumerate(answers) if answer is not True]
@@ -368,7 +368,7 @@ async def test_a_failed_write_does_not_affect_the_others_of_its_batch(store, red
 async def test_repeating_a_write_restores_its_index_entry(store, redis_client, is_new):
     """It may have been lost between the record and the index."""
     first = record()
-    newer = replace(first, version=new_version(), subject="ada")
+    newer = replace(first, version=new_version(), owner="ada")
     if not is_new:
         await store.create(KEY, first)
     for _ in range(2):
@@ -504,7 +504,7 @@ async def test_a_store_recovers_when_its_server_is_restarted(start_redis):
     """Until then every verb raises StoreUnavailable, and the first call after it succeeds."""
     server = start_redis()
     async with opened(server.url) as store:
-        await store.create(KEY, record(subject="ada"))
+        await store.create(KEY, record(owner="ada"))
         server.kill()
         verbs = [
             lambda: store.create(KEY, record()),
@@ -593,7 +593,7 @@ async def test_the_reply_to_a_cancelled_call_is_not_given_to_the_next_one(redis_
 async def test_a_write_whose_reply_was_lost_is_repeated_and_done_once(redis_url):
     """It is recognised by its version."""
     async with Proxy.to(redis_url) as proxy, opened(f"redis://127.0.0.1:{proxy.port}") as store:
-        first, second = record(subject="ada"), record(subject="bob")
+        first, second = record(owner="ada"), record(owner="bob")
         await store.open()
         proxy.lose_replies = 1
         assert await store.create(KEY, first)
@@ -688,7 +688,7 @@ async def test_unknown_scripts_are_sent_again(store, redis_client):
     keys = [f"{number:064x}" for number in range(10)]
     for _ in range(2):
         await redis_client.script_flush()
-        assert await store.create(KEY, record(subject="ada"))
+        assert await store.create(KEY, record(owner="ada"))
         await redis_client.script_flush()
         assert all(await asyncio.gather(*(store.create(key, record()) for key in keys)))
         await store.clear()
@@ -769,7 +769,7 @@ def certificate(tmp_path_factory):
         [
             *("openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
             *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate),
+            *("-addext", "ownerAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate),
         ],
         check=True,
         capture_output=True,

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 def record():
     expires_at = datetime.now(UTC) + timedelta(hours=1)
-    return Record(body=b"x" * 500, version=new_version(), subject=None, expires_at=expires_at)
+    return Record(body=b"x" * 500, version=new_version(), owner=None, expires_at=expires_at)
 
 
 @contextmanager

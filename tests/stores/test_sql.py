@@ -99,7 +99,7 @@ async def fill(store, count, record):
     """Insert many rows with one statement."""
     values = {
         "version": record.version,
-        "subject": record.subject,
+        "owner": record.owner,
         "expires_at": round(record.expires_at.timestamp() * 1_000_000),
         "body": record.body,
     }
@@ -423,7 +423,7 @@ async def test_an_error_shows_no_parameters(postgres_url):
     """PostgreSQL refuses a text with a NUL, and its error quotes the text."""
     async with opened(postgres_url) as store:
         with pytest.raises(StoreUnavailable) as raised:
-            await store.create(KEY, a_record(subject="so secret\0", body=b"so secret"))
+            await store.create(KEY, a_record(owner="so secret\0", body=b"so secret"))
     assert raised.value.reason == "CharacterNotInRepertoireError 22021"
     assert "secret" not in f"{raised.value!r} {raised.value} {raised.value.args}"
     assert raised.value.__cause__ is None
@@ -435,7 +435,7 @@ async def test_no_values_are_in_statements_or_log_lines(url, caplog):
     caplog.set_level(logging.INFO, "sqlalchemy")
     async with opened(url) as store:
         seen = watch(store._engine)
-        record = a_record(subject="so'secret", body=b"so secret")
+        record = a_record(owner="so'secret", body=b"so secret")
         await store.create(KEY, record)
         newer = replace(record, version=new_version())
         await store.save(KEY, newer, replaces=record.version)
