@@ -1,1 +1,1 @@
-"""Programs that show the library at work; the README says how to run each."""
+"""Example programs, listed in the README."""

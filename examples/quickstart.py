@@ -14,7 +14,7 @@ class Visits(BaseModel):
 get_session = SessionProvider(
     Visits,
     store=MemoryStore(),
-    secret_key=secrets.token_urlsafe(32),  # production: from the environment
+    secret_key=secrets.token_urlsafe(32),  # in production: from the environment
 )
 
 app = FastAPI()

@@ -1,10 +1,10 @@
-"""Streams and background tasks: what they may do with a session.
+"""Sessions in streams and background tasks.
 
     uvicorn examples.streaming:app
 
-A session is committed when the route has returned, before the first byte leaves. What runs later,
-the body of a stream or a background task, can read the session's data. To change it, open the
-session again by its key.
+A session is committed when the route returns, before the first byte of the response is sent. Code
+that runs later, in a streamed body or a background task, can read the session's data. To change
+it, open the session again by its key.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ async def status(session: ReaderSession) -> Reader:
 @app.get("/download")
 async def download(session: ReaderSession) -> StreamingResponse:
     session.data.downloads += 1
-    await session.commit()  # a new session has a key from here on
+    await session.commit()  # a new session has no key until it is stored
     return StreamingResponse(lines(session), media_type="text/plain")
 
 
@@ -76,4 +76,4 @@ async def write_report(key: str) -> None:
         async with get_session.open(key) as stored:
             stored.data.reports.append("ready")
     except SessionNotFound:
-        pass  # signed out or expired meanwhile: nobody waits for the report
+        pass  # the session has ended in the meantime, so nobody is waiting for the report

@@ -14,23 +14,23 @@ from fastapi_async_sessions.testing import override_session, session_cookies
 
 @pytest.fixture
 def client() -> Iterator[TestClient]:
-    # https: a client drops Secure cookies on http://testserver, which is the default
-    # with: one event loop for all requests, and the application's lifespan
+    # https, because the client drops Secure cookies over http://testserver, its default;
+    # with, because it runs the lifespan and keeps one event loop for all requests
     with TestClient(app, base_url="https://testserver") as client:
         yield client
 
 
 def test_a_route_alone(client: TestClient) -> None:
-    """Give the routes a session, without a cookie and without the store, and look at it after."""
+    """Give the routes a session, without a cookie or the store, and inspect it afterwards."""
     with override_session(app, get_session, Customer(cart=["bread"]), subject="demo") as session:
         client.post("/cart/honey")
 
         assert session.data.cart == ["bread", "honey"]
-        assert client.get("/account").status_code == 200  # signed_in() follows
+        assert client.get("/account").status_code == 200  # signed_in() uses it too
 
 
 def test_through_the_cookie_and_the_store(client: TestClient) -> None:
-    """Store a real session and send its cookie; then everything happens as in production."""
+    """Store a real session and send its cookie; everything then works as in production."""
     cookies = client.portal.call(session_cookies, get_session, Customer(cart=["bread"]))
     client.cookies.update(cookies)
 

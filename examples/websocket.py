@@ -1,10 +1,10 @@
-"""A websocket that belongs to a session, and ends with it.
+"""A websocket that belongs to a session and closes when the session ends.
 
     uvicorn examples.websocket:app
 
-A websocket cannot set a cookie. So the session begins in an HTTP route, here ``POST /join``, and
-the handshake brings its cookie. Browsers let any page open a websocket to any site: the provider
-refuses a handshake from another origin, as it refuses a form.
+A websocket cannot set a cookie, so the session begins in an HTTP route, here ``POST /join``, and
+the browser sends its cookie with the handshake. Browsers let any page open a websocket to any
+site. The provider therefore rejects handshakes from other origins, as it rejects their forms.
 """
 
 import os
@@ -50,7 +50,7 @@ async def leave(session: AnySession) -> None:
 async def echo(websocket: WebSocket, session: KnownSession) -> None:
     await websocket.accept()
     async for text in websocket.iter_text():
-        # a socket may stay open for hours: ask whether its session is still there
+        # a websocket may stay open for hours, so check that its session still exists
         if not await session.reload():
             await websocket.close(1008, "signed out")
             return

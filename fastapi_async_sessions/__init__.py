@@ -3,10 +3,10 @@
     request  -> cookie -> verifier -> store.load -> codec -> Session -> your route
     response <- cookie <- verifier <- store.create|save|delete <- codec <- commit at teardown
 
-Read the files in that order. In ``_web`` the ``provider`` gets the token from ``cookies`` and
-``verifier``. In ``_core`` the ``repository`` loads the session that it opens, the ``state`` keeps
-what the route changes, and the ``commit`` writes it against what other requests have written. Then
-the ``jar`` adds the cookie to the response that the ``route`` sends.
+Read the files in that order. In ``_web``, the ``provider`` gets the token from ``cookies`` and
+``verifier``. In ``_core``, the ``repository`` loads the token's session, the ``state`` holds the
+changes of the route, and the ``commit`` writes them, merged with those of other requests. Then the
+``jar`` adds the cookie to the response that the ``route`` sends.
 """
 
 from ._core.admin import StoredSession

@@ -1,18 +1,18 @@
-"""What can go wrong, as one tree.
+"""The tree of this library's errors.
 
 SessionError
 ├── ConfigurationError   a mistake in the program, raised where it is written
 ├── SignInRequired       401  ``required`` or ``signed_in()`` found nobody
 ├── SessionClosed        the session was used after its request
 ├── SessionNotFound      no live session has this key (``open``)
-├── SessionInvalid       500  data that its model refuses
-├── SessionConflict      409  another request changed the session too
-├── SessionTooLarge      500  more than ``max_bytes``
-└── StoreUnavailable     503  the store failed, or did not answer in time
+├── SessionInvalid       500  the data does not fit the model
+├── SessionConflict      409  another request changed the same session
+├── SessionTooLarge      500  the session takes more than ``max_bytes``
+└── StoreUnavailable     503  the store failed, or did not respond in time
 
-The ones with a status are Starlette ``HTTPException``s as well: FastAPI's default handler answers
-with that status, and an application may register its own handler for each. A missing, expired,
-forged or malformed cookie is none of these: it is a new session.
+Those with a status are also Starlette ``HTTPException``s: FastAPI's default handler responds with
+that status, and an application can register a handler for each. A missing, expired, forged or
+malformed cookie is not an error: the request gets a new session.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ class SessionError(Exception):
 
 
 class ConfigurationError(SessionError):
-    """The program is wrong in a way that no request can mend."""
+    """A mistake in the program or its configuration, which every request would meet."""
 
 
 class SignInRequired(SessionError, HTTPException):
@@ -52,7 +52,7 @@ class SignInRequired(SessionError, HTTPException):
 
 
 class SessionClosed(SessionError):
-    """The session can no longer do this: its request is over, or no cookie can leave."""
+    """The session cannot do this: its request is over, or no cookie can be set here."""
 
 
 class SessionNotFound(SessionError):
@@ -64,9 +64,9 @@ class SessionNotFound(SessionError):
 
 
 class SessionInvalid(SessionError, HTTPException):
-    """The session's data does not fit its model: what was stored, or what the route made of it.
+    """The session's data does not fit its model, as it was stored or as the route left it.
 
-    ``fields`` are dotted paths into the data; the values are never shown.
+    ``fields`` are dotted paths into the data; they never include values.
     """
 
     def __init__(self, reason: str, fields: Sequence[str] = ()) -> None:
@@ -75,9 +75,9 @@ class SessionInvalid(SessionError, HTTPException):
 
 
 class SessionConflict(SessionError, HTTPException):
-    """Another request changed the same session, and the two changes do not go together.
+    """Another request changed the same session, and the two changes cannot be combined.
 
-    ``fields`` are dotted paths into the data, empty when no field is to blame.
+    ``fields`` are dotted paths into the data; they are empty if no field is the cause.
     """
 
     def __init__(self, reason: str, fields: Sequence[str] = ()) -> None:
@@ -86,7 +86,7 @@ class SessionConflict(SessionError, HTTPException):
 
 
 class SessionTooLarge(SessionError, HTTPException):
-    """The session takes ``size`` bytes and may take ``limit``; nothing was stored."""
+    """The session takes ``size`` bytes, more than the ``limit``; nothing was stored."""
 
     def __init__(self, size: int, limit: int) -> None:
         self.size = size
@@ -94,17 +94,17 @@ class SessionTooLarge(SessionError, HTTPException):
         HTTPException.__init__(
             self,
             500,
-            f"The session takes {size} bytes and may take {limit}: keep large data elsewhere "
+            f"The session takes {size} bytes, and the limit is {limit}: keep large data elsewhere "
             "and its key in the session, or raise max_bytes.",
         )
 
 
 class StoreUnavailable(SessionError, HTTPException):
-    """The store failed or did not answer in time; whether a write was done is unknown.
+    """The store failed or did not respond in time; whether a write was done is unknown.
 
-    ``reason`` is for operators: what the driver said, without values. ``retry_after`` is in
-    seconds and goes out as ``Retry-After``. The driver's own exception is not chained: its text
-    and its frames may hold addresses, passwords and records.
+    ``reason`` is for operators and describes the driver's error without any values.
+    ``retry_after`` is in seconds and is sent as ``Retry-After``. The driver's own exception is not
+    chained, because its text and its frames may contain addresses, passwords and records.
     """
 
     def __init__(self, reason: str, *, retry_after: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""What happened to sessions, for logs, metrics and audits."""
+"""Events of sessions, for logs, metrics and audits."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -47,13 +47,13 @@ _TEMPLATES: Mapping[str, str] = {kind: f"{kind}: session %r" for kind in get_arg
 
 @dataclass(frozen=True, slots=True)
 class SessionEvent:
-    """One thing that happened to a session, or to a request that claimed one.
+    """Something that happened to a session, or to a request that sent a session cookie.
 
     Attributes:
-        kind: What happened.
+        kind: The kind of event.
         provider: The provider's name.
-        key: The session's public key; None where there is no session.
-        facts: What else is known, as text; never an id, a cookie, a secret or a session's data.
+        key: The session's public key, or None if there is no session.
+        facts: Details as text; never a token, a cookie, a secret or a session's data.
     """
 
     kind: EventKind
@@ -63,14 +63,14 @@ class SessionEvent:
 
 
 class Events:
-    """Tells the log and the application's hook; a hook that fails changes nothing."""
+    """Emits events to the log and to the application's hook; a failing hook is only logged."""
 
     def __init__(self, provider: str, hook: Callable[[SessionEvent], None] | None) -> None:
         self._provider = provider
         self._hook = hook
 
     def emit(self, kind: EventKind, key: str | None = None, **facts: str) -> None:
-        """Log the event and hand it to the hook."""
+        """Log an event and call the hook with it."""
         event = SessionEvent(kind, self._provider, key, facts)
         logger.log(_LEVELS.get(kind, logging.INFO), _TEMPLATES[kind], event)
         if self._hook is None:

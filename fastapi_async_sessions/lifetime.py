@@ -8,21 +8,22 @@ from typing import ClassVar
 from .errors import ConfigurationError
 
 Clock = Callable[[], datetime]
-"""Tells the time as an aware datetime."""
+"""Returns the current time as an aware datetime in UTC."""
 
 
 def utc_now() -> datetime:
-    """The time of this machine."""
+    """Return the current time of this machine's clock."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """A session ends after ``idle`` without a request, and ``absolute`` after it began in any case.
+    """The idle and the absolute timeout of a session.
 
-    It begins when it is made and begins again at each sign-in; nothing else moves the absolute
-    end. ``None`` switches one of the two off, not both. The presets carry the figures of NIST
-    SP 800-63B-4 (2.1.3, 2.2.3, 2.3.3) and of the OWASP Session Management Cheat Sheet.
+    A session expires when there has been no request for ``idle``, and in any case ``absolute``
+    after it was created. A sign-in restarts the absolute timeout; nothing else does. ``None``
+    disables one of the two. The presets have the figures of NIST SP 800-63B-4 (2.1.3, 2.2.3, 2.3.3)
+    and of the OWASP Session Management Cheat Sheet.
 
     Raises:
         ConfigurationError: both are ``None``, one is not positive, or idle exceeds absolute.

@@ -1,11 +1,11 @@
-"""The record, which a session is to its store."""
+"""The record of a session, as its store sees it."""
 
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 MAX_BODY_BYTES = 1024 * 1024
-"""The largest body there is; what a store gives back beyond it is not read."""
+"""The size of the largest body; a larger one from a store is not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ _MAX_VERSION = 512
 def new_version(replaces: str = "") -> str:
     """Return the version of a write: its own random name, then those of the 24 writes before.
 
-    When a reply is lost, they tell whether a write was done even if others have followed it.
+    When a reply was lost, the names show whether the write was done, even if others followed it.
     """
     version = secrets.token_bytes(7).hex()
     for earlier in replaces.split(".")[:_EARLIER_WRITES] if replaces else ():
@@ -62,5 +62,5 @@ def new_version(replaces: str = "") -> str:
 
 
 def includes_write(version: str, write: str) -> bool:
-    """Tell whether the record of this version holds that write, itself or beneath later ones."""
+    """Return whether a version is that of this write, or of one of the three writes after it."""
     return write.partition(".")[0] in version.split(".")

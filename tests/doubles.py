@@ -10,6 +10,8 @@ from fastapi_async_sessions import Record, Store, StoreUnavailable
 
 VERBS = tuple(name for name, member in vars(Store).items() if inspect.iscoroutinefunction(member))
 WRITES = ("create", "save", "delete")
+WAIT_LIMIT = 30
+"""The seconds after which a test stops waiting for something and fails."""
 _SIGNATURES = {verb: inspect.signature(getattr(Store, verb)) for verb in VERBS}
 
 
@@ -79,15 +81,24 @@ class SpyStore(Store):
         self.hook = hook
         self.calls: list[str] = []
         self.keys: list[str] = []
+        self._called = asyncio.Event()
 
     # taken from Store, so that a verb that it gains is passed on as well
     vars().update({name: _verb(name) for name in VERBS})
 
     async def receive(self, call: StoreCall) -> Any:
         self.calls.append(call.verb)
+        self._called.set()
         if call.key is not None:
             self.keys.append(call.key)
         return await self.hook(call)
+
+    async def until_called(self, verb: str, times: int = 1) -> None:
+        """Wait until a verb has been called that many times."""
+        async with asyncio.timeout(WAIT_LIMIT):
+            while self.calls.count(verb) < times:
+                self._called.clear()
+                await self._called.wait()
 
     @property
     def writes(self) -> list[str]:

@@ -17,11 +17,10 @@ from redis.asyncio import Redis
 from fastapi_async_sessions import Record
 from fastapi_async_sessions.testing import FrozenClock
 
-from .doubles import StoreCall
+from .doubles import WAIT_LIMIT, StoreCall
 
 _current: ContextVar["tuple[Scheduler, str] | None"] = ContextVar("current", default=None)
 _IDLE_TURNS = 25
-_SECONDS = 30
 
 Step = tuple[str, str]
 """What a task is about to do: a verb and the key that it applies to."""
@@ -137,7 +136,7 @@ class Scheduler:
     async def _until_idle(self, tasks: dict[str, "asyncio.Task[Any]"]) -> None:
         """Wait until each task has ended, is paused, or waits for another task."""
         idle = 0
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(WAIT_LIMIT):
             while idle < _IDLE_TURNS:
                 if all(task.done() or name in self._paused for name, task in tasks.items()):
                     return

@@ -1,8 +1,7 @@
-"""What a session's data may be, what counts as a change of it, and what is not let in."""
+"""The data of a session: which models are possible, what is a change, and what is rejected."""
 
 import pickle
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -12,7 +11,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID, uuid4
 
 import pytest
-from fastapi import Depends
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import (
@@ -28,79 +26,48 @@ from pydantic import (
     field_validator,
 )
 
-from fastapi_async_sessions import MemoryStore, Record, SessionInvalid, SessionTooLarge
+from fastapi_async_sessions import Record, SessionInvalid, SessionTooLarge
 from fastapi_async_sessions._core.codec import Codec
 from fastapi_async_sessions._core.header import HEADER_SIZE
 from fastapi_async_sessions.records import new_version
-from fastapi_async_sessions.testing import FrozenClock
 
-from .apps import Data, Line, browser, make_app, make_provider, set_cookie_kind
-from .doubles import SpyStore
+from .apps import (
+    Data,
+    Line,
+    set_cookie_kind,
+)
+from .sites import Action, ScriptedSite
 
-Act = Callable[[Any], Any]
 
+class DataSite(ScriptedSite):
+    """Its session can be read by a request of its own, and its stored data overwritten."""
 
-class Visitor:
-    """One browser, whose requests do to the session what they are told."""
-
-    def __init__(self, model: Any, **options: Any) -> None:
-        self.clock = FrozenClock()
-        self.events: list[Any] = []
-        self.store = SpyStore(MemoryStore(clock=self.clock))
-        self.deploy(model, **options)
-        self.client = browser(self._serve)
-
-    def deploy(self, model: Any, **options: Any) -> None:
-        """Serve another release of the application, with this model, over the same store."""
-        self.store = SpyStore(self.store.inner)
-        get_session = make_provider(
-            self.store,
-            model,
-            clock=self.clock,
-            on_event=lambda event: self.events.append(event.kind),
-            **options,
-        )
-        self.app = make_app()
-
-        @self.app.get("/")
-        async def route(session: Annotated[Any, Depends(get_session)]) -> Any:
-            return self.act(session)
-
-    async def request(self, act: Act) -> Any:
-        """One request; the answer is what ``act`` gives."""
-        self.act = act
-        self.store.calls.clear()
-        return await self.client.get("/")
-
-    async def _serve(self, *asgi: Any) -> None:
-        await self.app(*asgi)
-
-    async def sees(self, read: Act) -> Any:
-        """What the next request reads, without a write."""
-        response = await self.request(lambda session: read(session.data))
+    async def read(self, reader: Action) -> Any:
+        """Return what the next request reads, and check that it writes nothing."""
+        response = await self.request(lambda session: reader(session.data))
         assert (response.status_code, self.store.writes) == (200, [])
         return response.json()
 
-    async def plant(self, raw: bytes) -> None:
-        """Put these bytes into the store in place of the data."""
-        await self.sees(lambda data: None)
+    async def overwrite(self, raw: bytes) -> None:
+        """Replace the stored data by these bytes."""
+        await self.read(lambda data: None)
         (key,) = dict.fromkeys(self.store.keys)
         record = await self.store.inner.load(key)
         assert record is not None
         body = record.body[:HEADER_SIZE] + raw
-        planted = Record(body, new_version(), record.subject, record.expires_at)
-        assert await self.store.inner.save(key, planted, replaces=record.version)
+        written = Record(body, new_version(), record.subject, record.expires_at)
+        assert await self.store.inner.save(key, written, replaces=record.version)
 
 
-async def visitor(model: Any, begin: Act, **options: Any) -> Visitor:
-    """A visitor whose session is stored already."""
-    who = Visitor(model, **options)
-    response = await who.request(begin)
+async def stored_session(model: Any, begin: Action, **options: Any) -> DataSite:
+    """A site whose browser has a session, stored by a first request."""
+    site = DataSite(model, **options)
+    response = await site.request(begin)
     assert set_cookie_kind(response) == "sent"
-    return who
+    return site
 
 
-# what is a change
+# what counts as a change
 
 
 class Colour(Enum):
@@ -131,15 +98,15 @@ def begin_deep(session: Any) -> None:
     )
 
 
-CHANGES: dict[str, Act] = {
+CHANGES: dict[str, Action] = {
     "a field of a nested model": lambda data: setattr(data.line, "name", "z"),
     "a field of a model in a list": lambda data: setattr(data.lines[0], "name", "z"),
     "a list of a model in a list": lambda data: data.lines[0].tags.append("z"),
     "a model in a list in a dict": lambda data: data.by_name["x"][0].tags.append("z"),
     "a new key": lambda data: data.by_name.update(y=[]),
-    "a key that went": lambda data: data.by_name.clear(),
+    "a removed key": lambda data: data.by_name.clear(),
     "an order": lambda data: data.numbers.sort(),
-    "an item that went": lambda data: data.numbers.pop(),
+    "a removed item": lambda data: data.numbers.pop(),
     "a set that grew": lambda data: data.tags.add("three"),
     "a set that shrank": lambda data: data.tags.discard("one"),
     "a list in a tuple": lambda data: data.pair[0].append(2),
@@ -151,21 +118,21 @@ CHANGES: dict[str, Act] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-async def test_a_change_anywhere_is_found(change: Act) -> None:
-    """Nested and in place, in every kind of container: one write, and the next request sees it."""
-    who = await visitor(Deep, begin_deep)
+async def test_a_change_at_any_depth_is_saved(change: Action) -> None:
+    """An in-place change in any kind of container is written once, and the next request sees it."""
+    site = await stored_session(Deep, begin_deep)
 
-    def act(session: Any) -> Any:
+    def action(session: Any) -> Any:
         change(session.data)
         return session.data
 
-    changed = (await who.request(act)).json()
-    assert who.store.writes == ["save"]
-    seen = await who.sees(lambda data: data)
+    changed = (await site.request(action)).json()
+    assert site.store.writes == ["save"]
+    seen = await site.read(lambda data: data)
     assert {**seen, "tags": set(seen["tags"])} == {**changed, "tags": set(changed["tags"])}
 
 
-SAME: dict[str, Act] = {
+NO_CHANGES: dict[str, Action] = {
     "read": lambda data: data.model_dump_json(),
     "assigned again": lambda data: setattr(data, "numbers", list(data.numbers)),
     "there and back": lambda data: (data.numbers.append(9), data.numbers.pop()),
@@ -176,16 +143,16 @@ SAME: dict[str, Act] = {
 }
 
 
-@pytest.mark.parametrize("change", SAME.values(), ids=SAME)
-async def test_what_is_equal_is_not_written(change: Act) -> None:
-    """Reading, and assigning what is there already, is no change."""
-    who = await visitor(Deep, begin_deep)
-    await who.request(lambda session: change(session.data) and None)
-    assert who.store.calls == ["load"]
+@pytest.mark.parametrize("change", NO_CHANGES.values(), ids=NO_CHANGES)
+async def test_equal_data_is_not_written(change: Action) -> None:
+    """Reading a value, or assigning an equal one, is not a change."""
+    site = await stored_session(Deep, begin_deep)
+    await site.request(lambda session: change(session.data) and None)
+    assert site.store.calls == ["load"]
 
 
-def test_a_large_set_is_no_change_in_whatever_order() -> None:
-    """Sets are written in an order that differs between processes."""
+def test_the_order_of_a_set_is_not_a_change() -> None:
+    """Sets are serialized in an order that differs between processes."""
     codec = Codec(Deep)
     tags = [f"tag-{number}" for number in range(200)]
     one = codec.dump(Deep(tags=set(tags)))
@@ -197,7 +164,7 @@ def test_a_large_set_is_no_change_in_whatever_order() -> None:
     assert not codec.is_change(one, other)
 
 
-# models with a will of their own
+# models whose own code changes the data
 
 
 class Aliased(BaseModel):
@@ -207,15 +174,19 @@ class Aliased(BaseModel):
     plain: str = Field(default="", alias="Plain")
 
 
-async def test_aliases_do_not_get_in_the_way() -> None:
-    """They belong to forms and APIs: a session is stored under the names of its fields."""
+async def test_data_is_stored_under_field_names() -> None:
+    """Aliases belong to forms and APIs and do not affect what is stored."""
 
     def begin(session: Any) -> None:
         session.data.name, session.data.first, session.data.plain = "ada", "byron", "x"
 
-    who = await visitor(Aliased, begin)
-    assert await who.sees(lambda data: [data.name, data.first, data.plain]) == ["ada", "byron", "x"]
-    (record,) = (await who.store.records()).values()
+    site = await stored_session(Aliased, begin)
+    assert await site.read(lambda data: [data.name, data.first, data.plain]) == [
+        "ada",
+        "byron",
+        "x",
+    ]
+    (record,) = (await site.store.records()).values()
     assert record.body[HEADER_SIZE:] == b'{"name":"ada","first":"byron","plain":"x"}'
 
 
@@ -230,9 +201,9 @@ class Computed(BaseModel):
 
 
 async def test_computed_fields_are_not_stored() -> None:
-    """A model that forbids what it does not know reads what it wrote."""
-    who = await visitor(Computed, lambda session: setattr(session.data, "count", 4))
-    assert await who.sees(lambda data: [data.count, data.double]) == [4, 8]
+    """A model with ``extra="forbid"`` can read back what it wrote."""
+    site = await stored_session(Computed, lambda session: setattr(session.data, "count", 4))
+    assert await site.read(lambda data: [data.count, data.double]) == [4, 8]
 
 
 class Stamped(BaseModel):
@@ -242,15 +213,15 @@ class Stamped(BaseModel):
     count: int = 0
 
 
-async def test_default_factories_are_no_change() -> None:
-    """A new session with a fresh uuid and time is not stored; a stored one keeps them."""
-    who = Visitor(Stamped)
-    response = await who.request(lambda session: None)
-    assert (set_cookie_kind(response), who.store.calls) == (None, [])
-    made = (await who.request(lambda session: setattr(session.data, "count", 1))).json()
+async def test_default_factories_are_not_a_change() -> None:
+    """A new session with a fresh UUID and time is not stored; a stored session keeps them."""
+    site = DataSite(Stamped)
+    response = await site.request(lambda session: None)
+    assert (set_cookie_kind(response), site.store.calls) == (None, [])
+    made = (await site.request(lambda session: setattr(session.data, "count", 1))).json()
     assert made is None
-    first = await who.sees(lambda data: [str(data.id), data.made_at.isoformat(), data.nanos])
-    assert await who.sees(lambda data: [str(data.id), data.made_at.isoformat(), data.nanos]) == (
+    first = await site.read(lambda data: [str(data.id), data.made_at.isoformat(), data.nanos])
+    assert await site.read(lambda data: [str(data.id), data.made_at.isoformat(), data.nanos]) == (
         first
     )
 
@@ -264,11 +235,11 @@ class Cleaned(BaseModel):
         return sorted(tags)
 
 
-async def test_a_validator_that_changes_data_is_no_change_by_itself() -> None:
-    """It runs when a session is read: that alone writes nothing."""
-    who = await visitor(Cleaned, lambda session: session.data.tags.extend(["b", "a"]))
+async def test_a_normalizing_validator_is_not_a_change() -> None:
+    """It runs at every read, which alone writes nothing."""
+    site = await stored_session(Cleaned, lambda session: session.data.tags.extend(["b", "a"]))
     for _ in range(2):
-        assert await who.sees(lambda data: data.tags) == ["a", "b"]
+        assert await site.read(lambda data: data.tags) == ["a", "b"]
 
 
 class Seen(BaseModel):
@@ -288,18 +259,18 @@ class Trimmed(BaseModel):
     name: str = ""
 
 
-async def test_data_that_reading_puts_right_is_no_change() -> None:
-    """Options of the model's apply when a session is read: that alone writes nothing."""
-    who = await visitor(Trimmed, lambda session: setattr(session.data, "name", " ada "))
+async def test_normalization_by_a_model_option_is_not_a_change() -> None:
+    """Options such as ``str_strip_whitespace`` apply at every read, which alone writes nothing."""
+    site = await stored_session(Trimmed, lambda session: setattr(session.data, "name", " ada "))
     for _ in range(2):
-        assert await who.sees(lambda data: data.name) == "ada"
+        assert await site.read(lambda data: data.name) == "ada"
 
 
 @pytest.mark.parametrize("model", [Seen, Watched])
-async def test_a_model_that_reads_otherwise_each_time_is_no_change_by_itself(model: Any) -> None:
-    """Nothing is written for what its own functions say anew at each reading."""
-    who = await visitor(model, lambda session: setattr(session.data, "count", 1))
-    seen = [await who.sees(lambda data: data.count) for _ in range(2)]
+async def test_a_validator_with_another_result_each_time_is_not_a_change(model: Any) -> None:
+    """What the functions of a model return at a read is not written."""
+    site = await stored_session(model, lambda session: setattr(session.data, "count", 1))
+    seen = [await site.read(lambda data: data.count) for _ in range(2)]
     assert 1 < seen[0] < seen[1]
 
 
@@ -336,14 +307,14 @@ class MadeByTax(BaseModel):
 
 
 class NamedLikeAKey(BaseModel):
-    """pydantic keeps notes of its own under that name."""
+    """Its field has the name under which pydantic keeps metadata of its own."""
 
     metadata: ValidatedByTax = ValidatedByTax()
     price: int = 0
 
 
 class Prices(BaseModel):
-    """Around one of those, as far down as a session may have it."""
+    """Holds one of those models inside a dict, a list and an optional."""
 
     by_name: dict[str, list[ValidatedByTax | None]] = {}
     price: int = 0
@@ -368,10 +339,10 @@ FICKLE = [
 
 
 @pytest.mark.parametrize("model", FICKLE)
-async def test_functions_of_a_model_may_change_their_mind(
+async def test_functions_of_a_model_that_change_their_results_are_not_a_change(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Data read as it was written, and later not: that alone writes nothing."""
+    """Their results differ from those at the time of the write; reading still writes nothing."""
 
     def begin(session: Any) -> None:
         session.data.price = 10
@@ -380,13 +351,13 @@ async def test_functions_of_a_model_may_change_their_mind(
         if model is Noted:
             session.data.note = ValidatedByTax(price=1)
 
-    who = await visitor(model, begin)
+    site = await stored_session(model, begin)
     for _ in range(2):
-        assert await who.sees(lambda data: data.price) == 10
+        assert await site.read(lambda data: data.price) == 10
     monkeypatch.setitem(TAX, "now", 5)
-    await who.sees(lambda data: data.price)
+    await site.read(lambda data: data.price)
     monkeypatch.setitem(TAX, "now", 0)
-    assert await who.sees(lambda data: data.price) == 10
+    assert await site.read(lambda data: data.price) == 10
 
 
 @dataclass(eq=False)
@@ -424,21 +395,21 @@ KINDS: list[tuple[Any, bool]] = [
 
 @pytest.mark.parametrize(("kind", "is_plain"), KINDS, ids=str)
 def test_a_model_is_plain_where_nothing_in_it_runs_code(kind: Any, is_plain: bool) -> None:
-    """What is not known to be so is not."""
+    """A type is plain only if it is known to run no code of the user's."""
     model: Any = create_model("Model", value=(kind | None, None))
     assert Codec(model).is_plain == is_plain
 
 
 @pytest.mark.skipif("exclude_if" not in signature(Field).parameters, reason="pydantic before 2.12")
-def test_a_field_that_is_left_out_at_times_is_not_plain() -> None:
-    """Whether it is written is asked anew each time."""
+def test_a_field_with_exclude_if_is_not_plain() -> None:
+    """Whether it is serialized is decided anew each time."""
     options: dict[str, Any] = {"exclude_if": lambda value: TAX["now"] > 0}
     model: Any = create_model("Model", value=(int, Field(0, **options)))
     assert not Codec(model).is_plain
 
 
-async def test_data_that_its_model_hands_out_is_looked_at() -> None:
-    """Nobody asks the session for it, and it is changed all the same."""
+async def test_a_change_made_without_touching_session_data_is_saved() -> None:
+    """A model that registers its instances elsewhere lets other code change them."""
     made: list[Any] = []
 
     class Registered(BaseModel):
@@ -447,15 +418,15 @@ async def test_data_that_its_model_hands_out_is_looked_at() -> None:
         def model_post_init(self, context: Any) -> None:
             made.append(self)
 
-    who = await visitor(Registered, lambda session: setattr(session.data, "count", 1))
-    await who.request(lambda session: setattr(made[-1], "count", 99))
-    assert await who.sees(lambda data: data.count) == 99
+    site = await stored_session(Registered, lambda session: setattr(session.data, "count", 1))
+    await site.request(lambda session: setattr(made[-1], "count", 99))
+    assert await site.read(lambda data: data.count) == 99
 
 
-def test_more_contents_than_are_remembered_are_dumped_again(
+def test_content_beyond_the_cache_limit_is_dumped_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each content read in turn, three times: what a process remembers has a limit."""
+    """Each content is read in turn, three times: the cache of a process is bounded."""
     monkeypatch.setattr("fastapi_async_sessions._core.codec._MAX_VERBATIM", 2)
     codec, dumped = Codec(Line), []
     raws = [codec.dump(Line(name=name)) for name in "abc"]
@@ -465,8 +436,8 @@ def test_more_contents_than_are_remembered_are_dumped_again(
     assert len(dumped) > len(raws)
 
 
-def test_another_order_is_a_change_unless_the_order_means_nothing() -> None:
-    """The same moment in another time zone is a change too: the text is what comes back."""
+def test_reordering_a_list_is_a_change_and_reordering_a_set_is_not() -> None:
+    """The same moment in another time zone is a change too, since it is read back as written."""
     codec = Codec(Appointment)
     before = codec.dump(Appointment())
     swapped = before.replace(b'"both":["ada","bob"]', b'"both":["bob","ada"]')
@@ -488,15 +459,15 @@ class Money(BaseModel):
     pairs: dict[int, str] = {1: "one"}
 
 
-async def test_values_come_back_exactly() -> None:
-    """Decimals, floats, bytes, large integers and keys that are no text."""
-    who = await visitor(Money, lambda session: setattr(session.data, "blob", b"y\x00\x7f"))
-    read = await who.request(lambda session: session.data == Money(blob=b"y\x00\x7f"))
+async def test_values_round_trip_exactly() -> None:
+    """Decimals, floats, bytes, large integers, and keys that are not strings."""
+    site = await stored_session(Money, lambda session: setattr(session.data, "blob", b"y\x00\x7f"))
+    read = await site.request(lambda session: session.data == Money(blob=b"y\x00\x7f"))
     assert read.json() is True
-    assert who.store.calls == ["load"]
+    assert site.store.calls == ["load"]
 
 
-# another release
+# two releases of one application
 
 
 class Newer(Data):
@@ -504,28 +475,28 @@ class Newer(Data):
     stamps: list[str] = Field(default=["new"])
 
 
-async def test_a_field_that_a_newer_model_adds_is_no_change() -> None:
-    """Its default is there at once, and nothing is written for it."""
-    who = await visitor(Data, lambda session: setattr(session.data, "count", 1))
-    who.deploy(Newer)
-    assert await who.sees(lambda data: [data.count, data.theme, data.stamps]) == [
+async def test_a_field_added_by_a_newer_model_is_not_a_change() -> None:
+    """Its default is available at once, and nothing is written for it."""
+    site = await stored_session(Data, lambda session: setattr(session.data, "count", 1))
+    site.deploy(Newer)
+    assert await site.read(lambda data: [data.count, data.theme, data.stamps]) == [
         1,
         "light",
         ["new"],
     ]
 
 
-async def test_what_an_older_model_does_not_know_stays() -> None:
-    """A release that runs beside a newer one does not throw away the newer one's fields."""
-    who = await visitor(Newer, lambda session: setattr(session.data, "theme", "dark"))
-    who.deploy(Data)
-    await who.request(lambda session: setattr(session.data, "count", 5))
-    assert who.store.writes == ["save"]
-    who.deploy(Newer)
-    assert await who.sees(lambda data: [data.count, data.theme]) == [5, "dark"]
+async def test_fields_unknown_to_an_older_model_are_kept() -> None:
+    """A release that runs beside a newer one does not drop the newer one's fields."""
+    site = await stored_session(Newer, lambda session: setattr(session.data, "theme", "dark"))
+    site.deploy(Data)
+    await site.request(lambda session: setattr(session.data, "count", 5))
+    assert site.store.writes == ["save"]
+    site.deploy(Newer)
+    assert await site.read(lambda data: [data.count, data.theme]) == [5, "dark"]
 
 
-# what is not let in
+# invalid data
 
 
 class Strict(BaseModel):
@@ -534,35 +505,35 @@ class Strict(BaseModel):
     inner: Line = Line()
 
 
-INVALID: dict[str, tuple[Act, str]] = {
-    "a value that its field refuses": (lambda data: setattr(data, "age", 4711), "age"),
+INVALID: dict[str, tuple[Action, str]] = {
+    "a value that its field rejects": (lambda data: setattr(data, "age", 4711), "age"),
     "a value of another type": (lambda data: setattr(data, "name", 4711), "name"),
-    "deep inside": (lambda data: setattr(data.inner, "tags", ["x", 4711]), "inner"),
-    "no JSON at all": (lambda data: setattr(data, "name", object()), "name"),
+    "a nested value": (lambda data: setattr(data.inner, "tags", ["x", 4711]), "inner"),
+    "a value without a JSON form": (lambda data: setattr(data, "name", object()), "name"),
     "a lone surrogate": (lambda data: setattr(data, "name", "4711\ud800"), "name"),
-    "no number": (lambda data: setattr(data, "age", float("nan")), "age"),
+    "not a number": (lambda data: setattr(data, "age", float("nan")), "age"),
 }
 
 
 @pytest.mark.parametrize(("change", "field"), INVALID.values(), ids=INVALID)
 @pytest.mark.parametrize("is_stored", [True, False])
-async def test_data_that_its_model_refuses_is_not_written(
-    change: Act, field: str, is_stored: bool, caplog: pytest.LogCaptureFixture
+async def test_data_that_its_model_rejects_is_not_written(
+    change: Action, field: str, is_stored: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """500, naming the field and no value; the session stays as it was."""
-    who = Visitor(Strict)
+    """The response is a 500 that names the field and no value; the session is unchanged."""
+    site = DataSite(Strict)
     if is_stored:
-        await who.request(lambda session: setattr(session.data, "name", "ada"))
-    response = await who.request(lambda session: change(session.data))
+        await site.request(lambda session: setattr(session.data, "name", "ada"))
+    response = await site.request(lambda session: change(session.data))
     assert (response.status_code, set_cookie_kind(response)) == (500, None)
     assert field in response.json()["detail"]
     assert "4711" not in response.text + caplog.text
-    assert who.store.writes == []
-    assert await who.sees(lambda data: data.name) == ("ada" if is_stored else "")
+    assert site.store.writes == []
+    assert await site.read(lambda data: data.name) == ("ada" if is_stored else "")
 
 
-def test_an_invalid_session_is_raised_where_it_is_committed() -> None:
-    """The error has the fields as facts, and nothing of the values in its text or context."""
+def test_an_invalid_session_error_has_the_fields_and_no_values() -> None:
+    """The fields are an attribute; neither the text nor the context holds a value."""
     codec = Codec(Strict)
     broken = Strict()
     broken.age = 4711
@@ -573,36 +544,36 @@ def test_an_invalid_session_is_raised_where_it_is_committed() -> None:
     assert "4711" not in repr(raised.value) + str(raised.value)
 
 
-async def test_assigning_something_else_raises_at_once() -> None:
-    """``session.data`` takes the model, and no dict that looks like it."""
-    who = Visitor(Data)
+async def test_assigning_another_type_raises_at_once() -> None:
+    """``session.data`` takes an instance of the model, not a dict that looks like one."""
+    site = DataSite(Data)
 
-    def act(session: Any) -> None:
+    def action(session: Any) -> None:
         with pytest.raises(TypeError, match="Data"):
             session.data = {"count": 1}
 
-    assert (await who.request(act)).status_code == 200
-    assert who.store.calls == []
+    assert (await site.request(action)).status_code == 200
+    assert site.store.calls == []
 
 
 @pytest.mark.parametrize("is_stored", [True, False])
 async def test_a_session_that_grows_too_large_keeps_its_old_state(is_stored: bool) -> None:
-    """500 without a cookie; the limit itself is allowed."""
+    """The response is a 500 without a cookie; a session of exactly the limit is stored."""
     limit = 500
-    who = Visitor(Strict, max_bytes=limit)
-    room = limit - HEADER_SIZE - len(Codec(Strict).dump(Strict()))
+    site = DataSite(Strict, max_bytes=limit)
+    free = limit - HEADER_SIZE - len(Codec(Strict).dump(Strict()))
     if is_stored:
-        response = await who.request(lambda session: setattr(session.data, "name", "x" * room))
+        response = await site.request(lambda session: setattr(session.data, "name", "x" * free))
         assert (response.status_code, set_cookie_kind(response)) == (200, "sent")
-    response = await who.request(lambda session: setattr(session.data, "name", "y" * (room + 1)))
+    response = await site.request(lambda session: setattr(session.data, "name", "y" * (free + 1)))
     assert (response.status_code, set_cookie_kind(response)) == (500, None)
     assert f"{limit + 1} bytes" in response.json()["detail"]
-    assert who.store.writes == []
-    assert await who.sees(lambda data: data.name) == ("x" * room if is_stored else "")
+    assert site.store.writes == []
+    assert await site.read(lambda data: data.name) == ("x" * free if is_stored else "")
 
 
-def test_the_size_is_a_fact_of_its_error() -> None:
-    """A handler can tell how large, and how large it may be."""
+def test_a_too_large_error_has_the_size_and_the_limit() -> None:
+    """An exception handler can report both."""
     error = SessionTooLarge(10, 5)
     assert (error.size, error.limit, error.status_code) == (10, 5, 500)
 
@@ -639,36 +610,36 @@ CORRUPT: dict[str, bytes] = {
 
 @pytest.mark.parametrize("raw", CORRUPT.values(), ids=CORRUPT)
 async def test_corrupt_data_is_a_new_session(raw: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """Never an error: an event tells, and the next change begins a session of its own."""
-    who = await visitor(Data, lambda session: setattr(session.data, "count", 1))
-    await who.plant(raw)
-    who.events.clear()
-    response = await who.request(lambda session: session.is_new)
+    """It is never an error: an event is emitted, and the next change starts another session."""
+    site = await stored_session(Data, lambda session: setattr(session.data, "count", 1))
+    await site.overwrite(raw)
+    site.events.clear()
+    response = await site.request(lambda session: session.is_new)
     assert (response.status_code, response.json()) == (200, True)
     assert set_cookie_kind(response) is None
-    assert who.events == ["corrupt"]
-    response = await who.request(lambda session: setattr(session.data, "count", 2))
+    assert site.events == ["corrupt"]
+    response = await site.request(lambda session: setattr(session.data, "count", 2))
     assert set_cookie_kind(response) == "sent"
-    assert await who.sees(lambda data: data.count) == 2
+    assert await site.read(lambda data: data.count) == 2
     assert "garbage" not in caplog.text
 
 
-async def test_duplicate_keys_are_read_as_one() -> None:
-    """The last one counts, as everywhere in JSON: no error, and no two opinions."""
-    who = await visitor(Data, lambda session: setattr(session.data, "count", 1))
-    await who.plant(b'{"count": 1, "count": 2, "lines": []}')
-    assert await who.sees(lambda data: data.count) == 2
+async def test_the_last_of_duplicate_keys_counts() -> None:
+    """As in most JSON parsers, duplicates are not an error."""
+    site = await stored_session(Data, lambda session: setattr(session.data, "count", 1))
+    await site.overwrite(b'{"count": 1, "count": 2, "lines": []}')
+    assert await site.read(lambda data: data.count) == 2
 
 
 async def test_a_record_of_ten_megabytes_is_not_parsed() -> None:
-    """What is larger than any session of ours is not one."""
-    who = await visitor(Data, lambda session: setattr(session.data, "count", 1))
-    await who.plant(b'{"lines": [' + b'{"name": "x"},' * 800_000 + b'{"name": "x"}]}')
-    response = await who.request(lambda session: session.is_new)
-    assert (response.json(), who.events[-1]) == (True, "corrupt")
+    """A record larger than any session can be is treated as corrupt."""
+    site = await stored_session(Data, lambda session: setattr(session.data, "count", 1))
+    await site.overwrite(b'{"lines": [' + b'{"name": "x"},' * 800_000 + b'{"name": "x"}]}')
+    response = await site.request(lambda session: session.is_new)
+    assert (response.json(), site.events[-1]) == (True, "corrupt")
 
 
-# any text
+# arbitrary text and JSON
 
 _JSON = st.recursive(
     st.none()
@@ -689,8 +660,8 @@ class Free(BaseModel):
 
 @settings(max_examples=100, deadline=None)
 @given(text=st.text(), texts=st.dictionaries(st.text(), st.lists(st.text())), value=_JSON)
-def test_any_data_comes_back_as_it_was(text: str, texts: dict[str, list[str]], value: Any) -> None:
-    """Every text that can be written in UTF-8, NUL and line ends too, and any JSON value."""
+def test_any_data_round_trips(text: str, texts: dict[str, list[str]], value: Any) -> None:
+    """Any text that UTF-8 can encode, with NUL and line breaks, and any JSON value."""
     codec = Codec(Free)
     data = Free(text=text, texts=texts, value=value)
     raw = codec.dump(data)
@@ -700,10 +671,10 @@ def test_any_data_comes_back_as_it_was(text: str, texts: dict[str, list[str]], v
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(text=st.text(min_size=1))
-async def test_any_text_comes_back_over_http(text: str) -> None:
+async def test_any_text_round_trips_over_http(text: str) -> None:
     """Through the route, the commit and the next request."""
-    who = await visitor(Free, lambda session: setattr(session.data, "text", text))
-    assert await who.sees(lambda data: data.text) == text
+    site = await stored_session(Free, lambda session: setattr(session.data, "text", text))
+    assert await site.read(lambda data: data.text) == text
 
 
 class Deprecated(BaseModel):
@@ -711,8 +682,8 @@ class Deprecated(BaseModel):
     old: set[str] = Field(default=set(), deprecated=True)
 
 
-def test_a_deprecated_field_warns_nobody_but_who_uses_it() -> None:
-    """The library itself reads it without a warning, at the start and in a merge."""
+def test_the_library_reads_a_deprecated_field_without_a_warning() -> None:
+    """Only code of the user's that reads the field gets the warning."""
     codec = Codec(Deprecated)
     assert codec.changed_fields(codec.dump(Deprecated()), codec.dump(Deprecated(count=1))) == [
         "count"

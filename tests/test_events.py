@@ -1,4 +1,4 @@
-"""What happens to sessions is told: to the application's hook and to the log, and to both once."""
+"""Events: each is emitted once, to the application's hook and to the log."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -22,70 +22,64 @@ HOUR = timedelta(hours=1)
 LOGGER = "fastapi_async_sessions"
 
 
-class KeepingStore(MemoryStore):
-    """Serves what has expired, as a store whose clock is behind does."""
+class Site:
+    """An application that emits each kind of event, a browser on it, and the events so far."""
 
     def __init__(self) -> None:
-        super().__init__(clock=lambda: START)
-
-
-class World:
-    """An application, its events, and the means to provoke each of them."""
-
-    def __init__(self) -> None:
-        self.told: list[SessionEvent] = []
+        self.events: list[SessionEvent] = []
         self.clock = FrozenClock(START)
-        self.store = SpyStore(KeepingStore())
+        # a store whose clock is behind returns expired records
+        self.store = SpyStore(MemoryStore(clock=lambda: START))
         self.get_session = make_provider(
-            self.store, name="web", clock=self.clock, on_event=self.told.append
+            self.store, name="web", clock=self.clock, on_event=self.events.append
         )
         self.app = self.make_site()
         self.client = browser(self.app)
 
     def make_site(self) -> FastAPI:
         app = make_app()
-        site_session = Annotated[Session[Data], Depends(self.get_session)]
+        own_session = Annotated[Session[Data], Depends(self.get_session)]
 
         @app.get("/")
-        async def read(session: site_session) -> int:
+        async def read(session: own_session) -> int:
             return session.data.count
 
         @app.post("/change")
-        async def change(session: site_session) -> None:
+        async def change(session: own_session) -> None:
             session.data.count += 1
 
         @app.post("/renew")
-        async def renew(session: site_session) -> None:
+        async def renew(session: own_session) -> None:
             session.renew(subject="42")
 
         @app.post("/destroy")
-        async def destroy(session: site_session) -> None:
+        async def destroy(session: own_session) -> None:
             await session.destroy()
 
         @app.post("/overtaken")
-        async def overtaken(session: site_session) -> None:
+        async def overtaken(session: own_session) -> None:
             async with self.get_session.open(session.key) as other:
                 other.data.count = 5
             session.data.count = 6
 
         @app.post("/ended")
-        async def ended(session: site_session) -> None:
+        async def ended(session: own_session) -> None:
             await self.store.inner.delete(session.key)
             session.data.count = 6
 
         return app
 
-    async def began(self) -> str:
-        """A stored session's key; what was told so far is forgotten."""
+    async def stored_key(self) -> str:
+        """Store a session, forget the events so far, and return its key."""
         await self.client.post("/change")
         (key,) = await self.store.records()
-        self.told.clear()
+        self.events.clear()
         return key
 
     def cookie(self) -> str:
         return str(self.client.cookies["__Host-web"])
 
-    async def write(self, key: str, body: bytes) -> None:
+    async def overwrite(self, key: str, body: bytes) -> None:
         record = await self.store.inner.load(key)
         assert record is not None
         other = Record(body, new_version(), None, record.expires_at)
@@ -93,94 +87,94 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def site() -> Site:
+    return Site()
 
 
-Deed = Callable[[World], Awaitable[str | None]]
+Cause = Callable[[Site], Awaitable[str | None]]
 
 
-async def created(world: World) -> str:
-    await world.client.post("/change")
-    (key,) = await world.store.records()
+async def created(site: Site) -> str:
+    await site.client.post("/change")
+    (key,) = await site.store.records()
     return key
 
 
-async def renewed(world: World) -> str:
-    key = await world.began()
-    await world.client.post("/renew")
+async def renewed(site: Site) -> str:
+    key = await site.stored_key()
+    await site.client.post("/renew")
     return key
 
 
-async def extended(world: World) -> str:
-    key = await world.began()
-    world.clock.advance(HOUR / 2)
-    await world.client.get("/")
+async def extended(site: Site) -> str:
+    key = await site.stored_key()
+    site.clock.advance(HOUR / 2)
+    await site.client.get("/")
     return key
 
 
-async def destroyed(world: World) -> str:
-    key = await world.began()
-    await world.client.post("/destroy")
+async def destroyed(site: Site) -> str:
+    key = await site.stored_key()
+    await site.client.post("/destroy")
     return key
 
 
-async def revoked(world: World) -> str:
-    key = await world.began()
-    await world.get_session.revoke(key)
+async def revoked(site: Site) -> str:
+    key = await site.stored_key()
+    await site.get_session.revoke(key)
     return key
 
 
-async def expired(world: World) -> str:
-    key = await world.began()
-    world.clock.advance(HOUR)
-    await world.client.get("/")
+async def expired(site: Site) -> str:
+    key = await site.stored_key()
+    site.clock.advance(HOUR)
+    await site.client.get("/")
     return key
 
 
-async def conflict(world: World) -> str:
-    key = await world.began()
-    await world.client.post("/overtaken")
+async def conflict(site: Site) -> str:
+    key = await site.stored_key()
+    await site.client.post("/overtaken")
     return key
 
 
-async def ended_elsewhere(world: World) -> str:
-    key = await world.began()
-    await world.client.post("/ended")
+async def ended_elsewhere(site: Site) -> str:
+    key = await site.stored_key()
+    await site.client.post("/ended")
     return key
 
 
-async def bad_signature(world: World) -> None:
-    await world.client.get("/", headers={"cookie": "__Host-web=forged"})
+async def bad_signature(site: Site) -> None:
+    await site.client.get("/", headers={"cookie": "__Host-web=forged"})
 
 
-async def ambiguous_cookie(world: World) -> None:
-    first = cookie_value(await browser(world.app).post("/change"), "__Host-web")
-    second = cookie_value(await browser(world.app).post("/change"), "__Host-web")
-    world.told.clear()
+async def ambiguous_cookie(site: Site) -> None:
+    first = cookie_value(await browser(site.app).post("/change"), "__Host-web")
+    second = cookie_value(await browser(site.app).post("/change"), "__Host-web")
+    site.events.clear()
     header = f"__Host-web={first}; __Host-web={second}"
-    await world.client.get("/", headers={"cookie": header})
+    await site.client.get("/", headers={"cookie": header})
 
 
-async def corrupt(world: World) -> str:
-    key = await world.began()
-    await world.write(key, b"garbage")
-    await world.client.get("/")
+async def corrupt(site: Site) -> str:
+    key = await site.stored_key()
+    await site.overwrite(key, b"garbage")
+    await site.client.get("/")
     return key
 
 
-async def store_error(world: World) -> str:
-    key = await world.began()
-    world.store.hook = failing("load")
-    await world.client.get("/")
+async def store_error(site: Site) -> str:
+    key = await site.stored_key()
+    site.store.hook = failing("load")
+    await site.client.get("/")
     return key
 
 
-async def origin_rejected(world: World) -> None:
-    await world.client.post("/change", headers={"origin": "https://evil.example"})
+async def origin_rejected(site: Site) -> None:
+    await site.client.post("/change", headers={"origin": "https://evil.example"})
 
 
-DEEDS: list[tuple[Deed, dict[str, str]]] = [
+CAUSES: list[tuple[Cause, dict[str, str]]] = [
     (created, {}),
     (renewed, {}),
     (extended, {}),
@@ -196,42 +190,46 @@ DEEDS: list[tuple[Deed, dict[str, str]]] = [
     (origin_rejected, {"method": "POST"}),
 ]
 
+each_cause = pytest.mark.parametrize(
+    ("cause", "facts"), CAUSES, ids=[cause.__name__ for cause, _ in CAUSES]
+)
 
-def test_every_kind_of_event_has_its_test():
-    """A new kind comes with a deed of its name."""
-    assert [deed.__name__ for deed, _ in DEEDS] == sorted(
-        get_args(EventKind), key=[deed.__name__ for deed, _ in DEEDS].index
+
+def test_every_kind_of_event_is_tested():
+    """Each kind has a function of its name in ``CAUSES``."""
+    assert [cause.__name__ for cause, _ in CAUSES] == sorted(
+        get_args(EventKind), key=[cause.__name__ for cause, _ in CAUSES].index
     )
 
 
-@pytest.mark.parametrize(("deed", "facts"), DEEDS, ids=lambda each: getattr(each, "__name__", ""))
-async def test_it_is_told_once_with_provider_key_and_facts(world, deed, facts):
-    """To the hook: the kind, whose provider, the public key, and what else is known as text."""
-    key = await deed(world)
-    assert [event for event in world.told if event.kind == deed.__name__] == [
-        SessionEvent(deed.__name__, "web", key, facts)
+@each_cause
+async def test_an_event_is_emitted_once_with_provider_key_and_facts(site, cause, facts):
+    """The hook gets the kind, the provider's name, the public key, and further facts as text."""
+    key = await cause(site)
+    assert [event for event in site.events if event.kind == cause.__name__] == [
+        SessionEvent(cause.__name__, "web", key, facts)
     ]
-    assert {event.provider for event in world.told} == {"web"}
+    assert {event.provider for event in site.events} == {"web"}
 
 
-@pytest.mark.parametrize(("deed", "facts"), DEEDS, ids=lambda each: getattr(each, "__name__", ""))
-async def test_it_is_logged_once_with_the_same_facts(world, caplog, deed, facts):
-    """To the logger ``fastapi_async_sessions``, one line, without cookie or secret."""
+@each_cause
+async def test_an_event_is_logged_once_with_the_same_facts(site, caplog, cause, facts):
+    """The logger ``fastapi_async_sessions`` gets one line, without the cookie."""
     caplog.set_level(logging.DEBUG, LOGGER)
-    key = await deed(world)
+    key = await cause(site)
     lines = [record for record in caplog.records if record.name == LOGGER]
-    about = [line for line in lines if line.getMessage().startswith(f"{deed.__name__}: ")]
+    about = [line for line in lines if line.getMessage().startswith(f"{cause.__name__}: ")]
     assert len(about) == 1
     message = about[0].getMessage()
     assert "\n" not in message
     for fact in (key, "web", *facts.values()):
         assert fact is None or fact in message
-    if "__Host-web" in world.client.cookies:
-        assert world.cookie() not in caplog.text
+    if "__Host-web" in site.client.cookies:
+        assert site.cookie() not in caplog.text
 
 
-def test_routine_is_logged_below_trouble():
-    """Sessions come and go at DEBUG; what somebody should see is a warning or an error."""
+def test_the_level_of_a_log_line_follows_its_severity():
+    """Routine is logged at DEBUG, and what needs attention as a warning or an error."""
     levels: dict[str, int] = {}
 
     class Levels(logging.Handler):
@@ -267,65 +265,65 @@ def test_routine_is_logged_below_trouble():
     }
 
 
-async def test_nothing_is_told_of_a_request_that_only_reads(world):
-    """No session, a live one, and a cookie of a session that has gone."""
-    await world.client.get("/")
-    key = await world.began()
-    await world.client.get("/")
-    await world.store.inner.delete(key)
-    await world.client.get("/")
-    assert world.told == []
+async def test_a_request_that_only_reads_emits_no_event(site):
+    """This holds without a session, with a live one, and with the cookie of a deleted one."""
+    await site.client.get("/")
+    key = await site.stored_key()
+    await site.client.get("/")
+    await site.store.inner.delete(key)
+    await site.client.get("/")
+    assert site.events == []
 
 
-async def test_revoking_all_tells_of_each_session(world):
-    """As many events as sessions."""
+async def test_revoking_all_emits_an_event_for_each_session(site):
+    """Three sessions of a user give three ``revoked`` events."""
     for _ in range(3):
-        await browser(world.app).post("/renew")
-    keys = {each.key for each in await world.get_session.sessions("42")}
-    world.told.clear()
-    await world.get_session.revoke_all("42")
-    assert [event.kind for event in world.told] == ["revoked"] * 3
-    assert {event.key for event in world.told} == keys
+        await browser(site.app).post("/renew")
+    keys = {each.key for each in await site.get_session.sessions("42")}
+    site.events.clear()
+    await site.get_session.revoke_all("42")
+    assert [event.kind for event in site.events] == ["revoked"] * 3
+    assert {event.key for event in site.events} == keys
 
 
-async def test_guessing_is_told_each_time_and_never_asks_the_store(world):
-    """What an alarm counts (OWASP, "Session ID Guessing and Brute Force Detection")."""
+async def test_each_guess_emits_an_event_and_never_reaches_the_store(site):
+    """An alarm can count them (OWASP, "Session ID Guessing and Brute Force Detection")."""
     for number in range(100):
-        await world.client.get("/", headers={"cookie": f"__Host-web={number:064}.{'A' * 43}"})
-    assert [event.kind for event in world.told] == ["bad_signature"] * 100
-    assert world.store.calls == []
+        await site.client.get("/", headers={"cookie": f"__Host-web={number:064}.{'A' * 43}"})
+    assert [event.kind for event in site.events] == ["bad_signature"] * 100
+    assert site.store.calls == []
 
 
-async def test_a_line_break_in_a_cookie_breaks_no_log_line(world, caplog):
-    """Nor does any other byte that a client can send (ASVS 16.4.1)."""
+async def test_a_cookie_cannot_break_a_log_line(site, caplog):
+    """Line breaks and other control characters of a client stay out of the log (ASVS 16.4.1)."""
     caplog.set_level(logging.DEBUG, LOGGER)
     for value in ("x%0aERROR", "\r\nfake: line", "\x1b[31mred", "\u2028"):
         header = f"__Host-web={value}".encode()
-        await world.client.get("/", headers=[(b"cookie", header)])
+        await site.client.get("/", headers=[(b"cookie", header)])
     messages = [record.getMessage() for record in caplog.records if record.name == LOGGER]
     assert len(messages) == 4
     assert all(message.isprintable() for message in messages)
 
 
-async def test_a_line_break_in_a_fact_breaks_no_log_line(caplog):
-    """Field names and a store's words come from elsewhere."""
+async def test_a_fact_cannot_break_a_log_line(caplog):
+    """Field names and the messages of a store come from outside of the library."""
     make_provider().repository.events.emit("store_error", reason="gone\nERROR fake: line\x1b[31m")
     assert caplog.records[0].getMessage().isprintable()
 
 
 def test_an_event_is_frozen():
-    """A hook can keep it."""
+    """A hook can keep it, and no other hook can change it."""
     event = SessionEvent("created", "web", "k", {})
     with pytest.raises(FrozenInstanceError):
         event.kind = "destroyed"
 
 
-async def test_an_event_shows_no_cookie_and_no_secret(world):
-    """Neither in its text nor in any attribute."""
-    for deed, _ in DEEDS:
-        other = World()
-        await deed(other)
-        for event in other.told:
+async def test_an_event_shows_no_cookie_and_no_secret(site):
+    """Neither its repr nor any attribute holds one."""
+    for cause, _ in CAUSES:
+        other = Site()
+        await cause(other)
+        for event in other.events:
             text = f"{event!r} {event.key} {event.facts}"
             if "__Host-web" in other.client.cookies:
                 value = other.cookie()
@@ -336,15 +334,15 @@ async def test_an_event_shows_no_cookie_and_no_secret(world):
 # hooks
 
 
-class Broken(Exception):
-    """What a hook may raise."""
+class HookError(Exception):
+    """An error of a hook."""
 
 
-async def test_a_hook_that_fails_changes_nothing(caplog):
-    """The request goes on, and the log says that the hook failed and why."""
+async def test_a_failing_hook_does_not_affect_the_request(caplog):
+    """The log says that the hook failed, and why."""
 
     def hook(event: SessionEvent) -> None:
-        raise Broken("the metrics server is down")
+        raise HookError("the metrics server is down")
 
     get_session = make_provider(on_event=hook)
     app = make_app()
@@ -367,18 +365,18 @@ async def test_a_hook_that_fails_changes_nothing(caplog):
 
 
 async def an_async_hook(event: SessionEvent) -> None:
-    """What nobody would await."""
+    """A hook whose result would never be awaited."""
 
 
-@pytest.mark.parametrize("hook", ["print", 42, an_async_hook], ids=repr)
-def test_what_cannot_be_called_is_no_hook(hook):
-    """It would fail at each event and be noticed late."""
+@pytest.mark.parametrize("hook", ["print", 42, an_async_hook])
+def test_a_hook_must_be_a_plain_callable(hook):
+    """Anything else would fail at each event and go unnoticed."""
     with pytest.raises(ConfigurationError, match="on_event"):
         make_provider(on_event=hook)
 
 
-def test_a_migration_is_no_coroutine_either():
-    """Nobody would await it."""
+def test_a_migration_must_not_be_a_coroutine_function():
+    """Its result would never be awaited."""
 
     async def migrate(raw: dict[str, Any], error: Exception) -> Data:
         return Data()

@@ -1,4 +1,4 @@
-"""Who a session belongs to: signing in, signing out, and how long ago that was."""
+"""The subject of a session: signing in, signing out, and the age of a sign-in."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ def clock() -> FrozenClock:
 
 
 def seen(session: Session[Data]) -> dict[str, Any]:
-    """What a session says of itself."""
+    """The public attributes of a session, as JSON."""
     return {
         "new": session.is_new,
         "subject": session.subject,
@@ -33,32 +33,32 @@ def seen(session: Session[Data]) -> dict[str, Any]:
 
 
 def make_site(get_session: Any) -> Any:
-    """An application whose one route renews its session in whatever way it is told to."""
+    """An application whose ``/renew`` makes each call of ``renew()`` in ``app.state.renewals``."""
     app = make_app()
-    site_session = Annotated[Session[Data], Depends(get_session)]
+    own_session = Annotated[Session[Data], Depends(get_session)]
 
     @app.get("/")
-    async def read(session: site_session) -> dict[str, Any]:
+    async def read(session: own_session) -> dict[str, Any]:
         return seen(session)
 
     @app.post("/change")
-    async def change(session: site_session) -> dict[str, Any]:
+    async def change(session: own_session) -> dict[str, Any]:
         session.data.count += 1
         return seen(session)
 
     @app.post("/renew")
-    async def renew(session: site_session) -> dict[str, Any]:
-        for wish in app.state.wishes:
-            session.renew(**wish)
+    async def renew(session: own_session) -> dict[str, Any]:
+        for arguments in app.state.renewals:
+            session.renew(**arguments)
         return seen(session)
 
     @app.post("/renew-and-fail/{how}")
-    async def renew_and_fail(session: site_session, how: str) -> None:
+    async def renew_and_fail(session: own_session, how: str) -> None:
         session.data.count += 1
         session.renew(subject="42")
         raise HTTPException(418) if how == "http" else RuntimeError("told to fail")
 
-    app.state.wishes = [{"subject": "42"}]
+    app.state.renewals = [{"subject": "42"}]
     return app
 
 
@@ -71,7 +71,7 @@ def app(get_session) -> Any:
 
 
 async def test_signing_in_binds_the_session_at_once(app, clock):
-    """The route sees the subject and the time right after ``renew()``, and ``is_new`` stays."""
+    """The route sees the subject and the time right after ``renew()``; ``is_new`` is unchanged."""
     client = browser(app)
     await client.post("/change")
     clock.advance(timedelta(minutes=1))
@@ -85,7 +85,7 @@ async def test_signing_in_binds_the_session_at_once(app, clock):
 
 
 async def test_a_first_request_may_sign_in(app, store):
-    """A new session with a subject is stored although its data is what it began with."""
+    """A new session with a subject is stored even if its data has not changed."""
     client = browser(app)
     answer = (await client.post("/renew")).json()
     assert (answer["new"], answer["subject"], answer["key"]) == (True, "42", None)
@@ -93,7 +93,7 @@ async def test_a_first_request_may_sign_in(app, store):
     assert (await client.get("/")).json()["subject"] == "42"
 
 
-async def test_signing_in_gives_another_token(app):
+async def test_signing_in_changes_the_token(app):
     """The cookie changes, and only the new one opens the session."""
     client = browser(app)
     before = cookie_value(await client.post("/change"))
@@ -103,8 +103,8 @@ async def test_signing_in_gives_another_token(app):
     assert (await browser(app, before).get("/")).json()["new"] is True
 
 
-async def test_the_old_token_is_dead_in_the_store_too(app, get_session, store):
-    """One record is left, under the same key, and no part of it fits the old secret."""
+async def test_the_store_keeps_nothing_of_the_old_token(app, get_session, store):
+    """One record is left, under the same key, and the hash of the old secret is not in it."""
     client = browser(app)
     old = get_session.verifier.verify([cookie_value(await client.post("/change")).encode()]).token
     new = get_session.verifier.verify([cookie_value(await client.post("/renew")).encode()]).token
@@ -114,8 +114,8 @@ async def test_the_old_token_is_dead_in_the_store_too(app, get_session, store):
     assert new.secret_hash() in record.body
 
 
-async def test_signing_in_is_one_save_and_one_look_at_the_revocations(app, store):
-    """Three store calls with the load: the cost that the design promises."""
+async def test_signing_in_costs_one_save_and_one_check_for_revocations(app, store):
+    """Together with the load of the session these are three calls of the store."""
     client = browser(app)
     await client.post("/change")
     store.calls.clear()
@@ -125,7 +125,7 @@ async def test_signing_in_is_one_save_and_one_look_at_the_revocations(app, store
 
 @pytest.mark.parametrize("how", ["http", "crash"])
 async def test_nothing_changes_when_the_route_raises_after_renewing(app, store, how):
-    """The old token works, the session has no subject, nothing was written, no cookie leaves."""
+    """The old token works, the session has no subject, nothing is written, no cookie is sent."""
     client = browser(app)
     old = cookie_value(await client.post("/change"))
     before = await store.records()
@@ -139,15 +139,15 @@ async def test_nothing_changes_when_the_route_raises_after_renewing(app, store, 
     assert (answer["new"], answer["subject"], answer["count"]) == (False, None, 1)
 
 
-async def test_a_first_request_that_raises_after_renewing_leaves_nothing(app, store):
-    """No record and no cookie."""
+async def test_a_first_request_that_raises_after_renewing_stores_nothing(app, store):
+    """Neither a record nor a cookie is left."""
     response = await browser(app).post("/renew-and-fail/http")
     assert set_cookie_kind(response) is None
     assert store.calls == []
 
 
-async def test_a_renewal_that_the_store_refuses_leaves_the_old_token(app, store):
-    """503, no cookie, and the session is as it was."""
+async def test_the_old_token_stays_valid_if_a_renewal_cannot_be_saved(app, store):
+    """The response is a 503 without a cookie, and the session is as it was."""
     client = browser(app)
     old = cookie_value(await client.post("/change"))
     store.hook = failing("save")
@@ -162,12 +162,12 @@ async def test_a_renewal_that_the_store_refuses_leaves_the_old_token(app, store)
 
 
 async def test_a_plain_renewal_changes_the_token_and_nothing_else(app, clock):
-    """Subject, time of sign-in, data and key stay: a change of privilege is no sign-in."""
+    """Subject, time of sign-in, data and key stay: a change of privilege is not a sign-in."""
     client = browser(app)
     first = cookie_value(await client.post("/renew"))
     answer = (await client.get("/")).json()
     clock.advance(timedelta(minutes=1))
-    app.state.wishes = [{}]
+    app.state.renewals = [{}]
     second = cookie_value(await client.post("/renew"))
     assert second != first
     assert (await client.get("/")).json() == answer
@@ -175,19 +175,19 @@ async def test_a_plain_renewal_changes_the_token_and_nothing_else(app, clock):
 
 
 async def test_a_plain_renewal_of_an_unused_session_stores_nothing(app, store):
-    """There is no token that anybody could have planted."""
-    app.state.wishes = [{}]
+    """There is no token that an attacker could have planted."""
+    app.state.renewals = [{}]
     response = await browser(app).post("/renew")
     assert set_cookie_kind(response) is None
     assert store.calls == []
 
 
-async def test_signing_out_unbinds_and_keeps_the_data(app, store):
-    """``renew(subject=None)``: another token, no subject, no time of sign-in, on no list."""
+async def test_signing_out_by_renewing_keeps_the_data(app, store):
+    """``renew(subject=None)`` changes the token and drops the subject and the time of sign-in."""
     client = browser(app)
     await client.post("/change")
     signed_in = cookie_value(await client.post("/renew"))
-    app.state.wishes = [{"subject": None}]
+    app.state.renewals = [{"subject": None}]
     response = await client.post("/renew")
     assert (response.json()["subject"], response.json()["since"]) == (None, None)
     assert cookie_value(response) != signed_in
@@ -197,12 +197,12 @@ async def test_signing_out_unbinds_and_keeps_the_data(app, store):
     assert [record.subject for record in (await store.records()).values()] == [None]
 
 
-async def test_another_user_may_sign_in_over_a_signed_in_session(app, get_session, clock):
-    """The session is the new user's from then on, and on nobody else's list."""
+async def test_another_user_may_sign_in_to_a_signed_in_session(app, get_session, clock):
+    """From then on the session belongs to the new user and is listed for that user only."""
     client = browser(app)
     await client.post("/renew")
     clock.advance(timedelta(minutes=1))
-    app.state.wishes = [{"subject": "7"}]
+    app.state.renewals = [{"subject": "7"}]
     answer = (await client.post("/renew")).json()
     assert (answer["subject"], answer["since"]) == ("7", clock().isoformat())
     assert await get_session.sessions("42") == []
@@ -210,7 +210,7 @@ async def test_another_user_may_sign_in_over_a_signed_in_session(app, get_sessio
 
 
 @pytest.mark.parametrize(
-    ("wishes", "subject"),
+    ("renewals", "subject"),
     [
         ([{"subject": "42"}, {}], "42"),
         ([{}, {"subject": "42"}], "42"),
@@ -222,12 +222,12 @@ async def test_another_user_may_sign_in_over_a_signed_in_session(app, get_sessio
     ids=str,
 )
 async def test_renewing_twice_is_one_renewal_and_the_last_subject_counts(
-    app, store, wishes, subject
+    app, store, renewals, subject
 ):
-    """One write, one cookie; a plain renewal does not take a sign-in back."""
+    """One write, one cookie; a plain renewal does not undo a sign-in."""
     client = browser(app)
     await client.post("/change")
-    app.state.wishes = wishes
+    app.state.renewals = renewals
     store.calls.clear()
     response = await client.post("/renew")
     assert response.json()["subject"] == subject
@@ -260,10 +260,10 @@ ODD_SUBJECTS = (
 
 @pytest.mark.parametrize("subject", ODD_SUBJECTS, ids=ascii)
 async def test_a_subject_is_any_text_of_1_to_255_characters(app, get_session, subject):
-    """It comes back exactly, and lists and revokes that user's sessions only."""
+    """It is returned exactly, and it lists and revokes the sessions of that user only."""
     client, other = browser(app), browser(app)
     await other.post("/renew")
-    app.state.wishes = [{"subject": subject}]
+    app.state.renewals = [{"subject": subject}]
     await client.post("/renew")
     assert (await client.get("/")).json()["subject"] == subject
     assert [each.subject for each in await get_session.sessions(subject)] == [subject]
@@ -285,8 +285,8 @@ async def test_a_subject_is_any_text_of_1_to_255_characters(app, get_session, su
     ],
     ids=ascii,
 )
-async def test_what_is_no_subject_is_refused_at_once(get_session, subject, error):
-    """Where ``renew`` is called, and the session stays as it was."""
+async def test_an_invalid_subject_is_rejected_at_once(get_session, subject, error):
+    """``renew()`` raises, and the session is unchanged."""
     app = make_app()
     found: list[Any] = []
 
@@ -302,13 +302,13 @@ async def test_what_is_no_subject_is_refused_at_once(get_session, subject, error
 
 
 @pytest.mark.parametrize("subject", [{}, {"subject": None}], ids=str)
-async def test_a_lifetime_belongs_to_a_sign_in(get_session, subject):
-    """A renewal that signs nobody in can't bring one."""
+async def test_persistence_can_only_be_set_at_a_sign_in(get_session, subject):
+    """``persistent=`` without a subject is an error."""
     app = make_app()
 
     @app.post("/")
     async def renew(session: Annotated[Session[Data], Depends(get_session)]) -> None:
-        with pytest.raises(ValueError, match="go with"):
+        with pytest.raises(ValueError, match="need a sign-in"):
             session.renew(persistent=True, **subject)
 
     assert (await browser(app).post("/")).status_code == 200
@@ -333,8 +333,8 @@ def make_guarded(get_session: Any) -> Any:
     return app
 
 
-async def test_signed_in_answers_401_to_nobody(get_session, store):
-    """To no session and to a session that nobody has signed in to; nothing is stored."""
+async def test_signed_in_responds_401_without_a_subject(get_session, store):
+    """Without a session and with an anonymous one; nothing is stored."""
     client = browser(make_guarded(get_session))
     for _ in range(2):
         response = await client.get("/account")
@@ -348,20 +348,20 @@ async def test_signed_in_answers_401_to_nobody(get_session, store):
     assert (await client.get("/account")).status_code == 200
 
 
-async def test_signed_in_answers_401_after_signing_out(get_session):
-    """The session lives on without its subject."""
+async def test_signed_in_responds_401_after_signing_out(get_session):
+    """The session continues without its subject."""
     app = make_guarded(get_session)
     client = browser(app)
     await client.post("/renew")
-    app.state.wishes = [{"subject": None}]
+    app.state.renewals = [{"subject": None}]
     await client.post("/renew")
     assert (await client.get("/account")).status_code == 401
     assert (await client.get("/transfer")).status_code == 401
 
 
 @pytest.mark.parametrize("offset", [-MICROSECOND, timedelta(0), MICROSECOND], ids=str)
-async def test_signed_in_within_asks_for_a_fresh_sign_in(get_session, clock, offset):
-    """Ten minutes are fresh enough, a microsecond more is not; signing in again is."""
+async def test_signed_in_within_requires_a_recent_sign_in(get_session, clock, offset):
+    """Ten minutes are recent enough, a microsecond more is not; signing in again helps."""
     client = browser(make_guarded(get_session))
     await client.post("/renew")
     clock.advance(timedelta(minutes=10) + offset)
@@ -372,12 +372,12 @@ async def test_signed_in_within_asks_for_a_fresh_sign_in(get_session, clock, off
     assert (await client.get("/transfer")).json() == "42"
 
 
-async def test_neither_activity_nor_a_plain_renewal_is_a_sign_in(get_session, clock):
-    """``within`` counts from the last password, not from the last click."""
+async def test_neither_activity_nor_a_plain_renewal_counts_as_a_sign_in(get_session, clock):
+    """``within`` is measured from the last sign-in, not from the last request."""
     app = make_guarded(get_session)
     client = browser(app)
     await client.post("/renew")
-    app.state.wishes = [{}]
+    app.state.renewals = [{}]
     for _ in range(11):
         clock.advance(timedelta(minutes=1))
         await client.post("/change")
@@ -387,8 +387,8 @@ async def test_neither_activity_nor_a_plain_renewal_is_a_sign_in(get_session, cl
     assert response.json() == {"detail": "Please sign in again."}
 
 
-async def test_a_clock_that_stepped_back_keeps_a_sign_in_fresh(get_session, clock):
-    """A negative age is no error."""
+async def test_a_sign_in_stays_recent_when_the_clock_steps_back(get_session, clock):
+    """A negative age is not an error."""
     client = browser(make_guarded(get_session))
     await client.post("/renew")
     clock.advance(timedelta(minutes=-30))
@@ -398,13 +398,13 @@ async def test_a_clock_that_stepped_back_keeps_a_sign_in_fresh(get_session, cloc
 # the key
 
 
-async def test_a_key_stays_for_the_session_s_life(app):
-    """Changes, renewals, sign-in and sign-out keep it; a device list can rely on it."""
+async def test_a_key_never_changes(app):
+    """It survives changes, renewals, sign-in and sign-out, so that a list of devices can use it."""
     client = browser(app)
     await client.post("/change")
     keys = {(await client.get("/")).json()["key"]}
-    for wishes in ([{}], [{"subject": "42"}], [{"subject": "7"}], [{"subject": None}]):
-        app.state.wishes = wishes
+    for renewals in ([{}], [{"subject": "42"}], [{"subject": "7"}], [{"subject": None}]):
+        app.state.renewals = renewals
         await client.post("/renew")
         keys.add((await client.get("/")).json()["key"])
     assert len(keys) == 1
@@ -412,8 +412,8 @@ async def test_a_key_stays_for_the_session_s_life(app):
     assert len(key) == 64
 
 
-async def test_a_key_is_no_cookie(app, get_session):
-    """As it is, signed by us as something else, or in the place of a token."""
+async def test_a_key_does_not_open_a_session(app, get_session):
+    """Neither alone, nor with a signature of the library, nor in place of a token."""
     client = browser(app)
     signed = cookie_value(await client.post("/renew"))
     key = (await client.get("/")).json()["key"]
@@ -424,7 +424,7 @@ async def test_a_key_is_no_cookie(app, get_session):
 
 
 async def test_two_sessions_of_one_user_have_two_keys(app):
-    """As many devices, as many keys."""
+    """Each device has a key of its own."""
     keys = set()
     for _ in range(3):
         client = browser(app)

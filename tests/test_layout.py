@@ -1,4 +1,4 @@
-"""How the package is built: imports run one way, and each library stays where it is needed."""
+"""The structure of the package: imports run one way, and each library is used in few files."""
 
 import ast
 import importlib
@@ -16,7 +16,7 @@ import fastapi_async_sessions
 ROOT = Path(fastapi_async_sessions.__file__).parent
 NAME = "fastapi_async_sessions"
 
-# read in this order the package is a book: a file imports only what stands before it
+# the order in which to read the package: a file imports only files before it
 ORDER = [
     "errors",
     "lifetime",
@@ -63,7 +63,8 @@ ORDER = [
     "testing.standins",
     "testing",
 ]
-PACKAGES = {"", "stores", "_core", "_web"}  # their own __init__ files
+# their ``__init__`` files have no place in the order
+PACKAGES = {"", "stores", "_core", "_web"}
 
 A_STORE_MAY_IMPORT = {
     *("errors", "lifetime", "records"),
@@ -77,7 +78,7 @@ OPTIONAL = {
     "httpx": {"stores.http"},
     "pytest": {"testing.contract"},
 }
-# what FastAPI itself brings, and the one dependency beside it
+# the dependencies of FastAPI, and the only other one
 HARD = {"fastapi", "starlette", "pydantic", "pydantic_core", "anyio", "itsdangerous"}
 
 
@@ -90,7 +91,7 @@ FILES = {module_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
 def imports(module: str) -> Iterator[str]:
-    """The full names of what a file imports, those inside functions too."""
+    """The full names of the modules that a file imports, also inside functions."""
     path = FILES[module]
     package = [NAME, *path.relative_to(ROOT).parent.parts]
     for node in ast.walk(ast.parse(path.read_text())):
@@ -114,42 +115,42 @@ def library_imports(module: str) -> set[str]:
 MODULES = sorted(set(FILES) - PACKAGES)
 
 
-def test_every_file_has_its_place() -> None:
-    """A new file is put into the order, and the rules below hold for it."""
+def test_every_file_has_a_place_in_the_order() -> None:
+    """A new file needs one, so that the rules below apply to it."""
     assert sorted(ORDER) == MODULES
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_run_one_way(module: str) -> None:
-    """A file imports those before it; nobody imports the package root."""
+    """A file imports only files before it, and never the package root."""
     assert own_imports(module) <= set(ORDER[: ORDER.index(module)])
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_only_the_border_knows_the_framework(module: str) -> None:
-    """FastAPI and Starlette stay at the border: sessions and stores know no HTTP."""
+def test_only_the_web_layer_imports_the_framework(module: str) -> None:
+    """Sessions and stores do not depend on FastAPI or Starlette."""
     libraries = library_imports(module)
-    is_border = module.startswith(("_web.", "testing.")) or module == "stores.service"
-    assert "fastapi" not in libraries or is_border
+    is_web = module.startswith(("_web.", "testing.")) or module == "stores.service"
+    assert "fastapi" not in libraries or is_web
     # an error that reaches a client is one of Starlette's HTTPExceptions
-    assert "starlette" not in libraries or is_border or module == "errors"
+    assert "starlette" not in libraries or is_web or module == "errors"
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("stores.")])
-def test_a_store_stands_alone(module: str) -> None:
-    """It imports the contract, the record, the errors, and its one client library."""
+def test_a_store_depends_on_few_modules(module: str) -> None:
+    """It imports the base class, the record, the errors, and what stores share."""
     assert own_imports(module) <= A_STORE_MAY_IMPORT
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_an_optional_library_stays_in_its_file(module: str) -> None:
-    """All else is FastAPI's own or itsdangerous."""
+def test_an_optional_library_is_imported_in_one_place(module: str) -> None:
+    """Other imports are dependencies of FastAPI, or itsdangerous."""
     for library in library_imports(module) - HARD:
         assert module in OPTIONAL[library], library
 
 
-def test_no_file_pickles_or_evaluates() -> None:
-    """What a store gives back is data and never becomes code (CVE-2013-7489)."""
+def test_no_file_unpickles_or_evaluates() -> None:
+    """Data from a store never becomes code (CVE-2013-7489)."""
     for module, path in FILES.items():
         assert not {"pickle", "marshal", "shelve", "yaml", "dill"} & set(imports(module)), module
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if type(node) is ast.Call]
@@ -157,16 +158,16 @@ def test_no_file_pickles_or_evaluates() -> None:
         assert not {"eval", "exec", "__import__"} & names, module
 
 
-def test_randomness_that_matters_is_from_secrets() -> None:
-    """``random`` only spreads waiting times; tokens and versions come from ``secrets``."""
+def test_tokens_and_versions_come_from_secrets() -> None:
+    """``random`` is only used to spread waiting times."""
     users = {module for module in MODULES if "random" in set(imports(module))}
     assert users <= {"_core.commit", "_core.upkeep"}
 
 
-def test_the_shelf_is_sorted_and_complete() -> None:
+def test_the_public_names_are_sorted_and_complete() -> None:
     """``__all__`` lists every public name of the root, and each can be imported."""
-    shelf = fastapi_async_sessions.__all__
-    assert shelf == sorted(set(shelf))
+    names = fastapi_async_sessions.__all__
+    assert names == sorted(set(names))
     tree = ast.parse(FILES[""].read_text())
     imported = {
         alias.asname or alias.name
@@ -174,23 +175,23 @@ def test_the_shelf_is_sorted_and_complete() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert set(shelf) == imported
-    for name in shelf:
+    assert set(names) == imported
+    for name in names:
         public = getattr(fastapi_async_sessions, name)
         # an alias of a type has no docstring of its own
         assert public.__doc__ or not isinstance(public, type | FunctionType), name
 
 
-def test_the_shelf_of_testing_is_what_the_readme_promises() -> None:
-    """Users' tests import these names."""
+def test_the_testing_package_has_the_documented_names() -> None:
+    """Tests of applications import them."""
     testing = importlib.import_module(f"{NAME}.testing")
     assert {"FrozenClock", "StoreContract", "override_session", "session_cookies"} <= set(
         vars(testing)
     )
 
 
-def test_every_public_name_is_explained() -> None:
-    """Each module, class and public function has a docstring that begins with a sentence."""
+def test_every_public_name_has_a_docstring() -> None:
+    """This holds for each module, public class and public function."""
     for module, path in FILES.items():
         tree = ast.parse(path.read_text())
         assert ast.get_docstring(tree) or module == "", module
@@ -200,8 +201,8 @@ def test_every_public_name_is_explained() -> None:
                 assert ast.get_docstring(node), f"{module}.{node.name}"
 
 
-def test_the_version_is_the_one_in_the_changelog() -> None:
-    """The newest entry that is a release, below what is unreleased."""
+def test_the_version_is_the_newest_release_in_the_changelog() -> None:
+    """An entry for unreleased changes may stand above it."""
     text = (ROOT.parent / "CHANGELOG.md").read_text()
     entries = re.findall(r"^## \[([^\]]+)\](?: - (\d{4}-\d{2}-\d{2}))?$", text, re.MULTILINE)
     headings = re.findall(r"^## .*$", text, re.MULTILINE)
@@ -241,7 +242,7 @@ def run_without(program: str) -> str:
 
 
 def test_the_package_works_without_extras() -> None:
-    """Import, all names of the shelf, a provider on the embedded store, the test helpers."""
+    """Its public names, the test helpers, and a provider on ``MemoryStore`` need no extra."""
     program = f"""
 from {NAME} import *
 import {NAME}.testing
@@ -254,8 +255,8 @@ print(SessionProvider(Visits, store=MemoryStore(), secret_key="0123456789abcdefg
 
 
 @pytest.mark.parametrize(("store", "extra"), [("redis", "redis"), ("sql", "sql"), ("http", "http")])
-def test_a_missing_library_is_an_error_that_says_what_to_install(store: str, extra: str) -> None:
-    """At the import of the store that needs it, or when it is made."""
+def test_the_error_for_a_missing_library_names_the_extra_to_install(store: str, extra: str) -> None:
+    """It is raised when the store is imported, or when it is built."""
     program = f"""
 from {NAME} import ConfigurationError
 try:

@@ -1,7 +1,7 @@
-"""The mistakes that a newcomer makes, and what is said: the cause, and the line to write instead.
+"""Error messages for a newcomer's mistakes: each names the cause and the line to write instead.
 
-Each test makes one mistake in the way it is made. What a message must hold stands in full, so that
-this page reads as the list of all of them.
+Each test makes one mistake the way a user would. The expected texts are written out, so that this
+file reads as a list of all messages.
 """
 
 import logging
@@ -37,8 +37,8 @@ WRITE_PARENTHESES = "write Depends(get_session.signed_in()), with parentheses"
 MAKE_A_SECRET = 'Make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'
 
 
-def says(*parts: str) -> str:
-    """A pattern for ``match=``: these texts, in this order."""
+def in_order(*parts: str) -> str:
+    """A pattern for ``match=``: these texts in this order."""
     return "(?s)" + ".*".join(map(re.escape, parts))
 
 
@@ -55,13 +55,13 @@ def says(*parts: str) -> str:
     ],
 )
 def test_a_weak_secret(secret: Any, cause: str) -> None:
-    """Told when the provider is built, with the command that makes a good one."""
-    with pytest.raises(ConfigurationError, match=says(cause, MAKE_A_SECRET)):
+    """The error comes when the provider is built, with the command that makes a good secret."""
+    with pytest.raises(ConfigurationError, match=in_order(cause, MAKE_A_SECRET)):
         SessionProvider(Data, store=MemoryStore(), secret_key=secret)
 
 
 def test_a_model_without_defaults() -> None:
-    """It names the fields, and why a new session needs them filled."""
+    """The error names the fields and says why a new session needs defaults."""
 
     class UserData(BaseModel):
         name: str
@@ -70,7 +70,7 @@ def test_a_model_without_defaults() -> None:
 
     with pytest.raises(
         ConfigurationError,
-        match=says(
+        match=in_order(
             "a new session begins as UserData()",
             "each field needs a default",
             "name, age",
@@ -80,54 +80,56 @@ def test_a_model_without_defaults() -> None:
 
 
 @pytest.mark.parametrize("model", [dict, {"count": 0}, Data()])
-def test_a_model_that_is_none(model: Any) -> None:
-    """A dict, or an instance where the class belongs."""
-    with pytest.raises(ConfigurationError, match=says("a class derived from pydantic.BaseModel")):
+def test_a_model_that_is_not_a_class(model: Any) -> None:
+    """Neither a dict nor an instance is a model."""
+    with pytest.raises(
+        ConfigurationError, match=in_order("a class derived from pydantic.BaseModel")
+    ):
         make_provider(model=model)
 
 
 @pytest.mark.parametrize("store", [MemoryStore, "redis://localhost", None])
-def test_a_store_that_is_none(store: Any) -> None:
-    """The class without parentheses, an address, or nothing."""
-    with pytest.raises(ConfigurationError, match=says("takes a Store, such as MemoryStore()")):
+def test_a_store_that_is_not_a_store(store: Any) -> None:
+    """Given are the class without parentheses, a URL, and ``None``."""
+    with pytest.raises(ConfigurationError, match=in_order("takes a Store, such as MemoryStore()")):
         SessionProvider(Data, store=store, secret_key=SECRET)
 
 
-def test_an_address_where_a_client_belongs() -> None:
-    """The stores take what you made; for an address there is another line."""
-    with pytest.raises(ConfigurationError, match=says("write RedisStore.from_url(...)")):
+def test_a_url_where_a_client_belongs() -> None:
+    """Stores take a client or an engine; for a URL they have ``from_url``."""
+    with pytest.raises(ConfigurationError, match=in_order("write RedisStore.from_url(...)")):
         RedisStore("redis://localhost")
-    with pytest.raises(ConfigurationError, match=says("write SQLStore.from_url(...)")):
+    with pytest.raises(ConfigurationError, match=in_order("write SQLStore.from_url(...)")):
         SQLStore("sqlite+aiosqlite:///sessions.db")
 
 
 @pytest.mark.parametrize("url", ["sqlite:///sessions.db", "postgresql://app:hunter2@db/app"])
 def test_a_url_with_a_driver_that_is_not_async(url: str) -> None:
-    """It names the two that are, and shows no password."""
+    """The error names the two drivers that work, and does not show the password."""
     with pytest.raises(
         ConfigurationError,
-        match=says("sqlite+aiosqlite://...", "postgresql+asyncpg://...", "another driver"),
+        match=in_order("sqlite+aiosqlite://...", "postgresql+asyncpg://...", "another driver"),
     ) as raised:
         SQLStore.from_url(url)
     assert "hunter2" not in str(raised.value)
 
 
 def test_two_providers_of_one_name_in_one_store() -> None:
-    """Told when the second is built, with another name for it."""
+    """The error comes when the second is built, and shows how to give it another name."""
     store = MemoryStore()
     make_provider(store)
     with pytest.raises(
         ConfigurationError,
-        match=says("already serves a provider named 'session'", 'SessionProvider(..., name="'),
+        match=in_order("already serves a provider named 'session'", 'SessionProvider(..., name="'),
     ):
         make_provider(store)
 
 
-ONE_COOKIE = says("two providers use the cookie __Host-session", 'SessionProvider(..., name="')
+ONE_COOKIE = in_order("two providers use the cookie __Host-session", 'SessionProvider(..., name="')
 
 
 async def test_two_providers_of_one_name_with_a_store_each() -> None:
-    """No store sees it: the application does when it starts, on whatever routes they are."""
+    """No store can notice; the application fails to start, wherever the two are used."""
     get_session, get_staff_session = make_provider(), make_provider()
     app = make_app()
     app.get("/", dependencies=[Depends(get_session)])(lambda: None)
@@ -138,7 +140,7 @@ async def test_two_providers_of_one_name_with_a_store_each() -> None:
 
 
 async def test_two_providers_of_one_name_in_one_request() -> None:
-    """The same without the lifespan, at the first request that asks both."""
+    """Without the lifespan the first request that uses both fails."""
     app = make_app()
     both = [Depends(make_provider()), Depends(make_provider())]
     app.get("/", dependencies=both)(lambda: None)
@@ -149,9 +151,9 @@ async def test_two_providers_of_one_name_in_one_request() -> None:
 # the route
 
 
-NO_SESSION_ROUTE = says(
+NO_SESSION_ROUTE = in_order(
     "the route /shop/cart",
-    "cart) asks for a session and is no SessionRoute",
+    "cart) uses a session but is not a SessionRoute",
     "write APIRouter(route_class=SessionRoute)",
     "app.router.route_class = SessionRoute before they are added",
 )
@@ -168,16 +170,16 @@ def on_a_plain_router(get_session: Any) -> FastAPI:
     return app
 
 
-async def test_a_route_that_is_no_session_route() -> None:
-    """The application does not start: path, function, and the line for either kind of router."""
+async def test_a_plain_route_with_the_lifespan() -> None:
+    """The application does not start: the error has path, function and the line to write."""
     get_session = make_provider()
     with pytest.raises(ConfigurationError, match=NO_SESSION_ROUTE):
         async with get_session.lifespan(on_a_plain_router(get_session)):
             pass
 
 
-async def test_a_route_that_is_no_session_route_without_the_lifespan() -> None:
-    """The first request says the same."""
+async def test_a_plain_route_without_the_lifespan() -> None:
+    """The first request fails with the same message."""
     with pytest.raises(ConfigurationError, match=NO_SESSION_ROUTE):
         await call(on_a_plain_router(make_provider()), "/shop/cart")
 
@@ -212,7 +214,7 @@ def class_of_the_session(app: FastAPI, get_session: Any) -> None:
         return session.data.count
 
 
-def session_as_the_answer(app: FastAPI, get_session: Any) -> None:
+def session_as_the_return_type(app: FastAPI, get_session: Any) -> None:
     @app.get("/")
     async def home(session: Session[Data] = Depends(get_session)) -> Session[Data]:
         return session
@@ -242,67 +244,69 @@ def signed_in_without_parentheses_on_a_router(app: FastAPI, get_session: Any) ->
         (provider_as_the_annotation, WRITE_DEPENDS),
         (class_of_the_provider, WRITE_DEPENDS),
         (class_of_the_session, WRITE_DEPENDS),
-        (session_as_the_answer, "return session.data"),
+        (session_as_the_return_type, "return session.data"),
         (signed_in_without_parentheses, WRITE_PARENTHESES),
         (signed_in_without_parentheses_on_a_route, WRITE_PARENTHESES),
         (signed_in_without_parentheses_on_a_router, WRITE_PARENTHESES),
     ],
 )
 def test_depends_on_the_wrong_thing(mistake: Callable[[FastAPI, Any], None], line: str) -> None:
-    """Told where the route is written. Without parentheses ``signed_in`` would let everybody in."""
-    with pytest.raises(ConfigurationError, match=says(line)):
+    """The error comes when the route is added; ``signed_in`` by itself would let everybody in."""
+    with pytest.raises(ConfigurationError, match=in_order(line)):
         mistake(make_app(), make_provider())
 
 
-@pytest.mark.parametrize("depends", [Depends(), Depends(Session[Data])])
+@pytest.mark.parametrize("depends", [Depends(), Depends(Session[Data])], ids=["nothing", "Session"])
 async def test_depends_on_the_session_itself(depends: Any) -> None:
-    """FastAPI would look for the session's arguments in the query; the application does not
-    start."""
+    """FastAPI would read the session's arguments from the query string: the application does
+    not start."""
     app = make_app()
 
     @app.get("/")
     async def home(session: Session[Data] = depends) -> int:
         return session.data.count
 
-    with pytest.raises(ConfigurationError, match=says(WRITE_DEPENDS)):
+    with pytest.raises(ConfigurationError, match=in_order(WRITE_DEPENDS)):
         async with make_provider().lifespan(app):
             pass
 
 
-def test_a_provider_that_is_called() -> None:
-    """Python's own words, in the line that makes the mistake: it takes a connection."""
-    with pytest.raises(TypeError, match=says("SessionProvider.__call__()", "'connection'")):
+def test_calling_the_provider() -> None:
+    """Python's own error names the argument, in the line with the mistake."""
+    with pytest.raises(TypeError, match=in_order("SessionProvider.__call__()", "'connection'")):
         Depends(make_provider()())
 
 
 @pytest.mark.parametrize("within", [5, "5 minutes"])
-def test_a_step_up_within_no_timedelta(within: Any) -> None:
-    """It would fail only for who is signed in; it is told where it is written."""
-    with pytest.raises(ConfigurationError, match=says("signed_in(within=...) takes a timedelta")):
+def test_signed_in_within_takes_a_timedelta(within: Any) -> None:
+    """The error comes when the route is written, not when the first signed-in user requests it."""
+    with pytest.raises(
+        ConfigurationError, match=in_order("signed_in(within=...) takes a timedelta")
+    ):
         make_provider().signed_in(within=within)
 
 
-# the request is over
+# after the request
 
-DO_IT_BEFORE = says(
+DO_IT_BEFORE = in_order(
     "the session was committed when the route returned",
     "Do it before, or use get_session.open(key) in a stream or background task",
 )
 
 
-@pytest.mark.parametrize("deed", ["renew", "destroy", "commit", "reload", "assign data"])
-async def test_a_session_used_after_the_response(deed: str) -> None:
-    """In a background task it can only be read: the error says when, and what to use there."""
+@pytest.mark.parametrize("action", ["renew", "destroy", "commit", "reload", "assign data"])
+async def test_a_session_used_after_the_response(action: str) -> None:
+    """A background task can only read it; the error says when it was committed and what to use."""
     get_session = make_provider()
     app = make_app()
     errors: list[SessionClosed] = []
 
     async def later(session: Session[Data]) -> None:
         try:
-            if deed == "assign data":
+            if action == "assign data":
                 session.data = Data(count=2)
             else:
-                result = getattr(session, deed)()
+                result = getattr(session, action)()
                 if result is not None:
                     await result
         except SessionClosed as error:
@@ -314,12 +318,12 @@ async def test_a_session_used_after_the_response(deed: str) -> None:
 
     await call(app)
     (error,) = errors
-    assert str(error).startswith(f"cannot {deed}: ")
+    assert str(error).startswith(f"cannot {action}: ")
     assert re.search(DO_IT_BEFORE, str(error))
 
 
 async def test_data_changed_after_the_response(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing can raise there, so the log tells of the lost change, and what to use."""
+    """Nothing can be raised there, so the log reports the lost change and what to use."""
     get_session = make_provider()
     app = make_app()
 
@@ -333,7 +337,7 @@ async def test_data_changed_after_the_response(caplog: pytest.LogCaptureFixture)
     await call(app)
     (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert re.search(
-        says(
+        in_order(
             "was changed after the response had begun: that change is lost",
             "use get_session.open(key) in a stream or background task",
         ),
@@ -341,7 +345,7 @@ async def test_data_changed_after_the_response(caplog: pytest.LogCaptureFixture)
     )
 
 
-# http, and the way to a store
+# plain HTTP, missing libraries and tables
 
 
 def counting_app() -> FastAPI:
@@ -357,26 +361,28 @@ def counting_app() -> FastAPI:
 
 
 def test_a_test_client_on_http() -> None:
-    """The client would drop the cookie without a word: the warning has the line to write."""
+    """The client would silently drop the cookie; the warning has the line to write."""
     with pytest.warns(
         UserWarning,
-        match=says("drops Secure cookies", 'TestClient(app, base_url="https://testserver")'),
+        match=in_order("drops Secure cookies", 'TestClient(app, base_url="https://testserver")'),
     ):
         TestClient(counting_app()).get("/")
 
 
 async def test_an_async_test_client_on_http() -> None:
-    """The same under the name that FastAPI's documentation uses in async tests."""
+    """FastAPI's documentation uses the base URL ``http://test`` in async tests."""
     transport = httpx.ASGITransport(counting_app())
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        with pytest.warns(UserWarning, match=says('base_url="https://test"')):
+        with pytest.warns(UserWarning, match=in_order('base_url="https://test"')):
             await client.get("/")
 
 
 def test_a_secure_cookie_on_http_elsewhere() -> None:
-    """A server cannot see what a browser drops: the manual says it where it explains ``secure``."""
+    """A server cannot see what a browser drops; the README explains it at ``secure``."""
     (row,) = re.findall(r"^\| `secure` \|.*$", README, re.MULTILINE)
-    assert re.search(says("http://", "drop a `Secure` cookie", "each request begins a new"), row)
+    assert re.search(
+        in_order("http://", "drop a `Secure` cookie", "each request begins a new"), row
+    )
 
 
 @pytest.mark.parametrize(
@@ -388,30 +394,32 @@ def test_a_secure_cookie_on_http_elsewhere() -> None:
     ],
 )
 def test_a_missing_extra(store: str, library: str, extra: str) -> None:
-    """Importing the store says what to install, and nothing of how the import failed inside."""
+    """Importing the store names the extra to install, and hides how the import failed."""
     program = (
         f"import sys; sys.modules[{library!r}] = None; import fastapi_async_sessions.stores.{store}"
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
     last_line = run.stderr.strip().splitlines()[-1]
     assert re.search(
-        says("ConfigurationError", "needs", f'pip install "fastapi_async_sessions[{extra}]"'),
+        in_order("ConfigurationError", "needs", f'pip install "fastapi_async_sessions[{extra}]"'),
         last_line,
     )
 
 
 def test_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLAlchemy is there and the driver of this URL is not: it is named."""
+    """SQLAlchemy is installed and the driver of this URL is not; the error names the extra."""
     monkeypatch.setitem(sys.modules, "aiosqlite", None)
     with pytest.raises(
         ConfigurationError,
-        match=says("is not installed", 'pip install "fastapi_async_sessions[sql]"'),
+        match=in_order("is not installed", 'pip install "fastapi_async_sessions[sql]"'),
     ):
         SQLStore.from_url("sqlite+aiosqlite:///sessions.db")
 
 
-async def test_a_table_that_nobody_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """``create_table=True`` without the lifespan: the client gets a 503, the log both lines."""
+async def test_a_missing_table(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without the lifespan ``create_table=True`` does nothing: a 503, and a log with both lines."""
     store = SQLStore.from_url(f"sqlite+aiosqlite:///{tmp_path}/sessions.db", create_table=True)
     get_session = make_provider(store)
     app = make_app()
@@ -425,7 +433,7 @@ async def test_a_table_that_nobody_made(tmp_path: Path, caplog: pytest.LogCaptur
     await store.aclose()
     assert response.status_code == 503
     assert re.search(
-        says(
+        in_order(
             "the table 'sessions' is missing",
             "create_table=True",
             "FastAPI(lifespan=get_session.lifespan)",
@@ -450,25 +458,25 @@ SERVERS = [
 ]
 
 
-@pytest.mark.parametrize(("web_concurrency", "command", "is_told"), SERVERS)
+@pytest.mark.parametrize(("web_concurrency", "command", "is_logged"), SERVERS)
 async def test_memory_store_with_several_workers(
     web_concurrency: str,
     command: str,
-    is_told: bool,
+    is_logged: bool,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The log of each says at its start what will happen, and what to use; one worker alone, with
-    reload or without, hears nothing."""
+    """Each worker logs at its start what will happen and what to use; a single worker, with
+    reload or without, logs nothing."""
     monkeypatch.setenv("WEB_CONCURRENCY", web_concurrency)
     monkeypatch.setattr(sys, "argv", command.split())
 
     async with make_provider().lifespan(make_app()):
         pass
 
-    told = says(
+    warning = in_order(
         "MemoryStore is for one process",
         "signed out at random",
         "Run one worker, or use RedisStore or SQLStore",
     )
-    assert (re.search(told, caplog.text) is not None) is is_told
+    assert (re.search(warning, caplog.text) is not None) is is_logged

@@ -1,19 +1,17 @@
-"""What one request does while its own commit, or another request, is under way."""
+"""Requests that overlap with a commit of their own or with another request."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from fastapi import Depends
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
-from fastapi_async_sessions import MemoryStore, Record, Session, SessionClosed
+from fastapi_async_sessions import Session, SessionClosed
 
-from .apps import browser, make_app, make_provider
-
-Route = Callable[[Session[Any]], Awaitable[None]]
+from .apps import browser, make_app
+from .doubles import Gate
+from .sites import Action, ScriptedSite
 
 
 class Prefs(BaseModel):
@@ -34,65 +32,37 @@ class Data(BaseModel):
     items: list[Item] = []
 
 
-class Held(MemoryStore):
-    """Stops at each write until it is let go."""
+async def nothing(session: Session[Any]) -> None: ...
+
+
+class Site(ScriptedSite):
+    """Its responses tell who is signed in, and its commits can be held up."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.is_held = False
-        self.writing = asyncio.Event()
-        self.go = asyncio.Event()
+        super().__init__(Data)
 
-    async def create(self, key: str, record: Record) -> bool:
-        await self._wait()
-        return await super().create(key, record)
+    async def request(self, action: Action = nothing) -> Any:
+        """Run the action, and respond with the subject and whether the session is new."""
 
-    async def save(self, key: str, record: Record, *, replaces: str) -> bool:
-        await self._wait()
-        return await super().save(key, record, replaces=replaces)
-
-    async def _wait(self) -> None:
-        if self.is_held:
-            self.is_held = False
-            self.writing.set()
-            await self.go.wait()
-
-
-class Site:
-    """One browser at an application whose one route does what a test says."""
-
-    def __init__(self) -> None:
-        self.store = Held()
-        self.get_session = make_provider(self.store, Data)
-        self.route: Route = self.nothing
-        app = make_app()
-
-        @app.post("/")
-        async def serve(session: Session[Any] = Depends(self.get_session)) -> dict[str, Any]:
-            await self.route(session)
+        async def route(session: Session[Any]) -> dict[str, Any]:
+            await action(session)
             return {"subject": session.subject, "new": session.is_new}
 
-        self.client = browser(app)
+        return await super().request(route)
 
-    @staticmethod
-    async def nothing(session: Session[Any]) -> None: ...
-
-    async def request(self, route: Route = nothing) -> Any:
-        self.route = route
-        return await self.client.post("/")
-
-    async def while_committing(self, wish: Route) -> Any:
-        """A request that changes its session, and has a wish while a task of it commits."""
+    async def while_committing(self, action: Action) -> Any:
+        """Send a request that runs the action while another of its tasks is writing."""
+        gate = Gate("create", "save")
 
         async def route(session: Session[Any]) -> None:
             session.data.count += 1
-            self.store.is_held = True
+            self.store.hook = gate
             commit = asyncio.create_task(session.commit())
-            await self.store.writing.wait()
-            wished = asyncio.ensure_future(wish(session))
-            await asyncio.sleep(0)
-            self.store.go.set()
-            await asyncio.gather(commit, wished)
+            await asyncio.wait_for(gate.reached.wait(), 10)
+            acting = asyncio.ensure_future(action(session))
+            await asyncio.sleep(0)  # the action begins, and waits for the commit if it has to
+            gate.open()
+            await asyncio.wait_for(asyncio.gather(commit, acting), 10)
 
         return await self.request(route)
 
@@ -115,36 +85,36 @@ async def destroy(session: Session[Any]) -> None:
 
 
 async def test_a_sign_in_during_a_commit_counts(site: Site) -> None:
-    """It is in the next commit of the request."""
+    """It is written by the next commit of the request."""
     assert (await site.while_committing(sign_in)).json()["subject"] == "ada"
     assert (await site.request()).json() == {"subject": "ada", "new": False}
 
 
 async def test_a_sign_out_during_a_commit_counts(site: Site) -> None:
-    """The commit that was under way does not take it back."""
+    """The commit in progress does not undo it."""
     await site.request(sign_in)
     assert (await site.while_committing(sign_out)).json()["subject"] is None
     assert (await site.request()).json() == {"subject": None, "new": False}
 
 
-@pytest.mark.parametrize("begins_with", [sign_in, Site.nothing], ids=["stored", "new"])
-async def test_a_session_that_is_destroyed_during_a_commit_is_gone(
-    site: Site, begins_with: Route
+@pytest.mark.parametrize("begins_with", [sign_in, nothing], ids=["stored", "new"])
+async def test_a_session_destroyed_during_a_commit_is_deleted(
+    site: Site, begins_with: Action
 ) -> None:
-    """Whether the commit was to save it or to create it, nothing is left and the cookie goes."""
+    """Whether the commit creates or saves the record, none is left, and the cookie is removed."""
     await site.request(begins_with)
     response = await site.while_committing(destroy)
     assert response.json() == {"subject": None, "new": True}
     assert "; Max-Age=0;" in response.headers["set-cookie"]
-    assert site.store._records == {}
+    assert await site.store.records() == {}
     assert (await site.request()).json()["new"] is True
 
 
 DARK = Prefs(theme="dark")
 
 
-async def test_a_merge_changes_no_object_that_others_share() -> None:
-    """A default of the model, or a constant that a route assigns, stays what it is for all."""
+async def test_a_merge_does_not_change_shared_objects() -> None:
+    """A default of the model, or a constant that a route assigns, keeps its value."""
     site = Site()
 
     async def begin(session: Session[Any]) -> None:
@@ -153,7 +123,7 @@ async def test_a_merge_changes_no_object_that_others_share() -> None:
     async def set_email(session: Session[Any]) -> None:
         session.data.prefs = Prefs(theme=session.data.prefs.theme, email="ada@example.com")
 
-    async def set_dark(session: Session[Any]) -> None:
+    async def change_both(session: Session[Any]) -> None:
         session.data.prefs = DARK
         session.data.count += 1
         async with site.get_session.open(session.key) as elsewhere:
@@ -162,13 +132,13 @@ async def test_a_merge_changes_no_object_that_others_share() -> None:
         assert session.data.prefs == Prefs(theme="dark")
 
     await site.request(begin)
-    await site.request(set_dark)
+    await site.request(change_both)
     assert Prefs(theme="dark") == DARK
     assert Data().prefs == Prefs()
 
 
-async def test_one_object_in_two_places_loses_nothing_in_a_merge(site: Site) -> None:
-    """What another request changed in one of the places stays changed."""
+async def test_a_merge_handles_one_object_in_two_places(site: Site) -> None:
+    """The changes of another request to one of the places are kept."""
 
     async def begin(session: Session[Any]) -> None:
         session.data.items = [Item(name="a"), Item(name="b")]
@@ -182,16 +152,16 @@ async def test_one_object_in_two_places_loses_nothing_in_a_merge(site: Site) -> 
 
     await site.request(begin)
     await site.request(repeat)
-    async with site.get_session.open(next(iter(site.store._records))) as session:
+    async with site.get_session.open(next(iter(await site.store.records()))) as session:
         assert session.data.prefs == Prefs(theme="blue")
         assert [(item.name, item.amount) for item in session.data.items][:2] == [("a", 7), ("b", 1)]
 
 
 async def test_revoking_others_does_not_hide_an_earlier_revocation(site: Site) -> None:
-    """A sign-in that began before somebody revoked all is refused, ``keep=`` or not."""
+    """A sign-in that began before another ``revoke_all`` is rejected, even with ``keep=``."""
 
     async def route(session: Session[Any]) -> None:
-        await site.get_session.revoke_all("ada")  # an administrator's, meanwhile
+        await site.get_session.revoke_all("ada")  # by an administrator
         await site.get_session.revoke_all("ada", keep=session)
         session.renew(subject="ada")
 
@@ -199,8 +169,8 @@ async def test_revoking_others_does_not_hide_an_earlier_revocation(site: Site) -
     assert (await site.request()).json() == {"subject": None, "new": True}
 
 
-async def test_keep_exempts_the_session_that_revokes(site: Site) -> None:
-    """Without another revocation the request that revokes may sign in."""
+async def test_keep_exempts_the_revoking_session(site: Site) -> None:
+    """Without another revocation the request that revokes may also sign in."""
 
     async def route(session: Session[Any]) -> None:
         await site.get_session.revoke_all("ada", keep=session)
@@ -210,8 +180,8 @@ async def test_keep_exempts_the_session_that_revokes(site: Site) -> None:
     assert (await site.request()).json() == {"subject": "ada", "new": False}
 
 
-async def test_a_handler_of_errors_can_only_read(site: Site) -> None:
-    """A session that an exception handler asks for is closed: nobody would commit it."""
+async def test_an_exception_handler_can_only_read(site: Site) -> None:
+    """A session loaded in an exception handler is closed, since nothing would commit it."""
     app = make_app()
     seen: list[Any] = []
 

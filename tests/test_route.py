@@ -1,4 +1,4 @@
-"""Where a session may be asked for, and what of the rest of FastAPI it leaves alone."""
+"""Where a session can be a dependency, and how it works with the rest of FastAPI."""
 
 import importlib.util
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -35,28 +35,23 @@ from .apps import (
     session_cookies,
     set_cookie_kind,
 )
-from .doubles import SpyStore
+from .doubles import SpyStore, before
 
 HAS_GENERATOR_ROUTES = importlib.util.find_spec("fastapi.sse") is not None
 
 
 @pytest.fixture
-def store() -> SpyStore:
-    return SpyStore(MemoryStore())
+def store(clock: FrozenClock) -> SpyStore:
+    return SpyStore(MemoryStore(clock=clock))
 
 
-@pytest.fixture
-def get_session(store: SpyStore) -> Any:
-    return make_provider(store)
-
-
-async def visits(app: Any, path: str, count: int = 2) -> list[Any]:
-    """What a browser gets that comes again and again."""
+async def repeated(app: Any, path: str, count: int = 2) -> list[Any]:
+    """The bodies of repeated requests by one browser."""
     async with browser(app) as client:
         return [(await client.get(path)).json() for _ in range(count)]
 
 
-# the places
+# places of a dependency
 
 
 def plain_default(app: FastAPI, get_session: Any) -> None:
@@ -212,7 +207,7 @@ PLACES: list[tuple[Callable[[FastAPI, Any], None], str]] = [
 async def test_a_session_works_wherever_a_dependency_does(
     store: SpyStore, get_session: Any, place: Callable[[FastAPI, Any], None], path: str
 ) -> None:
-    """One session for each request: one load, one write, one cookie, and no startup error."""
+    """Each request has one session: one load, one write, one cookie, and no error at startup."""
     app = make_app()
     place(app, get_session)
     async with get_session.lifespan(app), browser(app) as client:
@@ -225,10 +220,10 @@ async def test_a_session_works_wherever_a_dependency_does(
         assert store.calls == ["load", "save"]
 
 
-async def test_a_dependency_of_the_application_reaches_its_routes(
+async def test_a_dependency_of_the_application_applies_to_its_routes(
     store: SpyStore, get_session: Any
 ) -> None:
-    """``FastAPI(dependencies=[...])`` asks for the session on every route."""
+    """``FastAPI(dependencies=[...])`` loads the session on every route."""
 
     async def counts(request: Request, session: Session[Data] = Depends(get_session)) -> None:
         session.data.count += 1
@@ -240,13 +235,13 @@ async def test_a_dependency_of_the_application_reaches_its_routes(
     async def count(request: Request) -> int:
         return request.state.count
 
-    assert await visits(app, "/count") == [1, 2]
+    assert await repeated(app, "/count") == [1, 2]
     assert store.calls == ["create", "load", "save"]
 
 
 @pytest.mark.skipif(not HAS_GENERATOR_ROUTES, reason="this FastAPI has no generator routes")
-async def test_a_generator_route_has_its_session(store: SpyStore, get_session: Any) -> None:
-    """Its dependencies change the session before the first item leaves; plain ``def`` too."""
+async def test_a_generator_route_has_a_session(store: SpyStore, get_session: Any) -> None:
+    """A change made by its dependencies is written before the first item is sent."""
     app = make_app()
 
     async def counts(session: Session[Data] = Depends(get_session)) -> None:
@@ -256,16 +251,16 @@ async def test_a_generator_route_has_its_session(store: SpyStore, get_session: A
     def count(session: Session[Data] = Depends(get_session)) -> Any:
         yield session.data.count
 
-    # without an annotation of an iterator FastAPI calls it a stream all the same
-    count.__annotations__["return"] = AsyncIterator[int]
     async with browser(app) as client:
         texts = [(await client.get("/count")).text.strip() for _ in range(2)]
     assert texts == ["1", "2"]
     assert store.calls == ["create", "load", "save"]
 
 
-async def test_a_users_own_route_class_mixes_in(store: SpyStore, get_session: Any) -> None:
-    """``get_route_handler`` of a subclass and of a sibling both run around the session."""
+async def test_a_route_class_can_derive_from_session_route(
+    store: SpyStore, get_session: Any
+) -> None:
+    """Its ``get_route_handler`` runs around the session, after the commit."""
 
     class Stamped(SessionRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -273,7 +268,7 @@ async def test_a_users_own_route_class_mixes_in(store: SpyStore, get_session: An
 
             async def stamped(request: Request) -> Response:
                 response = await handler(request)
-                response.headers["x-writes-before-me"] = str(len(store.writes))
+                response.headers["x-writes"] = str(len(store.writes))
                 return response
 
             return stamped
@@ -283,12 +278,14 @@ async def test_a_users_own_route_class_mixes_in(store: SpyStore, get_session: An
     annotated_alias(app, get_session)
     async with browser(app) as client:
         response = await client.get("/count")
-        assert (response.headers["x-writes-before-me"], set_cookie_kind(response)) == ("1", "sent")
+        assert (response.headers["x-writes"], set_cookie_kind(response)) == ("1", "sent")
         assert (await client.get("/count")).json() == 2
 
 
-async def test_a_route_without_a_session_is_left_alone(store: SpyStore, get_session: Any) -> None:
-    """A ``SessionRoute`` that asks for none adds no header and calls no store."""
+async def test_a_session_route_without_a_session_is_unchanged(
+    store: SpyStore, get_session: Any
+) -> None:
+    """It adds no header and calls no store."""
     app = make_app()
     annotated_alias(app, get_session)
 
@@ -311,7 +308,7 @@ class Preferences(BaseModel):
     theme: str = "light"
 
 
-def two_providers(store: SpyStore) -> tuple[FastAPI, Any, Any]:
+def make_app_with_two_providers(store: SpyStore) -> tuple[FastAPI, Any, Any]:
     get_session = make_provider(store)
     get_preferences = make_provider(store, Preferences, name="prefs")
     app = make_app()
@@ -334,7 +331,7 @@ def two_providers(store: SpyStore) -> tuple[FastAPI, Any, Any]:
 
 async def test_two_providers_have_two_cookies(store: SpyStore) -> None:
     """Each has its own model, cookie and record; ending one leaves the other."""
-    app, *_ = two_providers(store)
+    app, *_ = make_app_with_two_providers(store)
     async with browser(app) as client:
         response = await client.get("/both")
         assert set_cookie_kind(response) == set_cookie_kind(response, "__Host-prefs") == "sent"
@@ -347,19 +344,14 @@ async def test_two_providers_have_two_cookies(store: SpyStore) -> None:
         assert (await client.get("/both")).json() == [1, "light!!!"]
 
 
-async def test_a_second_commit_that_fails_keeps_the_first_ones_cookie(store: SpyStore) -> None:
-    """What was stored has its cookie, and what was not has none: both on the error."""
-    app, *_ = two_providers(store)
-    creates: list[str] = []
-    original = store.create
+async def test_a_failed_second_commit_keeps_the_cookie_of_the_first(store: SpyStore) -> None:
+    """The error response has the cookie of the session that was stored, and no other."""
+    app, *_ = make_app_with_two_providers(store)
 
-    async def create_one(key: str, record: Any) -> bool:
-        creates.append(key)
-        if len(creates) == 2:
-            raise StoreUnavailable("told to fail")
-        return await original(key, record)
+    async def fail() -> None:
+        raise StoreUnavailable("told to fail")
 
-    store.create = create_one  # type: ignore[method-assign]
+    store.hook = before("create", fail, nth=2)
     async with browser(app) as client:
         response = await client.get("/both")
         assert response.status_code == 503
@@ -368,9 +360,9 @@ async def test_a_second_commit_that_fails_keeps_the_first_ones_cookie(store: Spy
         assert (await client.get("/both")).json() == [2, "light!"]
 
 
-async def test_a_cookie_opens_only_its_own_providers_session(store: SpyStore) -> None:
-    """Under the other's name it is a forgery: no load of the store."""
-    app, *_ = two_providers(store)
+async def test_a_cookie_opens_only_a_session_of_its_own_provider(store: SpyStore) -> None:
+    """Under the name of another provider it is a forgery, and nothing is loaded."""
+    app, *_ = make_app_with_two_providers(store)
     async with browser(app) as client:
         response = await client.get("/both")
         swapped = (
@@ -386,8 +378,8 @@ async def test_a_cookie_opens_only_its_own_providers_session(store: SpyStore) ->
 # the headers of a response
 
 
-async def test_a_routes_own_cookies_stay(get_session: Any) -> None:
-    """On the injected response, on a returned one, and beside a session cookie it copied."""
+async def test_cookies_set_by_a_route_are_kept(get_session: Any) -> None:
+    """The response may be injected or returned; only a session cookie that it holds is replaced."""
     app = make_app()
     UserSession = Annotated[Session[Data], Depends(get_session)]
 
@@ -415,8 +407,8 @@ async def test_a_routes_own_cookies_stay(get_session: Any) -> None:
         assert cookie_value(response) != "stale"
 
 
-async def test_a_shared_response_object_carries_no_cookie_to_another(get_session: Any) -> None:
-    """A response that a module keeps and returns again and again stays as it was made."""
+async def test_a_shared_response_object_is_not_modified(get_session: Any) -> None:
+    """A response that a module reuses does not leak the cookie of one browser to another."""
     app = make_app()
     shared = HTMLResponse("<p>")
     before = list(shared.raw_headers)
@@ -449,7 +441,7 @@ async def test_a_shared_response_object_carries_no_cookie_to_another(get_session
     ],
 )
 async def test_vary_is_merged(get_session: Any, given: list[str], merged: str) -> None:
-    """One ``Vary`` that has what the route said, and ``Cookie`` where that does not say it."""
+    """There is one ``Vary`` with the route's own values, and ``Cookie`` unless they cover it."""
     app = make_app()
 
     @app.get("/")
@@ -464,8 +456,8 @@ async def test_vary_is_merged(get_session: Any, given: list[str], merged: str) -
     assert response.headers.get_list("vary") == [merged]
 
 
-async def test_no_store_is_forced_where_a_cookie_leaves(get_session: Any) -> None:
-    """A shared cache must not hand out a cookie; without one the header is the route's."""
+async def test_a_response_that_sets_a_cookie_has_no_store(get_session: Any) -> None:
+    """A shared cache must not store a cookie; without one the header is the route's own."""
     app = make_app()
 
     @app.get("/")
@@ -487,10 +479,10 @@ async def test_no_store_is_forced_where_a_cookie_leaves(get_session: Any) -> Non
     assert ended.headers.get_list("cache-control") == ["no-store"]
 
 
-async def test_an_exception_handlers_response_carries_what_was_committed(
+async def test_the_response_of_an_exception_handler_has_the_cookie_of_a_commit(
     store: SpyStore, get_session: Any
 ) -> None:
-    """A committed sign-in or sign-out reaches the browser although the route raised."""
+    """A committed sign-in or sign-out reaches the browser even if the route raised."""
     app = make_app()
 
     class TeapotError(Exception):
@@ -521,8 +513,10 @@ async def test_an_exception_handlers_response_carries_what_was_committed(
 
 
 @pytest.mark.parametrize("error", [SessionConflict, StoreUnavailable])
-async def test_the_librarys_errors_can_have_handlers(get_session: Any, error: Any) -> None:
-    """They are Starlette's ``HTTPException`` and also what an application registers."""
+async def test_errors_of_the_library_can_have_exception_handlers(
+    get_session: Any, error: Any
+) -> None:
+    """They derive from ``HTTPException``, and a handler for their own class takes precedence."""
     app = make_app()
 
     @app.exception_handler(error)
@@ -538,22 +532,22 @@ async def test_the_librarys_errors_can_have_handlers(get_session: Any, error: An
     assert (response.status_code, response.text) == (299, f"<p>{error.__name__}")
 
 
-# around and beside
+# middleware, other routes, OpenAPI
 
 
 @pytest.mark.parametrize("kind", ["base", "gzip", "both"])
 async def test_middleware_around_the_application_works(
     store: SpyStore, get_session: Any, kind: str
 ) -> None:
-    """``BaseHTTPMiddleware`` runs the application in a task of its own; gzip rewrites headers."""
+    """``BaseHTTPMiddleware`` runs the application in another task, and gzip rewrites headers."""
     app = make_app()
     annotated_alias(app, get_session)
 
-    async def passing(request: Request, call_next: Any) -> Response:
+    async def dispatch(request: Request, call_next: Any) -> Response:
         return await call_next(request)
 
     if kind in ("base", "both"):
-        app.add_middleware(BaseHTTPMiddleware, dispatch=passing)
+        app.add_middleware(BaseHTTPMiddleware, dispatch=dispatch)
     if kind in ("gzip", "both"):
         app.add_middleware(GZipMiddleware, minimum_size=1)
     async with browser(app) as client:
@@ -565,7 +559,7 @@ async def test_middleware_around_the_application_works(
     assert store.calls == ["create", "load", "save"]
 
 
-async def test_what_is_no_route_of_ours_is_untouched(store: SpyStore, get_session: Any) -> None:
+async def test_other_responses_are_unchanged(store: SpyStore, get_session: Any) -> None:
     """404, 405, OPTIONS and the documentation neither load a session nor vary by cookie."""
     app = make_app()
     annotated_alias(app, get_session)
@@ -585,8 +579,8 @@ async def test_what_is_no_route_of_ours_is_untouched(store: SpyStore, get_sessio
     assert store.calls == []
 
 
-async def test_head_has_the_headers_of_get(store: SpyStore, get_session: Any) -> None:
-    """A route that serves HEAD too commits and sets its cookie."""
+async def test_head_sets_a_cookie_like_get(store: SpyStore, get_session: Any) -> None:
+    """A route that also serves HEAD commits and sets its cookie."""
     app = make_app()
 
     @app.api_route("/", methods=["GET", "HEAD"])
@@ -601,8 +595,8 @@ async def test_head_has_the_headers_of_get(store: SpyStore, get_session: Any) ->
 
 
 @pytest.mark.parametrize("root_path", ["", "/behind/a/proxy"])
-async def test_the_cookies_path_is_what_was_configured(root_path: str) -> None:
-    """Neither a proxy's ``root_path`` nor a mount moves it."""
+async def test_the_path_of_the_cookie_is_the_configured_one(root_path: str) -> None:
+    """Neither a proxy's ``root_path`` nor a mount changes it."""
     get_session = make_provider()
     app = make_app()
     mounted_application(app, get_session)
@@ -613,8 +607,8 @@ async def test_the_cookies_path_is_what_was_configured(root_path: str) -> None:
     assert cookie.endswith(b"; Path=/; HttpOnly; Secure; SameSite=Lax")
 
 
-async def test_openapi_shows_the_lock_where_a_session_is_asked_for(get_session: Any) -> None:
-    """An ``apiKey`` in the cookie of that name, on those routes and on no others."""
+async def test_openapi_has_a_security_scheme_where_a_session_is_used(get_session: Any) -> None:
+    """It is an ``apiKey`` in the cookie, on the routes with a session and on no others."""
     app = make_app()
     annotated_alias(app, get_session)
 
@@ -637,7 +631,7 @@ async def test_openapi_shows_the_lock_where_a_session_is_asked_for(get_session: 
     }
 
 
-# outside of a SessionRoute
+# without a SessionRoute
 
 
 def on_the_application(app: FastAPI, get_session: Any) -> None:
@@ -715,7 +709,7 @@ OUTSIDE = [
 async def test_a_session_outside_of_a_session_route_is_an_error_at_startup(
     get_session: Any, place: Callable[[FastAPI, Any], None]
 ) -> None:
-    """The lifespan names the route and the line to write, wherever the route stands."""
+    """The lifespan's error names the route and the line to write, wherever the route is defined."""
     app = make_app()
     place(app, get_session)
     with pytest.raises(ConfigurationError, match=r"/count .*count.*route_class=SessionRoute"):
@@ -727,7 +721,7 @@ async def test_a_session_outside_of_a_session_route_is_an_error_at_startup(
 async def test_a_session_outside_of_a_session_route_is_an_error_at_the_first_request(
     get_session: Any, store: SpyStore, place: Callable[[FastAPI, Any], None]
 ) -> None:
-    """Without the lifespan the first request says the same, and loads nothing."""
+    """Without the lifespan the first request fails with the same message, and loads nothing."""
     app = make_app()
     place(app, get_session)
     with pytest.raises(ConfigurationError, match=r"/count .*count.*route_class=SessionRoute"):
@@ -735,8 +729,8 @@ async def test_a_session_outside_of_a_session_route_is_an_error_at_the_first_req
     assert store.calls == []
 
 
-async def test_the_startup_check_passes_what_asks_for_no_session(get_session: Any) -> None:
-    """Plain routers, mounts without routes and other providers' routes are no concern."""
+async def test_the_startup_check_ignores_routes_without_a_session(get_session: Any) -> None:
+    """Plain routers and mounts without routes are valid."""
     app = make_app()
     annotated_alias(app, get_session)
     plain = APIRouter()
@@ -758,7 +752,7 @@ async def test_the_startup_check_passes_what_asks_for_no_session(get_session: An
 # requirements
 
 
-def guarded(get_session: Any) -> FastAPI:
+def make_guarded_app(get_session: Any) -> FastAPI:
     app = make_app()
     UserSession = Annotated[Session[Data], Depends(get_session)]
 
@@ -793,11 +787,11 @@ def guarded(get_session: Any) -> FastAPI:
     return app
 
 
-async def test_requirements_answer_401() -> None:
-    """No session, nobody signed in, signed in too long ago: each asks only for what it says."""
-    clock = FrozenClock()
-    store = SpyStore(MemoryStore(clock=clock))
-    app = guarded(make_provider(store, clock=clock))
+async def test_requirements_respond_401(
+    store: SpyStore, get_session: Any, clock: FrozenClock
+) -> None:
+    """Without a session, without a sign-in, and after a sign-in that is too old."""
+    app = make_guarded_app(get_session)
     paths = ("/required", "/signed-in", "/lately")
 
     async with browser(app) as client:
@@ -824,8 +818,8 @@ async def test_requirements_answer_401() -> None:
         assert (await client.get("/required")).json() is True
 
 
-async def test_a_new_session_of_this_request_does_not_meet_required(get_session: Any) -> None:
-    """``required`` asks what the client brought: a change before it makes no difference."""
+async def test_a_session_created_by_the_request_does_not_satisfy_required(get_session: Any) -> None:
+    """``required`` is about the cookie of the request: an earlier change makes no difference."""
     app = make_app()
 
     async def change(session: Session[Data] = Depends(get_session)) -> None:
@@ -841,7 +835,7 @@ async def test_a_new_session_of_this_request_does_not_meet_required(get_session:
 
 
 def test_requirements_are_the_same_object_each_time(get_session: Any) -> None:
-    """So that FastAPI resolves each once, and an override finds it."""
+    """FastAPI therefore resolves each once, and an override applies to it."""
     within = timedelta(minutes=5)
     assert get_session.required is get_session.required
     assert get_session.signed_in() is get_session.signed_in()
@@ -850,11 +844,11 @@ def test_requirements_are_the_same_object_each_time(get_session: Any) -> None:
     assert get_session.required is not get_session.signed_in()
 
 
-async def test_overriding_the_provider_moves_its_requirements() -> None:
+async def test_overriding_the_provider_also_overrides_its_requirements() -> None:
     """One entry in ``app.dependency_overrides`` gives every route another session."""
     get_session = make_provider()
     get_other = make_provider(name="other")
-    app = guarded(get_session)
+    app = make_guarded_app(get_session)
     app.dependency_overrides[get_session] = get_other
     async with browser(app) as client:
         response = await client.get("/in")

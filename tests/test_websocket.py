@@ -19,13 +19,8 @@ Handler = Callable[[WebSocket, Session[Data]], Any]
 
 
 @pytest.fixture
-def store() -> SpyStore:
-    return SpyStore(MemoryStore())
-
-
-@pytest.fixture
-def get_session(store: SpyStore) -> Any:
-    return make_provider(store)
+def store(clock: FrozenClock) -> SpyStore:
+    return SpyStore(MemoryStore(clock=clock))
 
 
 def make_socket_app(get_session: Any, handler: Handler | None = None) -> FastAPI:
@@ -52,8 +47,8 @@ def make_socket_app(get_session: Any, handler: Handler | None = None) -> FastAPI
     return app
 
 
-def like_a_server(app: FastAPI) -> Any:
-    """The application with what servers do: close a socket whose handler has left it open."""
+def closing_like_a_server(app: FastAPI) -> Any:
+    """Wrap an application to do what servers do: close a socket that its handler has left open."""
 
     async def served(scope: Any, receive: Any, send: Any) -> None:
         ends: list[str] = []
@@ -71,15 +66,15 @@ def like_a_server(app: FastAPI) -> Any:
 
 
 def browser(app: FastAPI, begin: str | None = "/begin") -> TestClient:
-    """A client with a session of count 1, or with None without a session."""
-    client = TestClient(like_a_server(app), base_url="https://testserver")
+    """A client with a session whose count is 1, or without a session if ``begin`` is None."""
+    client = TestClient(closing_like_a_server(app), base_url="https://testserver")
     if begin is not None:
         client.get(begin)
     return client
 
 
 def closing_code(client: TestClient) -> int:
-    """What a socket ends with that the server closes."""
+    """The code with which the server closes the socket."""
     with (
         client.websocket_connect(f"{WS}/ws") as websocket,
         pytest.raises(WebSocketDisconnect) as closed,
@@ -89,7 +84,7 @@ def closing_code(client: TestClient) -> int:
 
 
 def denial(client: TestClient, path: str, **options: Any) -> WebSocketDenialResponse:
-    """The response to a handshake that is refused."""
+    """The response to a rejected handshake."""
     with pytest.raises(WebSocketDenialResponse) as denied:  # noqa: SIM117  # which one raises
         with client.websocket_connect(WS + path, **options):
             pass
@@ -97,7 +92,7 @@ def denial(client: TestClient, path: str, **options: Any) -> WebSocketDenialResp
 
 
 def test_a_change_is_committed_when_the_handler_ends(store: SpyStore, get_session: Any) -> None:
-    """One load at the handshake, one write at the end, and the next request sees it."""
+    """There is one load at the handshake and one write at the end, and the next request sees it."""
 
     async def handler(websocket: WebSocket, session: Session[Data]) -> None:
         await websocket.accept()
@@ -112,8 +107,8 @@ def test_a_change_is_committed_when_the_handler_ends(store: SpyStore, get_sessio
     assert client.get("/count").json() == 2
 
 
-async def test_a_client_that_goes_away_is_a_normal_end(store: SpyStore, get_session: Any) -> None:
-    """``WebSocketDisconnect`` out of the handler commits, and goes on to the server."""
+async def test_a_disconnect_commits(store: SpyStore, get_session: Any) -> None:
+    """``WebSocketDisconnect`` leaves the handler, commits, and is raised to the server."""
 
     async def handler(websocket: WebSocket, session: Session[Data]) -> None:
         await websocket.accept()
@@ -152,7 +147,7 @@ async def test_a_client_that_goes_away_is_a_normal_end(store: SpyStore, get_sess
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), HTTPException(418)])
 def test_an_error_rolls_back(store: SpyStore, get_session: Any, error: Exception) -> None:
-    """What was committed before stays, what came after it goes."""
+    """Earlier commits are kept, and later changes are lost."""
 
     async def handler(websocket: WebSocket, session: Session[Data]) -> None:
         session.data.count = 5
@@ -169,8 +164,8 @@ def test_an_error_rolls_back(store: SpyStore, get_session: Any, error: Exception
     assert client.get("/count").json() == 5
 
 
-def test_commit_stores_while_the_socket_is_open(store: SpyStore, get_session: Any) -> None:
-    """Another request of the same browser sees it before the socket ends."""
+def test_commit_writes_while_the_socket_is_open(store: SpyStore, get_session: Any) -> None:
+    """Another request of the same browser sees the change before the socket closes."""
 
     async def handler(websocket: WebSocket, session: Session[Data]) -> None:
         await websocket.accept()
@@ -190,7 +185,7 @@ def test_commit_stores_while_the_socket_is_open(store: SpyStore, get_session: An
 
 
 def test_a_socket_has_one_session(store: SpyStore, get_session: Any) -> None:
-    """Through sub-dependencies, without the cache, and with every scope."""
+    """This holds in sub-dependencies, without the cache, and with another scope."""
 
     async def counts(session: Session[Data] = Depends(get_session, use_cache=False)) -> Any:
         session.data.count += 1
@@ -215,8 +210,8 @@ def test_a_socket_has_one_session(store: SpyStore, get_session: Any) -> None:
     assert client.get("/count").json() == 2
 
 
-def test_a_socket_without_a_session_reads_a_new_one(store: SpyStore, get_session: Any) -> None:
-    """No cookie: nothing is loaded, and nothing is stored as long as nothing changes."""
+def test_a_socket_without_a_cookie_has_a_new_session(store: SpyStore, get_session: Any) -> None:
+    """Nothing is loaded, and nothing is stored unless it changes."""
 
     async def handler(websocket: WebSocket, session: Session[Data]) -> None:
         await websocket.accept()
@@ -229,8 +224,8 @@ def test_a_socket_without_a_session_reads_a_new_one(store: SpyStore, get_session
 
 
 def test_what_needs_a_cookie_raises(store: SpyStore, get_session: Any) -> None:
-    """``renew`` when it is asked for, a new session when it would be stored."""
-    refused: list[str] = []
+    """``renew()`` raises at once, and a new session when it would be stored."""
+    messages: list[str] = []
 
     async def handler(websocket: WebSocket, session: Session[Data]) -> None:
         await websocket.accept()
@@ -240,20 +235,20 @@ def test_what_needs_a_cookie_raises(store: SpyStore, get_session: Any) -> None:
         session.data.count = 7
         with pytest.raises(SessionClosed, match="HTTP") as creating:
             await session.commit()
-        refused.extend([str(renewing.value), str(creating.value)])
+        messages.extend([str(renewing.value), str(creating.value)])
         session.data.count = 0
 
     client = browser(make_socket_app(get_session, handler))
     with client.websocket_connect(f"{WS}/ws"):
         pass
-    assert len(refused) == 2
+    assert len(messages) == 2
     assert store.writes == ["create", "delete"]
 
 
 def test_a_new_session_that_was_changed_closes_with_1011(
     store: SpyStore, get_session: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The change can't be kept, and the log says why."""
+    """The change cannot be stored, and the log says why."""
 
     async def handler(websocket: WebSocket, session: Session[Data]) -> None:
         await websocket.accept()
@@ -268,7 +263,7 @@ def test_a_new_session_that_was_changed_closes_with_1011(
 def test_a_commit_that_fails_after_accept_closes_with_1011(
     store: SpyStore, get_session: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The client is told that something went wrong, the log what."""
+    """The client gets the code of an internal error, and the log has the error."""
 
     async def handler(websocket: WebSocket, session: Session[Data]) -> None:
         await websocket.accept()
@@ -282,10 +277,10 @@ def test_a_commit_that_fails_after_accept_closes_with_1011(
     assert client.get("/count").json() == 1
 
 
-def test_a_commit_that_fails_after_the_end_closes_nothing(
+def test_a_commit_that_fails_after_the_close_is_logged(
     store: SpyStore, get_session: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The socket is closed already; the log tells."""
+    """The socket keeps the handler's own close code."""
 
     async def handler(websocket: WebSocket, session: Session[Data]) -> None:
         await websocket.accept()
@@ -298,8 +293,10 @@ def test_a_commit_that_fails_after_the_end_closes_nothing(
     assert "could not be committed" in caplog.text
 
 
-def test_a_commit_that_fails_before_accept_denies(store: SpyStore, get_session: Any) -> None:
-    """The handshake is answered with the error's own status."""
+def test_a_commit_that_fails_before_accept_denies_the_handshake(
+    store: SpyStore, get_session: Any
+) -> None:
+    """The response to the handshake has the status of the error."""
 
     async def handler(websocket: WebSocket, session: Session[Data]) -> None:
         session.data.count = 2
@@ -309,8 +306,8 @@ def test_a_commit_that_fails_before_accept_denies(store: SpyStore, get_session: 
     assert denial(client, "/ws").status_code == 503
 
 
-def test_a_store_that_is_down_denies(store: SpyStore, get_session: Any) -> None:
-    """Never a new session instead."""
+def test_an_unavailable_store_denies_the_handshake(store: SpyStore, get_session: Any) -> None:
+    """It is never replaced by a new session."""
 
     async def handler(websocket: WebSocket, session: Session[Data]) -> None:
         raise AssertionError("the handler ran")
@@ -339,10 +336,10 @@ ORIGINS: list[tuple[dict[str, str], bool]] = [
 
 
 @pytest.mark.parametrize(("headers", "passes"), ORIGINS)
-def test_a_cross_origin_handshake_is_refused(
+def test_a_cross_origin_handshake_is_rejected(
     store: SpyStore, headers: dict[str, str], passes: bool
 ) -> None:
-    """Before the store is asked: any page may open a socket with the browser's cookies."""
+    """Nothing is loaded: any page can open a socket with the browser's cookies."""
     get_session = make_provider(store, trusted_origins=["https://trusted.example"])
 
     async def handler(websocket: WebSocket, session: Session[Data]) -> None:
@@ -361,7 +358,7 @@ def test_a_cross_origin_handshake_is_refused(
 
 
 def test_required_denies_a_socket_without_a_session(store: SpyStore, get_session: Any) -> None:
-    """The handshake is answered with 401, or passes with the session."""
+    """The response to the handshake is a 401, or it is accepted with a session."""
     app = make_socket_app(get_session)
 
     @app.websocket("/required")
@@ -376,8 +373,8 @@ def test_required_denies_a_socket_without_a_session(store: SpyStore, get_session
         pass
 
 
-def test_reload_tells_whether_the_session_still_lives(get_session: Any) -> None:
-    """A long socket learns of a change, and of a sign-out, by asking."""
+def test_reload_says_whether_the_session_is_still_live(get_session: Any) -> None:
+    """A long-lived socket notices a change or a sign-out by calling it."""
 
     async def handler(websocket: WebSocket, session: Session[Data]) -> None:
         await websocket.accept()
@@ -395,8 +392,8 @@ def test_reload_tells_whether_the_session_still_lives(get_session: Any) -> None:
         assert websocket.receive_json()[0] is False
 
 
-def test_a_sockets_change_does_not_bring_a_session_back(store: SpyStore, get_session: Any) -> None:
-    """Signed out while the socket was open: its change is dropped, and it ends normally."""
+def test_a_change_on_a_socket_does_not_revive_a_session(store: SpyStore, get_session: Any) -> None:
+    """After a sign-out elsewhere the change is dropped, and the socket closes normally."""
 
     async def handler(websocket: WebSocket, session: Session[Data]) -> None:
         await websocket.accept()
@@ -411,10 +408,8 @@ def test_a_sockets_change_does_not_bring_a_session_back(store: SpyStore, get_ses
     assert store.writes == ["create", "delete", "save"]
 
 
-def test_a_socket_outside_of_a_session_route_works(store: SpyStore) -> None:
-    """Websocket routes have no route class of their own: a plain router will do."""
-    clock = FrozenClock()
-    get_session = make_provider(store, clock=clock)
+def test_a_socket_needs_no_session_route(get_session: Any) -> None:
+    """Websocket routes have no route class: a plain router works."""
     app = FastAPI()
 
     @app.websocket("/plain")

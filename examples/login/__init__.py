@@ -1,11 +1,11 @@
-"""A small shop with pages: sign in, a cart, a list of devices, a change of password, an admin.
+"""A small shop with a sign-in, a cart, a list of devices, a password page and an admin area.
 
     uvicorn examples.login:app
 
 Read ``sessions`` first, then ``shop``, ``account`` and ``admin``.
 
-None of the forms carries a token against cross-site request forgery. The provider refuses an
-unsafe request (POST and the like) that a browser sends from another site, before a route runs.
+The forms need no tokens against cross-site request forgery: before a route runs, the provider
+rejects unsafe requests, such as POST, that a browser sends from another site.
 """
 
 from contextlib import asynccontextmanager
@@ -35,7 +35,7 @@ app.include_router(admin.router)
 
 @app.exception_handler(401)
 async def ask_to_sign_in(request: Request, error: Exception) -> RedirectResponse:
-    """``signed_in`` answers 401, which suits an API; people are sent to the form instead."""
+    """Redirect to the sign-in form: the 401 of ``signed_in`` suits an API, not a browser."""
     page = request.url.path
     if page.startswith("/admin"):
         return see_other("/admin/sign-in")

@@ -1,4 +1,4 @@
-"""Sign in, sign out, devices, password."""
+"""Sign in, sign out, list devices, change the password."""
 
 from typing import Annotated
 
@@ -38,10 +38,10 @@ async def sign_in(
     remember: Annotated[bool, Form()] = False,
 ) -> Response:
     if not await users.is_right(name, password):
-        values = {"error": "Name or password is wrong.", "name": name, "next": own_path(next)}
+        values = {"error": "Wrong name or password.", "name": name, "next": own_path(next)}
         return page(request, "sign_in.html", session, 403, demo=users.DEMO, **values)
     if session.subject not in (None, name):
-        session.data = Customer()  # somebody else's cart is none of this user's business
+        session.data = Customer()  # this user must not see another user's cart
     session.data.device = _device(request)
     session.data.messages.append(f"Welcome, {name}.")
     if remember:
@@ -53,7 +53,7 @@ async def sign_in(
 
 @router.post("/sign-out")
 async def sign_out(session: AnySession) -> RedirectResponse:
-    await session.destroy()  # the record is gone from here on, and the response removes the cookie
+    await session.destroy()  # deletes the record now; the response removes the cookie
     return see_other("/sign-in")
 
 
@@ -65,16 +65,16 @@ async def account(request: Request, session: UserSession) -> HTMLResponse:
 
 @router.post("/account/devices/{key}/sign-out")
 async def sign_out_device(key: str, session: UserSession) -> RedirectResponse:
-    # with the subject: a key of somebody else ends nothing
+    # the subject makes sure that nobody can revoke the session of another user
     if await get_session.revoke(key, session.subject):
-        session.data.messages.append("That device is signed out.")
+        session.data.messages.append("That device has been signed out.")
     return see_other("/account")
 
 
 @router.post("/account/devices/sign-out-others")
 async def sign_out_others(session: UserSession) -> RedirectResponse:
     ended = await get_session.revoke_all(session.subject, keep=session)
-    session.data.messages.append(f"Devices signed out: {ended}.")
+    session.data.messages.append(f"Other devices signed out: {ended}.")
     return see_other("/account")
 
 
@@ -92,12 +92,14 @@ async def change_password(
     await users.change_password(session.subject, password)
     await get_session.revoke_all(session.subject, keep=session)
     session.renew()
-    session.data.messages.append("Your password is changed, other devices are signed out.")
+    session.data.messages.append(
+        "Your password has been changed. All other devices are signed out."
+    )
     return see_other("/account")
 
 
 def _device(request: Request) -> str:
-    """What the browser calls itself, shortened to what a person can tell apart."""
+    """Return a short name for the user's device, taken from its ``User-Agent``."""
     agent = request.headers.get("user-agent", "")
     browser = _first(agent, "Firefox", "Edg", "Chrome", "Safari", "curl") or "A browser"
     system = _first(agent, "Android", "iPhone", "Windows", "Mac", "Linux")

@@ -1,4 +1,4 @@
-"""The shop's administration: its own cookie, model and lifetime beside the customers'."""
+"""The admin area, whose sessions have a cookie, model and lifetime of their own."""
 
 from typing import Annotated
 
@@ -26,7 +26,7 @@ async def sign_in(
     request: Request, session: AnyAdminSession, name: Text = "", password: Text = ""
 ) -> Response:
     if not await users.is_right(name, password) or name not in users.ADMINS:
-        values = {"error": "Name or password is wrong.", "name": name, "demo": users.DEMO}
+        values = {"error": "Wrong name or password.", "name": name, "demo": users.DEMO}
         return page(request, "admin/sign_in.html", session, 403, **values)
     session.renew(subject=name)
     return see_other("/admin")
@@ -47,5 +47,5 @@ async def overview(request: Request, session: AdminSession) -> HTMLResponse:
 @router.post("/users/{name}/sign-out")
 async def sign_user_out(name: str, session: AdminSession) -> RedirectResponse:
     ended = await get_session.revoke_all(name)
-    session.data.done.append(f"Signed {name} out of {ended} devices.")
+    session.data.done.append(f"Signed {name} out everywhere. Sessions ended: {ended}.")
     return see_other("/admin")

@@ -1,4 +1,4 @@
-"""What the shop remembers of its visitors, and how."""
+"""The session models of the shop, and their providers."""
 
 import os
 import secrets
@@ -16,14 +16,15 @@ from fastapi_async_sessions import (
     SessionProvider,
 )
 
-# one for all workers, kept out of the code; a random one ends all sessions at each restart
+# Give all workers the same secret, and keep it out of the code. With a random one, every restart
+# ends all sessions.
 SECRET_KEY = os.environ.get("SESSION_SECRET") or secrets.token_urlsafe(32)
 
 store = MemoryStore()
 
 
 class Customer(BaseModel):
-    """A customer's session. The cart is a list: items added in two tabs at once both stay."""
+    """A customer's session; items that two tabs add to the cart at the same time are both kept."""
 
     visits: int = 0
     cart: list[str] = []
@@ -49,7 +50,7 @@ get_admin_session = SessionProvider(
     lifetime=Lifetime.NIST_AAL3,
 )
 
-# for whoever ticks "remember me"
+# for "remember me"
 REMEMBERED = Lifetime(idle=timedelta(days=14), absolute=timedelta(days=30))
 
 AnySession = Annotated[Session[Customer], Depends(get_session)]

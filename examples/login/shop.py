@@ -1,4 +1,4 @@
-"""The shop itself: a counter and a cart, signed in or not."""
+"""The goods and the cart, for signed-in and anonymous visitors."""
 
 from collections import Counter
 
@@ -34,7 +34,7 @@ async def add(name: str, session: AnySession) -> RedirectResponse:
     if name not in GOODS:
         raise HTTPException(404)
     session.data.cart.append(name)
-    session.data.messages.append(f"One {name} is in your cart.")
+    session.data.messages.append(f"Added to your cart: {name}.")
     return see_other("/")
 
 

@@ -1,4 +1,4 @@
-"""Users in memory, for the demonstration; their passwords are hashed as in a real application."""
+"""Demo users, kept in memory; their passwords are hashed as in a real application."""
 
 import secrets
 
@@ -15,10 +15,10 @@ _nobody = _hasher.hash(secrets.token_urlsafe(32))
 
 
 async def is_right(name: str, password: str) -> bool:
-    """Whether this is the user's password. An unknown name takes as long as a wrong password.
+    """Check a user's password. An unknown name takes as long as a wrong password.
 
-    Hashing is slow on purpose, so it runs in a thread. A real application also limits how often
-    one may try.
+    Hashing is slow on purpose, so it runs in a thread. A real application also limits the number
+    of attempts.
     """
     return await run_in_threadpool(_verify, _hashes.get(name, _nobody), password)
 

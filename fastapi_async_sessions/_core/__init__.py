@@ -1,1 +1,1 @@
-"""What a session is. Nothing here knows HTTP or FastAPI."""
+"""Sessions, independent of HTTP and FastAPI."""

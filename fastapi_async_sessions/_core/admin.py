@@ -21,14 +21,14 @@ from .tokens import is_key, store_key
 
 @dataclass(frozen=True, slots=True)
 class StoredSession(Generic[Model]):
-    """One line of a list of devices.
+    """A stored session, for a list of devices.
 
     Attributes:
-        key: For ``revoke`` and ``open``; safe to show, and not a cookie.
+        key: Identifies the session for ``revoke`` and ``open``; safe to show, not a secret.
         data: Your model.
-        subject: Who is signed in.
-        created_at, authenticated_at, seen_at, expires_at: Aware, UTC; ``seen_at`` is the last
-            extension, at most a tenth of the idle time before the last request.
+        subject: The signed-in user.
+        created_at, authenticated_at, seen_at, expires_at: Aware datetimes in UTC; ``seen_at`` is
+            the last extension, at most a tenth of the idle timeout before the last request.
     """
 
     key: str
@@ -41,7 +41,7 @@ class StoredSession(Generic[Model]):
 
 
 class SessionAdmin(Generic[Model]):
-    """What a provider can do with stored sessions. Every method may raise ``StoreUnavailable``."""
+    """The provider's methods for stored sessions; each of them may raise ``StoreUnavailable``."""
 
     def __init__(self, repository: Repository[Model]) -> None:
         self.repository = repository
@@ -78,11 +78,11 @@ class SessionAdmin(Generic[Model]):
         )
 
     async def revoke(self, key: str, subject: str | EllipsisType | None = ...) -> bool:
-        """End the session with this key; False: there is none.
+        """End the session with this key; False if there is none.
 
-        Give the ``subject`` where the key comes from a user's form: another user's session is then
-        left alone, and the answer is False. With None, which ``session.subject`` is while nobody is
-        signed in, the answer is False for every key.
+        Pass the ``subject`` if the key comes from a user's form: the session of another user is
+        then not ended, and the result is False. If the subject is None, as ``session.subject`` is
+        while nobody is signed in, the result is always False.
         """
         repository = self.repository
         if not is_key(key):
@@ -99,7 +99,7 @@ class SessionAdmin(Generic[Model]):
         return True
 
     async def revoke_all(self, subject: str | None, *, keep: Session[Any] | None = None) -> int:
-        """End all sessions of a subject but ``keep``, and say how many; for None 0.
+        """End all sessions of a subject except ``keep``, and return their number; for None, 0.
 
         A sign-in of that subject that is in flight at this moment ends as well, with a
         ``SessionConflict``, and so does one that is made while this runs: call it after the
@@ -145,10 +145,11 @@ class SessionAdmin(Generic[Model]):
 
     @asynccontextmanager
     async def open(self, key: str) -> AsyncGenerator[Session[Model]]:
-        """A stored session to read and change outside of a request; committed at the end.
+        """Open a stored session outside of a request, and commit it at the end of the block.
 
-        This is not a request of its user, so the idle time is not extended. Nothing is committed
-        if the block raises. There is no cookie here, so ``renew`` raises ``SessionClosed``.
+        This does not count as a request of the user, so it does not extend the session. If the
+        block raises, nothing is committed. There is no cookie, so ``renew`` raises
+        ``SessionClosed``.
 
         Raises:
             SessionNotFound: no live session has this key.
@@ -169,7 +170,7 @@ class SessionAdmin(Generic[Model]):
         """Write and delete a probe, for a readiness check.
 
         Raises:
-            StoreUnavailable: requests would fail; ``reason`` says why.
+            StoreUnavailable: the store does not work, so requests would fail; see ``reason``.
         """
         settings, store = self.repository.settings, self.repository.store
         key = store_key("probe", settings.name, secrets.token_bytes(16))

@@ -1,4 +1,4 @@
-"""A store whose calls end in time and fail in one way."""
+"""A wrapper around a store, with a timeout and a single kind of error for every call."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -14,10 +14,10 @@ _Result = TypeVar("_Result")
 
 
 class BoundedStore(Store):
-    """Stands in front of a provider's store.
+    """Wraps the store of a provider.
 
-    Every call ends within ``timeout``. Whatever goes wrong in the store is a ``StoreUnavailable``
-    and a ``store_error`` event; a cancellation of the caller passes through.
+    Every call ends within ``timeout``. Every failure of the store raises ``StoreUnavailable`` and
+    emits a ``store_error`` event. If the caller is cancelled, so is the call.
     """
 
     def __init__(self, store: Store, timeout: timedelta, events: Events) -> None:
@@ -53,14 +53,14 @@ class BoundedStore(Store):
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            reason = "the store cancelled the call"  # a task of the store's own, not this one
+            reason = "the store cancelled the call"  # it cancelled a task of its own, not this one
         except StoreUnavailable as error:
             self._events.emit("store_error", key, reason=error.reason)
             raise
         except SessionError:
             raise
         except Exception as error:
-            # a store of the user's own: the text of its driver's error may hold a record
+            # from a store that users wrote themselves: the error's text may contain a record
             reason = f"the store raised {type(error).__name__}"
         self._events.emit("store_error", key, reason=reason)
         # raised outside of the except block, so that the driver's error is not its context

@@ -1,6 +1,6 @@
-"""Between a user's model and the JSON that is stored.
+"""Conversion between a user's model and the stored JSON.
 
-JSON is written and read under field names, so that a model's aliases do not change what is stored.
+JSON is written and read by field name, so that a model's aliases do not affect the stored data.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -15,7 +15,7 @@ from .merge import JSON, is_same
 from .models import Model, SessionModel
 
 Migration = Callable[[dict[str, Any], ValidationError], Model]
-"""A function of the stored dict and pydantic's error that gives the data of this release."""
+"""Takes the stored dict and pydantic's error, and returns the data as this release's model."""
 
 _DIGITS_AND_LETTERS = (digits + ascii_letters).encode()
 _MAX_VERBATIM = 10_000  # about 1 MB
@@ -28,7 +28,7 @@ class Codec(Generic[Model]):
         is_plain, shape: See ``SessionModel``.
 
     Raises:
-        ConfigurationError: the model cannot be a session's, with the reason and the fields.
+        ConfigurationError: the model is not suitable for a session; names the reason and fields.
     """
 
     def __init__(self, model: type[Model]) -> None:
@@ -40,11 +40,11 @@ class Codec(Generic[Model]):
         self._check_round_trip()
 
     def new(self) -> Model:
-        """The data of a new session."""
+        """Make the data of a new session."""
         return self._model.cls()
 
     def dump(self, data: Model) -> bytes:
-        """The data as JSON. Equal bytes mean equal data; for unequal bytes ask ``is_change``.
+        """Return the data as JSON. Equal bytes are equal data; for others, use ``is_change``.
 
         Raises:
             SessionInvalid: a value cannot be written as its field's type.
@@ -60,7 +60,7 @@ class Codec(Generic[Model]):
         raise SessionInvalid("The session's data cannot be written as JSON.", [problem])
 
     def load(self, raw: bytes) -> Model:
-        """The data that this JSON holds.
+        """Return the data in this JSON.
 
         Raises:
             ValidationError: it does not fit the model.
@@ -72,17 +72,17 @@ class Codec(Generic[Model]):
         except ValidationError:
             raise
         except Exception as error:
-            # the model's own validator may fail on what an older release wrote
+            # a validator of the model may fail on data from an older release
             reason = PydanticCustomError("validator_failed", "a validator raised an exception")
             raise ValidationError.from_exception_data(
                 self._model.cls.__name__, [{"type": reason, "input": None}]
             ) from error
 
     def dump_as_read(self, data: Model, raw: bytes) -> bytes:
-        """The dump of data that has just been loaded from these bytes.
+        """Return the dump of data that has just been loaded from these bytes.
 
-        It usually equals the bytes, and the same bytes are read many times: only the first read
-        dumps the data.
+        Usually the dump equals the bytes, and the same bytes are read many times. So only the
+        first read dumps the data.
         """
         fingerprint = hash(raw)
         if fingerprint in self._verbatim:
@@ -95,7 +95,7 @@ class Codec(Generic[Model]):
         return dump
 
     def read_back(self, dump: bytes) -> Model:
-        """The data that the next request would load from this dump.
+        """Return the data that the next request would load from this dump.
 
         Raises:
             SessionInvalid: the next request could not load it.
@@ -108,7 +108,7 @@ class Codec(Generic[Model]):
         raise SessionInvalid("The session's data does not fit its model.", fields)
 
     def is_change(self, before: bytes, after: bytes) -> bool:
-        """Whether two dumps hold different data, not the same in another order (sets, dicts).
+        """Return whether two dumps differ in more than the order of sets and dicts.
 
         Raises:
             SessionInvalid: the next request could not load the data as it is now.
@@ -119,7 +119,7 @@ class Codec(Generic[Model]):
         return not _may_be_reordered(before, after) or self.load(before) != loaded
 
     def changed_fields(self, before: bytes, after: bytes) -> list[str]:
-        """The names of the fields in which two dumps differ."""
+        """Return the names of the fields in which two dumps differ."""
         left, right, shape = read_json(before), read_json(after), self.shape
         if isinstance(left, dict) and isinstance(right, dict):
             names = dict.fromkeys([*left, *right])
@@ -131,13 +131,13 @@ class Codec(Generic[Model]):
         return [] if is_same(left, right, shape) else ["root"]
 
     def fields_of(self, error: ValidationError) -> list[str]:
-        """The dotted paths that a validation error names, without the values."""
+        """Return the dotted paths that a validation error names, without the values."""
         details = error.errors(include_url=False, include_context=False, include_input=False)
         return self.field_names(".".join(map(str, each["loc"])) for each in details if each["loc"])
 
     def field_names(self, paths: Iterable[str]) -> list[str]:
-        """Dotted paths that are safe to show: a key of a user's data, which is no field's name,
-        becomes ``*``."""
+        """Make dotted paths safe to show: any part that is not the name of a field becomes ``*``,
+        because it is a user's data."""
         names = self._model.field_names
         shown = (
             ".".join(part if part in names else "*" for part in path.split(".")) for path in paths
@@ -149,11 +149,11 @@ class Codec(Generic[Model]):
         if fields := self._lost_fields(self._first()):
             raise ConfigurationError(
                 f"{name} does not survive a round trip through JSON ({', '.join(fields)}): use "
-                "types that JSON can carry, with defaults that fit them"
+                "types that JSON can represent, with defaults of those types"
             )
 
     def _lost_fields(self, data: Model) -> list[str]:
-        """The fields that do not come back as they were written."""
+        """Return the fields that are not the same after a round trip."""
         try:
             again = self.load(self.dump(data))
         except SessionInvalid as error:
@@ -170,30 +170,30 @@ class Codec(Generic[Model]):
             return self.new()
         except ValidationError as error:
             fields = ", ".join(self.fields_of(error)) or "as a whole"
-            reason = f"its defaults do not fit it: {fields}"
+            reason = f"its defaults are not valid: {fields}"
         except Exception as error:
             reason = f"it raises {type(error).__name__}"
         raise ConfigurationError(
-            f"a new session begins as {self._model.cls.__name__}(), and {reason}"
+            f"a new session begins as {self._model.cls.__name__}(), but {reason}"
         )
 
 
 def write_json(values: JSON) -> bytes:
-    """JSON values as bytes, spelled as the model's own dump would spell them."""
+    """Return JSON values as bytes, spelled as the model's own dump would spell them."""
     return to_json(values, inf_nan_mode="constants")
 
 
 def read_json(raw: bytes) -> JSON:
-    """The JSON values of bytes that this library wrote."""
+    """Return the JSON values of bytes that this library wrote."""
     return cast(JSON, from_json(raw))
 
 
 def update_in_place(data: Model, merged: Model, unchanged: Container[str]) -> None:
     """Give a session's data the values of a merge; it stays the same object.
 
-    A field that the merge left as it was stays the very object that a route may hold. Every other
-    field is replaced, never changed in place: its value may be a default or a constant that others
-    share.
+    A field that the merge did not change keeps its value, to which the route may hold a reference.
+    Every other field gets a new value. No value is changed in place, because it may be a default or
+    a constant that is shared.
     """
     target: Any = data
     fields = target.__dict__
@@ -218,7 +218,7 @@ def _is_lost(before: Any, after: Any) -> bool:
 
 
 def _may_be_reordered(before: bytes, after: bytes) -> bool:
-    """Whether two texts may hold the same in another order, as sets do; usually they do not."""
+    """Return whether two dumps may differ only in their order, as those of sets do; most do not."""
     if len(before) != len(after):
         return False
     return all(before.count(each) == after.count(each) for each in _DIGITS_AND_LETTERS)

@@ -1,4 +1,4 @@
-"""The commit: one request's change, written against what other requests have stored meanwhile."""
+"""The commit: writes one request's change, merged with changes that other requests have stored."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from .tokens import Token
 
 
 class Change(NamedTuple):
-    """What one request wants to write.
+    """The change that one request commits.
 
     Attributes:
         base, ours: The dumps of the data before and after the change.
@@ -43,12 +43,12 @@ class Change(NamedTuple):
 
 
 class Committed(NamedTuple, Generic[Model]):
-    """What a commit has left in the store.
+    """The result of a commit.
 
     Attributes:
         base: The dump of the data as it is stored now.
-        token: What opens the session from now on.
-        merged: Our data with that of another request; None: no other request had written.
+        token: Opens the session from now on.
+        merged: Our data merged with another request's; None if no other request had written.
     """
 
     stored: SessionRecord
@@ -65,7 +65,7 @@ class Commit(Generic[Model]):
     """Writes one change.
 
     Attributes:
-        is_contended: Whether another request has written meanwhile, so that this one merges.
+        is_contended: Whether another request has written first, so that this one has to merge.
     """
 
     def __init__(self, repository: Repository[Model], change: Change) -> None:
@@ -84,17 +84,17 @@ class Commit(Generic[Model]):
             stored = self._next(token.key(settings.name), header, ours, owner)
             if await self._repository.store.create(stored.key, stored.record):
                 return await self._accepted(Committed(stored, ours, token, "created"))
-        raise StoreUnavailable("create() said of three random keys that they exist")
+        raise StoreUnavailable("create() reported that three random keys already exist")
 
     async def save(self, stored: SessionRecord) -> Committed[Model] | None:
-        """Store a change, a renewal or both; None: the session ended or was renewed elsewhere."""
+        """Store a change, a renewal or both; None if another request ended or renewed it."""
         change = self._change
         renewed = change.token.renewed() if change.token and change.renewal else None
         raw = self._rebased(change.ours, change.base, stored.raw)
         attempt = self._over(stored, renewed, raw, change.decided_at)
         if await self._is_written(attempt, stored, change.decided_at):
             return await self._saved(attempt, change.ours, renewed)
-        # from here on the commits of this session queue, so that each of them merges once
+        # from here on, the commits of this session queue, so that each of them merges only once
         self.is_contended = True
         async with self._repository.queue(stored.key):
             return await self._save_merged(stored, attempt, renewed)
@@ -117,7 +117,7 @@ class Commit(Generic[Model]):
             if isinstance(theirs, Absent):
                 return None
             if includes_write(theirs.stored.record.version, attempt.record.version):
-                # our write was done and its reply was lost: nothing is left to add
+                # our write was done and its reply was lost: there is nothing left to write
                 merged = MergedData(theirs.data, change.ours, theirs.base)
                 return await self._saved(theirs.stored, theirs.base, renewed, merged)
             merged, now = self._merged(theirs), repository.settings.now()
@@ -141,7 +141,7 @@ class Commit(Generic[Model]):
         return await self._accepted(Committed(stored, base, token, kind, merged))
 
     async def _accepted(self, committed: Committed[Model]) -> Committed[Model]:
-        """What was written, unless it signs in a subject whose sessions were revoked meanwhile."""
+        """Return the result, unless it is a sign-in of a subject whose sessions were revoked."""
         repository, change, key = self._repository, self._change, committed.stored.key
         if change.renewal is None or change.renewal.subject is None:
             return committed
@@ -158,16 +158,16 @@ class Commit(Generic[Model]):
 
     async def _is_written(self, attempt: SessionRecord, over: SessionRecord, now: int) -> bool:
         if over.header.expires_at(self._repository.settings.lifetime) <= now:
-            return False  # it expired while the route ran; the store may know a later end
+            return False  # it expired while the route ran, even if the store has a later expiry
         replaces = over.record.version
         return await self._repository.store.save(attempt.key, attempt.record, replaces=replaces)
 
     def _over(
         self, stored: SessionRecord, renewed: Token | None, raw: bytes, now: int
     ) -> SessionRecord:
-        """The record that takes the place of a stored one."""
+        """Make the record that replaces a stored one."""
         header, change = stored.header, self._change
-        # only a visitor extends a session: an administrator who opens it does not
+        # only its visitor extends a session, not an administrator who opens it by its key
         if change.token is not None and (
             change.renewal or header.is_extension_due(self._repository.settings.lifetime, now)
         ):
@@ -176,7 +176,7 @@ class Commit(Generic[Model]):
         return self._next(stored.key, header, raw, self._owner(record.owner), record.version)
 
     def _renewed(self, header: Header, token: Token | None) -> Header:
-        """A header after the renewal, for the token that opens the session from then on."""
+        """Return a header after the renewal, with the hash of the new token if there is one."""
         if self._change.renewal is not None:
             header = header.renewed(self._change.renewal, self._repository.settings.lifetime)
         return header if token is None else header._replace(secret_hash=token.secret_hash())
@@ -205,7 +205,7 @@ class Commit(Generic[Model]):
             data = codec.read_back(write_json(merged.value))
         except SessionInvalid as error:
             raise SessionConflict(
-                "The changes of two requests do not fit the model together.", error.fields
+                "The merged changes of two requests do not fit the model.", error.fields
             ) from None
         return MergedData(data, change.base, theirs.base)
 
@@ -215,13 +215,13 @@ class Commit(Generic[Model]):
             raise SessionConflict("Another request changed the same fields.", fields)
 
     def _rebased(self, ours: bytes, base: bytes, raw: bytes) -> bytes:
-        """Our data with the stored fields that this release does not know."""
+        """Add stored fields that this release does not know to our data."""
         if raw == base:
             return ours
         codec = self._repository.codec
         before, after, stored = map(read_json, (base, ours, raw))
         rebased = write_json(rebase(before, after, stored, codec.shape))
-        # a validator that turns old fields into new ones may undo our change when it is read
+        # when this is read, a validator that turns old fields into new ones may undo our change
         try:
             is_lost = codec.is_change(ours, codec.dump(codec.read_back(rebased)))
         except SessionInvalid:
@@ -230,7 +230,7 @@ class Commit(Generic[Model]):
 
 
 def _pauses() -> Iterator[float]:
-    """Seconds to wait between tries against other processes: random, to spread them."""
+    """Seconds to wait before a commit tries again: random, so that processes do not collide."""
     longest = 0.005
     while True:
         yield random.uniform(0, longest)  # noqa: S311  # no secret

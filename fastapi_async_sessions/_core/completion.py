@@ -1,4 +1,4 @@
-"""Work that is not left half done."""
+"""Store work that runs to completion even if its caller is cancelled."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ _Result = TypeVar("_Result")
 
 
 async def run_to_completion(work: Coroutine[Any, Any, _Result], limit: timedelta) -> _Result:
-    """Run store work to its end, even if the calling task is cancelled.
+    """Run store work to completion, even if the calling task is cancelled.
 
     Raises:
         TimeoutError: it took longer than ``limit``; whether it was done is unknown.
@@ -21,7 +21,7 @@ async def run_to_completion(work: Coroutine[Any, Any, _Result], limit: timedelta
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        # without this scope anyio cancels again at each turn of the event loop
+        # without this scope, anyio would cancel again in each turn of the event loop
         with CancelScope(shield=True):
             while not task.done():
                 with contextlib.suppress(asyncio.CancelledError):

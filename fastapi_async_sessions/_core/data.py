@@ -1,4 +1,4 @@
-"""The data that a route works on, and what became of it since it was loaded."""
+"""The data that a route works on, and its changes since it was loaded."""
 
 import contextlib
 from typing import Generic, NamedTuple
@@ -11,10 +11,10 @@ from .models import Model
 
 
 class MergedData(NamedTuple, Generic[Model]):
-    """Our change together with that of another request, as stored.
+    """Our change merged with that of another request, as stored.
 
     Attributes:
-        base, theirs: The dumps that ours was merged from and over.
+        base, theirs: The dumps of the common base and of the other request's data.
     """
 
     data: Model
@@ -26,10 +26,10 @@ class MergedData(NamedTuple, Generic[Model]):
 
 
 class SessionData(Generic[Model]):
-    """One session's data during one request; ``destroy`` and ``reload`` begin another.
+    """A session's data during a request; ``destroy`` and ``reload`` replace it.
 
     Attributes:
-        base: The dump of what was loaded or last committed; what differs from it is a change.
+        base: The dump of the data as loaded or last committed; any difference from it is a change.
         is_closed: Whether the route has returned, so that the data can only be read.
     """
 
@@ -55,47 +55,47 @@ class SessionData(Generic[Model]):
         self._is_read_late = False
 
     def read(self) -> Model:
-        """The model, which may be changed in place until the data is closed."""
+        """Return the model, which may be changed in place until the data is closed."""
         self._is_read = True
         self._is_read_late |= self.is_closed
         return self._model
 
     def assign(self, model: Model) -> None:
-        """Take another object as the data."""
+        """Replace the data by another object."""
         self._model = model
         self._is_read = True
         self._is_assigned = True
 
     def dump(self) -> bytes:
-        """The data as JSON.
+        """Return the data as JSON.
 
         Raises:
             SessionInvalid: it cannot be written.
         """
-        # a model that nothing has read was not changed, unless functions of its own run
+        # nobody can have changed a model that was not read, unless it has functions of its own
         is_as_loaded = self._codec.is_plain and not self._is_read
         self._dumped = self.base if is_as_loaded else self._codec.dump(self._model)
         return self._dumped
 
     def is_change(self, dump: bytes) -> bool:
-        """Whether a dump differs from the base in more than the order of sets."""
+        """Return whether a dump differs from the base in more than the order of sets."""
         return dump != self.base and self._codec.is_change(self.base, dump)
 
     def accept(self, base: bytes) -> None:
-        """Note that the data is stored; ``base`` is its dump."""
+        """Record that the data has been stored; ``base`` is its dump."""
         self.base = self._dumped = base
 
     def accept_merge(self, merged: MergedData[Model], ours: bytes) -> None:
-        """Take what another request changed into the data, which was ``ours`` when dumped."""
+        """Add another request's changes to the data, which was ``ours`` when dumped."""
         model = self._with_late_changes(merged, ours)
         if self.is_closed or self._is_assigned:
-            self._model = model  # an object that the route assigned may be shared
+            self._model = model  # the object that the route assigned may be shared
             return
         changed = self._codec.changed_fields(ours, self._codec.dump(model))
         update_in_place(self._model, model, model.__dict__.keys() - changed)
 
     def _with_late_changes(self, merged: MergedData[Model], ours: bytes) -> Model:
-        """The merged data, with what another task changed after ours was dumped."""
+        """Return the merged data with changes that another task made after ours was dumped."""
         codec = self._codec
         try:
             now = codec.dump(self._model)
@@ -108,13 +108,13 @@ class SessionData(Generic[Model]):
         return merged.data
 
     def seal(self) -> None:
-        """Close data that is not going to be committed."""
+        """Close the data without a commit."""
         self.is_closed = True
         with contextlib.suppress(SessionInvalid):
             self.dump()
 
     def was_changed_late(self) -> bool:
-        """Whether the data was changed after it was closed, so that the change is lost."""
+        """Return whether the data was changed after it was closed, so that the change is lost."""
         if not self._is_read_late or self._dumped is None:
             return False
         try:

@@ -1,4 +1,4 @@
-"""The header of a record: what the library itself knows of a session.
+"""The header of a record: the library's own data about a session.
 
 It stands before the model's JSON, so that reading it takes no pass over the data and a user's model
 cannot reach it. Its times are microseconds since 1970, UTC.
@@ -29,7 +29,7 @@ class CorruptBody(Exception):
 class Renewal(NamedTuple):
     """A request for a new token, at a moment in microseconds.
 
-    Where ``changes_subject`` is true it is a sign-in as ``subject``, or with None a sign-out.
+    If ``changes_subject`` is true, it is a sign-in as ``subject``, or a sign-out if that is None.
     """
 
     at: int
@@ -40,12 +40,12 @@ class Renewal(NamedTuple):
 
     @property
     def is_sign_in(self) -> bool:
-        """Whether somebody has just proven who they are."""
+        """Whether a user has just been authenticated."""
         return self.subject is not None
 
 
 class Header(NamedTuple):
-    """What a record says of its session.
+    """The header of a record.
 
     Attributes:
         secret_hash: SHA-256 of the secret of the token that opens the session, 32 bytes.
@@ -85,13 +85,13 @@ class Header(NamedTuple):
         )
 
     def expires_at(self, default: Lifetime) -> int:
-        """When the session ends unless it is used again."""
+        """Return the time at which the session expires unless it is used again."""
         lifetime = self.lifetime or default
         limits: list[int] = []
         if self.ends_at is not None:
             limits.append(self.ends_at)
         if lifetime.absolute is not None:
-            # counts too, so that a shortened configuration reaches sessions that exist
+            # also counts, so that a lifetime that was shortened applies to existing sessions
             began_at = self.authenticated_at or self.created_at
             limits.append(began_at + lifetime.absolute // _MICROSECOND)
         if lifetime.idle is not None:
@@ -99,12 +99,12 @@ class Header(NamedTuple):
         return min(limits)
 
     def is_extension_due(self, default: Lifetime, now: int) -> bool:
-        """Whether a request at this moment extends the session: once per tenth of its idle time."""
+        """Return whether a request extends the session now: once per tenth of the idle timeout."""
         idle = (self.lifetime or default).idle
         return idle is not None and 10 * (now - self.seen_at) >= idle // _MICROSECOND
 
     def extended(self, now: int) -> "Header":
-        """The header after a request that extends the session."""
+        """Return the header after a request that extends the session."""
         return self._replace(seen_at=max(now, self.seen_at))
 
     def renewed(self, renewal: Renewal, default: Lifetime) -> "Header":

@@ -1,4 +1,4 @@
-"""What a session's model must be, read from the class and from pydantic's schemas.
+"""The requirements on a session's model, checked in the class and in pydantic's schemas.
 
 Everything that knows the names in those schemas is in this file and in ``shapes``.
 """
@@ -16,8 +16,8 @@ from .shapes import shape_of
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# The types of pydantic's core schemas that read and write the same each time where their parts do.
-# Sets may order their items otherwise, and enums and dataclasses run code of their classes.
+# The types of pydantic's core schemas that always read and write the same if their parts do. Sets
+# may change the order of their items, and enums and dataclasses run code of their classes.
 _PLAIN: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("any", "none", "bool", "int", "float", "decimal", "str", "bytes"), ()),
     **dict.fromkeys(("date", "time", "datetime", "timedelta", "uuid", "literal"), ()),
@@ -40,19 +40,19 @@ _NO_FIELDS = ("properties", "$defs", "items", "additionalProperties")
 
 
 class SessionModel(Generic[Model]):
-    """One model class, and what its schemas say.
+    """A model class, and the properties that its schemas show.
 
     Attributes:
         cls: The class.
-        adapter: What validates and serializes it.
-        field_names: Every field's name, nested ones too; other keys are a user's data.
-        is_plain: Whether no function runs with it that may give another result each time, or keep
-            the data.
-        shape: What its JSON values do not show.
-        write_only: Fields of types that hide what they hold in JSON (``SecretStr``).
+        adapter: Validates and serializes it.
+        field_names: The names of all fields, including nested ones; other keys are a user's data.
+        is_plain: Whether reading and writing run no functions of the model, which may return a
+            different result each time or keep a reference to the data.
+        shape: What the JSON values do not show of themselves.
+        write_only: Fields of types that JSON hides (``SecretStr``).
 
     Raises:
-        ConfigurationError: the class is no model that can be made without arguments.
+        ConfigurationError: the class is not a model that can be created without arguments.
     """
 
     def __init__(self, cls: type[Model]) -> None:
@@ -68,7 +68,7 @@ class SessionModel(Generic[Model]):
 def _checked(cls: type[Model]) -> type[Model]:
     if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
         raise ConfigurationError(
-            f"a session's model is a class derived from pydantic.BaseModel, not {cls!r}"
+            f"a session's model must be a class derived from pydantic.BaseModel, not {cls!r}"
         )
     missing = [name for name, field in cls.model_fields.items() if field.is_required()]
     if missing:
@@ -123,8 +123,8 @@ def _write_only(schema: JSON, name: str = "") -> Iterator[str]:
 
 
 def _is_plain(schema: Any) -> bool:
-    """Whether a core schema is known to run no functions; an unknown one may."""
-    if isinstance(schema, list | tuple):  # a union's choice may come with a label
+    """Return whether a core schema is known to run no functions; an unknown one may."""
+    if isinstance(schema, list | tuple):  # a choice of a union may have a label
         parts = cast(Iterable[Any], schema)
         return all(_is_plain(part) for part in parts if not isinstance(part, str))
     inner_names = _PLAIN.get(schema["type"])

@@ -1,4 +1,4 @@
-"""What FastAPI must not read from a request."""
+"""Errors for parameters that FastAPI must not read from a request."""
 
 from typing import NoReturn
 
@@ -6,9 +6,10 @@ from ..errors import ConfigurationError
 
 
 class NotAParameter:
-    """Marks what no request can bring, with the line to write instead.
+    """Annotates a parameter that cannot come from a request, with the line to write instead.
 
-    FastAPI asks for its schema only where ``Depends`` is missing or was given the wrong object.
+    FastAPI needs the parameter's schema only if ``Depends`` is missing or has the wrong argument;
+    making the schema raises ``ConfigurationError``.
     """
 
     def __init__(self, advice: str) -> None:
@@ -19,6 +20,7 @@ class NotAParameter:
 
 
 NEEDS_DEPENDS = NotAParameter(
-    "a Session comes from the SessionProvider that you made, and FastAPI can neither read nor send "
-    "one: write session: Session[UserData] = Depends(get_session), and return session.data"
+    "FastAPI cannot read a Session from a request or send one in a response; it comes from your "
+    "SessionProvider: write session: Session[UserData] = Depends(get_session), and return "
+    "session.data"
 )

@@ -1,4 +1,4 @@
-"""Between the records of a store and live sessions."""
+"""Loads the records of a store as sessions, and makes records of sessions."""
 
 import asyncio
 import re
@@ -28,7 +28,7 @@ _SUBJECT = re.compile("[^\x00\ud800-\udfff]{1,255}")
 
 
 class SessionRecord(NamedTuple):
-    """A record whose header was read.
+    """A record with its header, unpacked.
 
     Attributes:
         json: The data as it is stored, which may hold fields that this release does not know.
@@ -49,7 +49,7 @@ class LoadedSession(NamedTuple, Generic[Model]):
     """A live session, as it was loaded.
 
     Attributes:
-        data: The model that a route works on.
+        data: The model, which the route may change.
         base: The dump of the data right after it was loaded; a commit compares with it.
     """
 
@@ -76,8 +76,8 @@ class Repository(Generic[Model]):
     """The sessions of one provider.
 
     Attributes:
-        settings: What the application configured.
-        store: The configured store, bounded.
+        settings: The arguments of the provider.
+        store: The provider's store, in a ``BoundedStore``.
         codec: Reads and writes the model.
         seal: Seals records, and names their owners.
         events: Tells the log and the application what happened.
@@ -95,7 +95,7 @@ class Repository(Generic[Model]):
         """The live session under a key; where hashes are given, one of them is its secret's.
 
         Raises:
-            StoreUnavailable: the store cannot tell.
+            StoreUnavailable: the store failed.
             SessionInvalid: the data does not fit the model, and ``on_invalid`` is "raise".
         """
         record = await self.store.load(key)
@@ -148,7 +148,7 @@ class Repository(Generic[Model]):
             invalid = error
         else:
             return LoadedSession(stored, data, self.codec.dump_as_read(data, stored.raw))
-        # outside of the except block: the error's text holds the values
+        # outside of the except block, because the error's text contains the values
         return self._read_invalid(stored, invalid)
 
     def _read_invalid(
@@ -177,8 +177,8 @@ class Repository(Generic[Model]):
             migrated = migration(cast(dict[str, Any], values), error)
             return self.codec.read_back(self.codec.dump(migrated))
         except Exception as failure:
-            # A migration that fails costs a session and never the request. The text of its error
-            # may hold what was stored.
+            # If a migration fails, the session is lost, but the request goes on. The text of the
+            # error may contain stored values.
             place = extract_tb(failure.__traceback__)[-1]
             logger.error(
                 "on_invalid failed for provider %r: %s in %s, line %s",
@@ -192,7 +192,7 @@ class Repository(Generic[Model]):
     def new_record(
         self, key: str, header: Header, raw: bytes, owner: str | None, replaces: str = ""
     ) -> Record:
-        """The next record of the session with this key.
+        """Make the next record of the session with this key.
 
         Raises:
             SessionTooLarge: it would take more than ``max_bytes``.
@@ -210,7 +210,7 @@ class Repository(Generic[Model]):
         return Record(self.seal.close(key, None, b""), new_version(), None, until)
 
     def queue(self, key: str) -> asyncio.Lock:
-        """Where the commits of one session wait for each other after a conflict."""
+        """Return the lock with which the commits of a session queue after a conflict."""
         return self._queues.setdefault(key, asyncio.Lock())
 
     def __repr__(self) -> str:
@@ -218,10 +218,10 @@ class Repository(Generic[Model]):
 
 
 def is_subject(text: str | None) -> TypeGuard[str]:
-    """Whether a text can be a subject: every store can keep it."""
+    """Return whether a text can be a subject, which every store can keep."""
     return text is not None and _SUBJECT.fullmatch(text) is not None
 
 
 def _is_one_of(secret_hash: bytes, hashes: tuple[bytes, ...]) -> bool:
-    # all are compared, so that the time taken does not tell which one it is
+    # compares all of them, so that the time it takes does not reveal which one is equal
     return any([compare_digest(secret_hash, each) for each in hashes])  # noqa: C419

@@ -1,4 +1,4 @@
-"""What a route holds."""
+"""The session object that a route works with."""
 
 from collections.abc import Awaitable
 from datetime import datetime
@@ -15,10 +15,10 @@ from .state import SessionState
 
 
 class Session(Generic[Model]):
-    """One visitor's session, for the time of one request.
+    """A visitor's session during one request.
 
-    Change ``data`` in any way, nested and in place too: what differs when the route returns is
-    stored before the response leaves. If the route raises, nothing is stored.
+    Change ``data`` in any way, including nested values in place: all changes are stored when the
+    route returns, before the response is sent. If the route raises, nothing is stored.
     """
 
     __slots__ = ("_state",)
@@ -28,7 +28,7 @@ class Session(Generic[Model]):
 
     @property
     def data(self) -> Model:
-        """Your model. Once the response has begun it can only be read; a change is lost."""
+        """Your model. Once the route has returned, it can only be read: a change is lost."""
         return self._state.data.read()
 
     @data.setter
@@ -37,18 +37,18 @@ class Session(Generic[Model]):
 
     @property
     def subject(self) -> str | None:
-        """Who is signed in; None: nobody."""
+        """The signed-in user, or None."""
         return self._state.subject
 
     @property
     def key(self) -> str | None:
-        """The public handle, for lists of devices; None until stored. It is no cookie."""
+        """A public identifier for lists of devices, not a secret; None until it is stored."""
         stored = self._state.stored
         return None if stored is None else stored.key
 
     @property
     def is_new(self) -> bool:
-        """Whether this request began without a live session; only ``destroy`` changes that."""
+        """Whether this request began without a live session, or has destroyed it."""
         return self._state.is_new
 
     @property
@@ -59,19 +59,19 @@ class Session(Generic[Model]):
 
     @property
     def created_at(self) -> datetime:
-        """When the session was first stored (a new one: when the request began), in UTC."""
+        """When the session was first stored, or a new one's request began; in UTC."""
         return from_microseconds(self._state.header.created_at)
 
     @property
     def authenticated_at(self) -> datetime | None:
-        """When the subject last signed in, in UTC; None: nobody is signed in."""
+        """When the subject last signed in, in UTC; None if nobody is signed in."""
         state = self._state
         authenticated_at = None if state.subject is None else state.header.authenticated_at
         return None if authenticated_at is None else from_microseconds(authenticated_at)
 
     @property
     def expires_at(self) -> datetime:
-        """When the session ends unless it is used again, in UTC."""
+        """When the session expires unless it is used again, in UTC."""
         return from_microseconds(self._state.expires_at)
 
     def renew(
@@ -81,17 +81,18 @@ class Session(Generic[Model]):
         lifetime: Lifetime | None = None,
         persistent: bool | None = None,
     ) -> None:
-        """Ask for a new token at the commit; the old one is dead from then on.
+        """Give the session a new token at the commit, which invalidates the old one.
 
-        Call it at each sign-in and each change of privilege: this prevents session fixation
+        Call it at every sign-in and every change of privilege: this prevents session fixation
         (OWASP Session Management Cheat Sheet, "Renew the Session ID After Any Privilege Level
         Change"). With a subject it signs that user in; with ``None`` it signs the user out and
         keeps the data.
 
         Args:
-            subject: Who has just proven who they are, 1 to 255 characters.
+            subject: The user who has just been authenticated, 1 to 255 characters.
             lifetime: This sign-in's own lifetime, such as a longer one for "remember me".
-            persistent: Whether the cookie outlives the browser; None: as the provider's cookies.
+            persistent: Whether the cookie survives closing the browser; by default it is as
+                configured in the provider's ``CookieConfig``.
 
         Raises:
             SessionClosed: the request is over, or no cookie can be set (websockets, ``open``).
@@ -108,7 +109,7 @@ class Session(Generic[Model]):
         if not isinstance(lifetime, Lifetime | None):
             raise TypeError("lifetime=... takes a Lifetime: Lifetime(idle=..., absolute=...)")
         if not isinstance(subject, str) and (lifetime is not None or persistent is not None):
-            raise ValueError("lifetime= and persistent= go with renew(subject=...), a sign-in")
+            raise ValueError("lifetime= and persistent= need a sign-in: write renew(subject=...)")
         if subject is ...:
             state.renew()
         elif subject is None:
@@ -117,31 +118,34 @@ class Session(Generic[Model]):
             state.sign_in(subject, lifetime, persistent)
 
     def destroy(self) -> Awaitable[None]:
-        """End the session: ``await`` it to delete it at once, else it goes when the route ends.
+        """End the session: ``await`` this to delete it now, or the end of the route deletes it.
 
-        It goes also when the route raises. Afterwards this object is a fresh new session.
+        It is deleted even if the route raises. Afterwards this object is a new, empty session.
 
         Raises:
             SessionClosed: the request is over.
-            StoreUnavailable: the store could not delete it (when awaited).
+            StoreUnavailable: the store could not delete it (raised when this is awaited).
         """
         return self._open("destroy").destroy()
 
     async def commit(self) -> None:
-        """Store what has changed now, before the route returns; ``data`` stays the same object.
+        """Store the changes now, before the route returns.
+
+        ``data`` stays the same object, unless the route assigned it and another request wrote too.
 
         Raises:
             SessionClosed: the request is over.
-            SessionConflict, SessionInvalid, SessionTooLarge, StoreUnavailable: as at the end.
+            SessionConflict, SessionInvalid, SessionTooLarge, StoreUnavailable: as when the route
+                returns.
         """
         await self._open("commit").commit()
 
     async def reload(self) -> bool:
-        """Take the stored data again, dropping what was not committed. False: it has ended.
+        """Load the session again and discard uncommitted changes; False if it has ended.
 
         Raises:
             SessionClosed: the request is over.
-            StoreUnavailable: the store could not tell.
+            StoreUnavailable: the store could not load it.
         """
         return await self._open("reload").reload()
 
@@ -163,12 +167,12 @@ class Session(Generic[Model]):
 
 
 def state_of(session: Session[Any]) -> SessionState[Any]:
-    """The state behind a session, for the rest of this package."""
+    """Return the state of a session, for the rest of this package."""
     return session._state  # pyright: ignore[reportPrivateUsage]  # users see no state
 
 
 def _check_subject(subject: object) -> None:
     if not isinstance(subject, str | EllipsisType | None):
-        raise TypeError(f"a subject is a str, not {type(subject).__name__}: str(user.id)")
+        raise TypeError(f"a subject is a str, not {type(subject).__name__}: write str(user.id)")
     if isinstance(subject, str) and not is_subject(subject):
-        raise ValueError("a subject has 1 to 255 characters, no NUL or lone surrogate")
+        raise ValueError("a subject has 1 to 255 characters, and no NUL or lone surrogate")

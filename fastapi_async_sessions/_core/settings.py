@@ -1,4 +1,4 @@
-"""What an application has configured for one kind of session, as one frozen value."""
+"""The settings of a provider, as one frozen value."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ class Settings(Generic[Model]):
     """The arguments of ``SessionProvider`` that do not concern HTTP.
 
     Raises:
-        ConfigurationError: one of them breaks a rule.
+        ConfigurationError: one of them is not valid.
     """
 
     name: str
@@ -64,12 +64,15 @@ class Settings(Generic[Model]):
             require(has_type, f"{option}=... takes a {kind.__name__}")
         require(
             _NAME.fullmatch(self.name) is not None,
-            "name=... has 1 to 64 of the characters A-Z a-z 0-9 _ - and does not begin with __",
+            "name=... takes 1 to 64 characters of A-Z a-z 0-9 _ - and must not begin with __",
         )
-        require(0 < self.max_bytes <= MAX_BODY_BYTES, f"max_bytes=... is 1 to {MAX_BODY_BYTES}")
+        require(
+            0 < self.max_bytes <= MAX_BODY_BYTES,
+            f"max_bytes=... must be between 1 and {MAX_BODY_BYTES}",
+        )
         require(
             min(self.store_timeout, self.commit_timeout) > timedelta(0),
-            "store_timeout and commit_timeout are positive",
+            "store_timeout=... and commit_timeout=... must be positive",
         )
         limit = self.max_sessions_per_subject
         require(
@@ -81,26 +84,26 @@ class Settings(Generic[Model]):
 
     def _check_choices(self) -> None:
         require(
-            self.on_conflict in get_args(OnConflict), 'on_conflict=... is "overwrite" or "raise"'
+            self.on_conflict in get_args(OnConflict), 'on_conflict=... takes "overwrite" or "raise"'
         )
         require(
             self.on_invalid in get_args(OnInvalid) or _is_plain_function(self.on_invalid),
-            'on_invalid=... is "discard", "raise" or a plain function of the dict and the error',
+            'on_invalid=... takes "discard", "raise" or a function, not async, of dict and error',
         )
 
     def _check_functions(self) -> None:
         require(
             self.on_event is None or _is_plain_function(self.on_event),
-            "on_event=... is a plain function, not async",
+            "on_event=... takes a function that is not async",
         )
         now = self.clock() if callable(self.clock) else None
         require(
             isinstance(now, datetime) and now.utcoffset() == timedelta(0),
-            "clock=... gives aware datetimes in UTC",
+            "clock=... must return aware datetimes in UTC",
         )
 
     def now(self) -> int:
-        """What the clock shows, in microseconds since 1970."""
+        """Return the time of the clock, in microseconds since 1970."""
         return to_microseconds(self.clock())
 
     def __repr__(self) -> str:
@@ -108,16 +111,16 @@ class Settings(Generic[Model]):
 
 
 def require(condition: bool, rule: str) -> None:
-    """Refuse an argument of the provider that breaks a rule.
+    """Check an argument of the provider.
 
     Raises:
-        ConfigurationError: it does.
+        ConfigurationError: the condition does not hold; names the rule.
     """
     if not condition:
         raise ConfigurationError(f"SessionProvider: {rule}")
 
 
 def _is_plain_function(function: object) -> bool:
-    """Whether an object can be called and gives no coroutine, which nobody would await."""
+    """Return whether an object is a function that is not async: nobody would await the result."""
     is_async = iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
     return callable(function) and not is_async

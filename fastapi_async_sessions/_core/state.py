@@ -1,4 +1,4 @@
-"""One request's session: what the route asked of it, and the commit."""
+"""The state of a request's session, from the load to the commit."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from .tokens import Token
 
 
 class CookieAction(Enum):
-    """What the response does with the browser's cookie."""
+    """The effect of the response on the browser's cookie."""
 
     KEEP = "leaves it as it is"
     RESIGN = "sends it signed anew with the next write, which shows that its token is still good"
@@ -45,12 +45,12 @@ class RequestCookie(NamedTuple):
 
 
 class _Due(Enum):
-    """What a commit has to write."""
+    """The write that a commit has to do."""
 
-    NOTHING = "the session is as it was"
-    CREATE = "it is new, and its data changed or somebody signed in"
-    SAVE = "its data changed, or it is renewed"
-    EXTEND = "it was used, and its idle time runs"
+    NOTHING = "the session has not changed"
+    CREATE = "it is new, and its data has changed or a user signs in"
+    SAVE = "its data has changed, or it is renewed"
+    EXTEND = "it was used, and an extension is due"
 
 
 class SessionState(Generic[Model]):
@@ -59,9 +59,9 @@ class SessionState(Generic[Model]):
     Attributes:
         began_at: When the request began, in microseconds since 1970.
         can_set_cookie: Whether this is an HTTP request.
-        stored: What the store holds; None until the session is stored.
-        token: What opens it; None: none yet, or the session was taken by its key (``open``).
-        data: What the route works on.
+        stored: The stored record; None until the session is stored.
+        token: Opens the session; None if there is none yet, or it was opened by its key (``open``).
+        data: The data that the route works on.
         is_new: Whether the request began without a live session, or has destroyed it.
         request_cookie: What the request's cookie was, if it opened no session.
         cookie_action: What the jar does for the cookie.
@@ -119,7 +119,7 @@ class SessionState(Generic[Model]):
         else:
             self.data = SessionData(codec, loaded.data, loaded.base)
 
-    # what the route sees
+    # read by the route
 
     @property
     def provider(self) -> str:
@@ -128,14 +128,14 @@ class SessionState(Generic[Model]):
 
     @property
     def subject(self) -> str | None:
-        """Who is signed in, a renewal of this request included."""
+        """The signed-in user, after a sign-in or sign-out by this request."""
         if self._renewal is not None and self._renewal.changes_subject:
             return self._renewal.subject
         return None if self.stored is None else self.stored.header.subject
 
     @property
     def header(self) -> Header:
-        """The header that a commit at this moment would write, but for the extension."""
+        """The header that a commit would write now, apart from an extension."""
         settings = self._repository.settings
         if self.stored is None:
             header = Header.new(self.began_at, settings.lifetime, persistent=settings.persistent)
@@ -147,7 +147,7 @@ class SessionState(Generic[Model]):
 
     @property
     def expires_at(self) -> int:
-        """When the session ends unless it is used again."""
+        """When the session expires unless it is used again."""
         return self.header.expires_at(self._repository.settings.lifetime)
 
     @property
@@ -157,7 +157,7 @@ class SessionState(Generic[Model]):
 
     @property
     def cookie_age(self) -> timedelta | None:
-        """How long the browser keeps the cookie; None: until it is closed."""
+        """How long the browser keeps the cookie; None if it keeps it until it is closed."""
         if self.stored is None or not self.stored.header.persistent:
             return None
         # not the idle end, which each extension moves: the record decides about that
@@ -166,10 +166,10 @@ class SessionState(Generic[Model]):
             return timedelta.max
         return timedelta(microseconds=ends_at - self._repository.settings.now())
 
-    # what the route asks for
+    # requested by the route
 
     def assign(self, data: Model) -> None:
-        """Take another object as the data.
+        """Replace the data by another object.
 
         Raises:
             TypeError: it is not of the provider's model.
@@ -180,7 +180,7 @@ class SessionState(Generic[Model]):
         self.data.assign(data)
 
     def renew(self) -> None:
-        """Give the session a new token at the commit; an earlier sign-in or sign-out stays."""
+        """Give the session a new token at the commit; a sign-in or sign-out before this stands."""
         if self._renewal is None:
             self._renewal = Renewal(self._repository.settings.now(), changes_subject=False)
 
@@ -202,7 +202,7 @@ class SessionState(Generic[Model]):
         return self.stored.header.subject if self.stored else None, self.subject
 
     def sign_out(self) -> None:
-        """Bind the session to nobody at the commit, with a new token."""
+        """Sign the user out at the commit, with a new token."""
         self._renewal = Renewal(self._repository.settings.now(), changes_subject=True)
 
     def destroy(self) -> "Deletion":
@@ -221,12 +221,12 @@ class SessionState(Generic[Model]):
         return Deletion(self)
 
     async def delete_ended(self) -> None:
-        """Delete what was destroyed. What fails is tried again at the end of the request."""
+        """Delete destroyed sessions; after a failure, the end of the request tries again."""
         async with self._lock:
             await self._delete_ended()
 
     async def reload(self) -> bool:
-        """Take the stored data again. False: the session has ended, or was never stored."""
+        """Load the stored data again; False if the session has ended or was never stored."""
         async with self._lock:
             stored, data = self.stored, self.data
             if stored is None:
@@ -246,7 +246,7 @@ class SessionState(Generic[Model]):
         await self.commit()
 
     async def roll_back(self) -> None:
-        """Commit nothing; what was destroyed is deleted all the same."""
+        """Commit nothing; destroyed sessions are still deleted."""
         self.data.seal()
         await self.delete_ended()
 
@@ -255,7 +255,7 @@ class SessionState(Generic[Model]):
         if self.data.was_changed_late():
             logger.error(
                 "the data of a session (provider %r) was changed after the response had begun: "
-                "that change is lost. Change it before the route returns, or use "
+                "that change is lost. Change the data before the route returns, or use "
                 "get_session.open(key) in a stream or background task.",
                 self.provider,
             )
@@ -263,7 +263,7 @@ class SessionState(Generic[Model]):
     # the commit
 
     async def commit(self) -> None:
-        """Bring the store up to date: at most one write, unless another request wrote too.
+        """Store what has changed: with at most one write, unless another request wrote as well.
 
         Raises:
             SessionConflict, SessionInvalid, SessionTooLarge, StoreUnavailable: no cookie is sent.
@@ -283,7 +283,7 @@ class SessionState(Generic[Model]):
                     pass
 
     async def create(self) -> None:
-        """Store a new session, also one whose data is still what it began with."""
+        """Store a new session, even if its data has not changed."""
         await self._create(self._change(self.data.dump(), self._repository.settings.now()))
 
     def _change(self, ours: bytes, now: int) -> Change:
@@ -306,7 +306,7 @@ class SessionState(Generic[Model]):
             return _Due.CREATE if is_changed or self.subject is not None else _Due.NOTHING
         if is_changed or self._renewal is not None:
             return _Due.SAVE
-        # a session that was opened by its key is not used by its visitor
+        # a session that was opened by its key is not being used by its visitor
         is_used, lifetime = self.token is not None, self._repository.settings.lifetime
         if is_used and self.stored.header.is_extension_due(lifetime, now):
             return _Due.EXTEND
@@ -349,7 +349,7 @@ class SessionState(Generic[Model]):
             committed = await commit.save(stored)
             if committed is None and data is self.data:
                 self._note_end(change, stored)
-                # a change ends with the session; a user who has just signed in begins a new one
+                # a change is dropped with the session; a sign-in begins a new one
                 if change.renewal and change.renewal.is_sign_in:
                     committed = await commit.create()
             if committed is not None:
@@ -365,14 +365,14 @@ class SessionState(Generic[Model]):
             if committed is not None:
                 self._accept(committed, change, data)
 
-        # without the extension the session ends a little sooner, and the request goes on
+        # without the extension the session expires a little sooner, but the request goes on
         with contextlib.suppress(SessionConflict, SessionTooLarge, StoreUnavailable):
             await self._complete(write(), commit)
 
     def _accept(
         self, committed: Committed[Model], change: Change, data: SessionData[Model]
     ) -> None:
-        """Go on from what was written, and have the cookie follow."""
+        """Update the state to the result of a commit, and decide about the cookie."""
         stored = committed.stored
         if data is not self.data:
             self._ended.append(stored.key)  # another task destroyed it while it was written
@@ -401,7 +401,7 @@ class SessionState(Generic[Model]):
             emit("signed_out", stored.key, owner=before)
 
     def _note_end(self, change: Change, stored: SessionRecord) -> None:
-        """The session ended or was renewed elsewhere: its cookie stays as it is."""
+        """Drop a change, because another request ended or renewed the session; keep the cookie."""
         self._repository.events.emit("ended_elsewhere", stored.key)
         self.cookie_action = CookieAction.KEEP
         self.data.base = change.ours
@@ -433,7 +433,7 @@ class SessionState(Generic[Model]):
         try:
             return await run_to_completion(work, limit)
         except TimeoutError:
-            reason = f"the commit was not done within {limit.total_seconds():g} seconds"
+            reason = f"the commit did not complete within {limit.total_seconds():g} seconds"
         if commit is not None and commit.is_contended:
             raise SessionConflict("Too many requests changed the session at the same time.")
         key = self.stored.key if self.stored else None
@@ -442,7 +442,7 @@ class SessionState(Generic[Model]):
 
 
 class Deletion:
-    """What ``destroy`` returns: the session ends whether it is awaited or not."""
+    """Returned by ``destroy``; the session ends whether this is awaited or not."""
 
     __slots__ = ("_state",)
 

@@ -1,4 +1,4 @@
-"""A store while an application runs: opened, purged now and then, closed."""
+"""Opening, purging and closing a store while an application runs."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from ..stores.base import Store
 
 
 class Upkeep:
-    """One store's opening, purging and closing, shared by the providers that use it."""
+    """Opens, purges and closes a store, once for all providers that use it."""
 
     def __init__(
         self,
@@ -31,14 +31,14 @@ class Upkeep:
 
     @classmethod
     def of(cls, store: Store) -> "Upkeep":
-        """The one upkeep of a store."""
+        """Return the store's upkeep, which its providers share."""
         attributes: dict[str, Any] = vars(store)
         upkeep: Upkeep = attributes.setdefault("_upkeep", cls(store))
         return upkeep
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Hold the store open; the first one opens it, the last one closes it."""
+        """Keep the store open; the first user opens it, and the last one closes it."""
         self._users += 1
         try:
             if self._users == 1:
@@ -67,8 +67,8 @@ class Upkeep:
 
     async def _keep(self) -> None:
         while True:
-            # a store that was away at the start is tried again sooner; the jitter keeps the workers
-            # of one service from purging at the same moment
+            # If the store could not be opened, try again sooner. The jitter keeps the workers of a
+            # service from purging all at the same time.
             pause = self._every if self._is_open else self._every / 60
             await asyncio.sleep(pause.total_seconds() * random.uniform(0.5, 1.5))  # noqa: S311
             if not self._is_open:
@@ -77,15 +77,15 @@ class Upkeep:
                 await self._try("purged", self._store.purge(), self._every)
 
     async def _try(self, action: str, work: Coroutine[Any, Any, object], within: timedelta) -> bool:
-        """Whether it worked. Without its store an application still starts, runs and stops: routes
-        without sessions work, and ``check()`` fails the readiness probe."""
+        """Return whether it worked. Without its store an application still starts, runs and stops:
+        routes without sessions work, and ``check()`` fails the readiness probe."""
         try:
             async with asyncio.timeout(within.total_seconds()):
                 await work
         except Exception as error:
             if isinstance(error, ConfigurationError) and self._task is None:
-                raise  # a mistake in the program is reported at its start
-            # no traceback: what a driver says may hold a password
+                raise  # a mistake in the program is reported at startup
+            # without a traceback, because a driver's message may contain a password
             reason = error.reason if isinstance(error, StoreUnavailable) else type(error).__name__
             logger.error("the session store could not be %s: %s", action, reason)
             return False

@@ -1,2 +1,2 @@
-"""What a request is: cookies, headers, routes. FastAPI is imported here, in ``testing`` and in
-``stores.service`` only."""
+"""The HTTP side: cookies, headers, routes. Only this package, ``testing`` and ``stores.service``
+import FastAPI."""

@@ -1,7 +1,8 @@
-"""The session cookie: how it is configured, read from raw headers, and written.
+"""The session cookie: its configuration, and how it is read from raw headers and written.
 
-Starlette's own parser is not used: it takes the last of two cookies of a name, strips bytes that
-make another name look like ours, and decodes in quadratic time on older Pythons (CVE-2024-7592).
+Starlette's parser is not used: it takes the last of several cookies with the same name, strips
+bytes so that other names look like ours, and decodes in quadratic time on older Pythons
+(CVE-2024-7592).
 """
 
 import re
@@ -15,7 +16,7 @@ from ..errors import ConfigurationError
 SameSite = Literal["lax", "strict", "none"]
 
 MAX_COOKIE_AGE = timedelta(days=400)
-"""Browsers cap a cookie's age here (RFC 6265bis, 5.5)."""
+"""The longest time for which browsers keep a cookie (RFC 6265bis, 5.5)."""
 
 _MAX_HEADER_BYTES = 65536
 _MAX_VALUE_BYTES = 4096
@@ -28,12 +29,12 @@ _DOMAIN = re.compile(r"([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-
 class CookieConfig:
     """The attributes of the session cookie; it is always ``HttpOnly``.
 
-    ``secure=True``, ``path="/"`` and no domain give the name a ``__Host-`` prefix, other secure
-    cookies ``__Secure-`` (RFC 6265bis, 4.1.3). ``persistent=True`` lets the cookie outlive the
-    browser, for as long as the session lives and 400 days at most.
+    With ``secure=True``, ``path="/"`` and no domain, the name has the prefix ``__Host-``; other
+    secure cookies have ``__Secure-`` (RFC 6265bis, 4.1.3). With ``persistent=True`` the cookie
+    survives closing the browser, as long as the session lives and for at most 400 days.
 
     Raises:
-        ConfigurationError: browsers would refuse the cookie, or read it otherwise.
+        ConfigurationError: browsers would reject the cookie or misread it.
     """
 
     secure: bool = True
@@ -46,41 +47,42 @@ class CookieConfig:
     def __post_init__(self) -> None:
         for name in ("secure", "partitioned", "persistent"):
             if not isinstance(getattr(self, name), bool):
-                raise ConfigurationError(f"CookieConfig({name}=...) is True or False")
+                raise ConfigurationError(f"CookieConfig({name}=...) takes True or False")
         if not isinstance(self.path, str) or not isinstance(self.domain, str | None):
-            raise ConfigurationError("CookieConfig(path=..., domain=...) take text")
+            raise ConfigurationError("CookieConfig(path=..., domain=...) takes strings")
         if self.samesite not in get_args(SameSite):
-            raise ConfigurationError('CookieConfig(samesite=...) is "lax", "strict" or "none"')
+            raise ConfigurationError('CookieConfig(samesite=...) takes "lax", "strict" or "none"')
         if self.samesite == "none" and not self.secure:
             raise ConfigurationError('CookieConfig(samesite="none") needs secure=True')
         if self.partitioned and not self.secure:
             raise ConfigurationError("CookieConfig(partitioned=True) needs secure=True")
         if len(self.path) > 1024 or not _PATH.fullmatch(self.path):
             raise ConfigurationError(
-                'CookieConfig(path=...) starts with "/" and has printable ASCII without ";", '
-                "at most 1024 characters"
+                'CookieConfig(path=...) must start with "/" and have at most 1024 printable ASCII '
+                'characters, without spaces and ";"'
             )
         if self.domain is not None and not (
             len(self.domain) <= 253 and _DOMAIN.fullmatch(self.domain)
         ):
             raise ConfigurationError(
-                'CookieConfig(domain=...) is a host name such as "example.com", without a dot first'
+                'CookieConfig(domain=...) takes a host name such as "example.com", without a '
+                "leading dot"
             )
 
     @property
     def prefix(self) -> str:
-        """What the browser checks the attributes against."""
+        """The prefix of the name, for which browsers require certain attributes."""
         if not self.secure:
             return ""
         return "__Host-" if self.path == "/" and self.domain is None else "__Secure-"
 
 
 class Cookie:
-    """One cookie name with its attributes."""
+    """A cookie name with its attributes."""
 
     def __init__(self, name: str, config: CookieConfig) -> None:
         self.name = config.prefix + name
-        # a browser keeps one of the cookies that agree in these
+        # cookies that are equal in these replace each other in a browser
         self.identity = (self.name, config.domain, config.path)
         # A signature is bound to these. A browser that still holds a cookie with other attributes
         # sends both, and only one of them is signed for this configuration.
@@ -93,10 +95,10 @@ class Cookie:
         self._attributes = _attributes(config)
 
     def candidates(self, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes] | None:
-        """The values that raw request headers hold for this cookie; None: too many to look at.
+        """Return this cookie's values in raw request headers; None if there are too many.
 
-        Several headers are one list (RFC 6265bis, 4.2.1). Names are compared byte by byte, and
-        nothing is decoded or unquoted.
+        Several headers are read as one list (RFC 6265bis, 4.2.1). Names are compared byte by byte,
+        and nothing is decoded or unquoted.
         """
         size = 0
         values: list[bytes] = []
@@ -110,17 +112,17 @@ class Cookie:
         return values if len(values) <= _MAX_CANDIDATES else None
 
     def set(self, value: str, max_age: timedelta | None) -> bytes:
-        """The ``Set-Cookie`` value; ``max_age`` None: gone when the browser closes."""
+        """Return the ``Set-Cookie`` value; without ``max_age``, until the browser closes."""
         age = "" if max_age is None else f"; Max-Age={_seconds(max_age)}"
         return f"{self.name}={value}{age}{self._attributes}".encode()
 
     def remove(self) -> bytes:
-        """The ``Set-Cookie`` value that deletes what ``set`` made: only value and age differ."""
+        """Return the ``Set-Cookie`` value that deletes the cookie: only value and age differ."""
         expired = "Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
         return f"{self.name}=; {expired}{self._attributes}".encode()
 
     def is_set_by(self, set_cookie: bytes) -> bool:
-        """Whether a ``Set-Cookie`` value is for this cookie."""
+        """Return whether a ``Set-Cookie`` value is for this cookie."""
         return set_cookie.partition(b"=")[0].strip(b" \t") == self._raw_name
 
 
@@ -138,5 +140,5 @@ def _attributes(config: CookieConfig) -> str:
 
 
 def _seconds(age: timedelta) -> int:
-    # rounded up: a cookie that outlives its session does no harm, for the record decides
+    # rounded up: it does no harm if the cookie outlives its session, whose record decides
     return max(1, -(-min(age, MAX_COOKIE_AGE) // timedelta(seconds=1)))

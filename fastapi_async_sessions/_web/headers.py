@@ -1,5 +1,5 @@
-"""What a response's headers say of its sessions. Every function gives a new list, for a response
-object may be shared between requests."""
+"""The headers of a response that concern sessions. Every function returns a new list, because a
+response object may be shared between requests."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,8 @@ Header = tuple[bytes, bytes]
 
 
 def vary_by_cookie(headers: Iterable[Header]) -> list[Header]:
-    """Keep caches from giving one visitor's page to another (CVE-2023-30861)."""
+    """Add ``Vary: Cookie``, so that no cache serves one visitor's page to another
+    (CVE-2023-30861)."""
     varies: list[bytes] = []
     others: list[Header] = []
     for header in headers:
@@ -23,7 +24,7 @@ def vary_by_cookie(headers: Iterable[Header]) -> list[Header]:
 
 
 def set_cookie(headers: Iterable[Header], cookie: Cookie, value: bytes) -> list[Header]:
-    """Set one cookie, in place of what the route set under its name; no cache may keep it."""
+    """Set a cookie, replacing any of the same name that the route set, and forbid caching."""
     kept = [header for header in headers if not _is_replaced(header, cookie)]
     return [*kept, (b"set-cookie", value), (b"cache-control", b"no-store")]
 

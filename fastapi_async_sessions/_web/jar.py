@@ -1,4 +1,4 @@
-"""The sessions of one request, and what they add to its response."""
+"""The sessions of a request, and the headers that they add to its response."""
 
 import time
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ SCOPE_KEY = "fastapi_async_sessions.jar"
 
 
 class Entry(NamedTuple):
-    """A session, and how its cookie is written."""
+    """A session with its cookie."""
 
     session: Session[Any]
     state: SessionState[Any]
@@ -23,7 +23,7 @@ class Entry(NamedTuple):
     verifier: CookieVerifier
 
     def set_cookie(self) -> bytes | None:
-        """The ``Set-Cookie`` value for the response; None: the cookie stays as it is."""
+        """Return the ``Set-Cookie`` value for the response; None if the cookie stays as it is."""
         state = self.state
         if state.cookie_action is CookieAction.REMOVE:
             return self.cookie.remove()
@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 
 
 class Jar:
-    """One session of each provider, kept in the ASGI scope while the request runs."""
+    """The sessions of a request, one per provider, kept in the ASGI scope."""
 
     __slots__ = ("_began", "_is_closed", "entries")
 
@@ -43,28 +43,28 @@ class Jar:
         self._is_closed = False
 
     def began_at(self, now: int) -> int:
-        """When the request began, which may be long before it asked for a session.
+        """Return when the request began, which may be long before it needed a session.
 
-        Both are microseconds since 1970; the time between is measured by a clock that nobody sets.
+        Both times are microseconds since 1970; the difference is measured with a monotonic clock.
         """
         return now - int(1_000_000 * (time.monotonic() - self._began))
 
     def get(self, provider: object) -> Session[Any] | None:
-        """The session of a provider, if the request already has one."""
+        """Return the session of a provider, if the request already has one."""
         entry = self.entries.get(provider)
         return None if entry is None else entry.session
 
     def put(self, provider: object, entry: Entry) -> Session[Any]:
-        """Keep a session to the end of the request; the first one of a provider stays."""
+        """Keep a session for the rest of the request, and return the provider's first one."""
         for other in self.entries.values():
             if other.cookie is not entry.cookie and other.cookie.name == entry.cookie.name:
                 raise shared_cookie(entry.cookie)
         if self._is_closed:
-            entry.state.data.seal()  # an exception handler may read it, but no commit follows
+            entry.state.data.seal()  # an exception handler can read it, but it is not committed
         return self.entries.setdefault(provider, entry).session
 
     async def close(self) -> None:
-        """Commit each session, in the order in which they were asked for."""
+        """Commit the sessions in the order in which the request got them."""
         self._is_closed = True
         try:
             for entry in self.entries.values():
@@ -74,7 +74,7 @@ class Jar:
             raise
 
     async def roll_back(self) -> None:
-        """Commit nothing; what was destroyed but not awaited is deleted all the same."""
+        """Commit nothing; destroyed sessions are still deleted."""
         self._is_closed = True
         failure: BaseException | None = None
         for entry in self.entries.values():
@@ -91,7 +91,7 @@ class Jar:
             entry.state.report_late_change()
 
     def add_headers(self, headers: Iterable[Header]) -> list[Header]:
-        """A response's headers with those of the sessions."""
+        """Return a response's headers with those of the sessions added."""
         added = vary_by_cookie(headers)
         for entry in self.entries.values():
             value = entry.set_cookie()
@@ -101,8 +101,8 @@ class Jar:
 
 
 def shared_cookie(cookie: Cookie) -> ConfigurationError:
-    """Two providers have one cookie; where each has its own store, no store can tell."""
+    """Make the error for two providers with one cookie; if they share a store, it finds out."""
     return ConfigurationError(
-        f"two providers use the cookie {cookie.name}, so that each overwrites the other's: give "
-        'one of them another name, as in SessionProvider(..., name="staff")'
+        f"two providers use the cookie {cookie.name} and would overwrite each other's: give one of "
+        'them another name, as in SessionProvider(..., name="staff")'
     )

@@ -1,7 +1,7 @@
 """The cross-origin check: the algorithm of Go's ``http.CrossOriginProtection``.
 
-A browser says where an unsafe request comes from. A request from another site is refused, with a
-session cookie or without: being signed in to an attacker's account is an attack too.
+Browsers send the origin of unsafe requests. A request from another origin is rejected with or
+without a session cookie, because signing a victim in to the attacker's account is an attack too.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from ..errors import ConfigurationError
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-# as a browser writes one: lower case, no path, no port where it is the scheme's own
+# as browsers write it: in lower case, without a path or the scheme's default port
 _ORIGIN = re.compile(
     r"(?!https://.*:443$|http://.*:80$)"
     r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
@@ -18,15 +18,16 @@ _ORIGIN = re.compile(
 
 
 class OriginCheck:
-    """Decides by ``Sec-Fetch-Site``, or else by ``Origin`` against ``Host``.
+    """Checks ``Sec-Fetch-Site``, or else compares ``Origin`` with ``Host``.
 
-    A request with neither header does not come from a page in a browser, and passes.
+    A request without ``Sec-Fetch-Site`` and ``Origin`` does not come from a page in a browser, and
+    is allowed.
 
     Args:
-        trusted: Other origins that pass too, each exactly ``scheme://host[:port]``.
+        trusted: Other origins that are allowed, each exactly ``scheme://host[:port]``.
 
     Raises:
-        ConfigurationError: a trusted origin has another form.
+        ConfigurationError: a trusted origin does not have that form.
     """
 
     def __init__(self, trusted: Iterable[str]) -> None:
@@ -35,7 +36,7 @@ class OriginCheck:
         self._trusted = frozenset(origin.encode() for origin in map(_checked, trusted))
 
     def allows(self, method: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Whether a request may change a session; a websocket handshake counts as unsafe."""
+        """Return whether a request may change a session; a websocket handshake is unsafe."""
         if method in _SAFE_METHODS:
             return True
         sites, origins, hosts = _values(headers, b"sec-fetch-site", b"origin", b"host")

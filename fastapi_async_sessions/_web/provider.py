@@ -1,11 +1,11 @@
 """The dependency: cookie -> verifier -> store -> session -> your route -> commit -> cookie."""
 
-# no postponed annotations here: FastAPI 0.121 does not resolve those of a callable object
+# no postponed annotations here: FastAPI 0.121 does not resolve them in a callable object
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, NoReturn, get_origin
 
 from fastapi import Depends, FastAPI
 from fastapi.openapi.models import APIKey
@@ -41,16 +41,16 @@ Requirement = Callable[..., Coroutine[Any, Any, Session[Model]]]
 # Without the parentheses FastAPI reads ``within`` from the query string and injects the returned
 # function, so that the route is left unprotected.
 _WITH_PARENTHESES = NotAParameter(
-    "get_session.signed_in is no dependency, but what it returns is one: write "
+    "get_session.signed_in is not a dependency, it returns one: write "
     "Depends(get_session.signed_in()), with parentheses"
 )
 
 
 class SessionProvider(SessionAdmin[Model], SecurityBase):
-    """Gives routes their session: ``session: Session[UserData] = Depends(get_session)``.
+    """Provides the session of a request: ``session: Session[UserData] = Depends(get_session)``.
 
-    Each provider has its own model, its own cookie and its own namespace in the store. The README
-    explains every argument; all but the model, the store and the secret have a default.
+    Each provider has its own model, cookie and namespace in the store. The README explains every
+    argument.
 
     Args:
         model: A Pydantic model that can be made without arguments.
@@ -66,7 +66,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         commit_timeout: How long a commit with all its calls may take.
 
     Raises:
-        ConfigurationError: an argument is wrong; nothing is left to fail at the first request.
+        ConfigurationError: an argument is not valid.
     """
 
     def __init__(
@@ -111,14 +111,15 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         )
         require(
             not cookie.persistent or (lifetime.absolute or timedelta(0)) <= MAX_COOKIE_AGE,
-            "a persistent cookie lives 400 days at most: choose a shorter Lifetime(absolute=...)",
+            "browsers keep a cookie for at most 400 days, so one with persistent=True needs "
+            "Lifetime(absolute=...) of no more than that",
         )
         super().__init__(Repository(settings))
         self.cookie = Cookie(name, cookie)
         self.verifier = CookieVerifier(keyring, audience=self.cookie.audience)
         self._samesite = cookie.samesite
         self._origin = OriginCheck(trusted_origins) if check_origin else None
-        # FastAPI reads these two for the lock in OpenAPI
+        # FastAPI reads these two for the security scheme in OpenAPI
         self.model = APIKey.model_validate({"in": "cookie", "name": self.cookie.name})
         self.scheme_name = name
         self.required = self._requirement(_absence)
@@ -126,7 +127,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         store.claim(name)
 
     async def __call__(self, connection: HTTPConnection) -> Session[Model]:
-        """The session of this request: the one that its cookie opens, or a new one."""
+        """Return the session that the request's cookie opens, or a new one."""
         jar: Jar = connection.scope.get(SCOPE_KEY) or _websocket_jar(connection)
         session = jar.get(self)
         if session is not None:
@@ -138,8 +139,8 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
     def signed_in(
         self, within: Annotated[timedelta | None, _WITH_PARENTHESES] = None
     ) -> Requirement[Model]:
-        """A dependency that answers 401 unless somebody is signed in, and signed in at most
-        ``within`` ago (ASVS 7.5.3: sensitive actions ask for the password again)."""
+        """Return a dependency that responds with 401 unless a user has signed in, at most
+        ``within`` ago (ASVS 7.5.3: authenticate again before sensitive actions)."""
         require(isinstance(within, timedelta | None), "signed_in(within=...) takes a timedelta")
 
         def refusal(session: Session[Model]) -> SignInReason | None:
@@ -152,13 +153,13 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncGenerator[None]:
-        """For ``FastAPI(lifespan=get_session.lifespan)``, or inside a lifespan of your own.
+        """Open the store, purge expired sessions every few minutes, and close the store.
 
-        Opens the store, purges expired sessions every few minutes, and closes the store.
+        Use it as ``FastAPI(lifespan=get_session.lifespan)``, or inside a lifespan of your own.
 
         Raises:
-            ConfigurationError: a route asks for this session and is no ``SessionRoute``, a
-                route depends on ``Session`` itself, or another provider has the same cookie.
+            ConfigurationError: a route uses this session but is not a ``SessionRoute``, a route
+                depends on ``Session`` itself, or another provider has the same cookie.
         """
         self._check_routes(app)
         async with Upkeep.of(self.repository.settings.store).running():
@@ -244,7 +245,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
             self.repository.events.emit("origin_rejected", method=method)
             raise HTTPException(
                 403,
-                "Cross-origin request refused. If this origin is yours, add it to "
+                "Cross-origin request rejected. If this origin is yours, add it to "
                 "SessionProvider(trusted_origins=...).",
             )
 
@@ -260,8 +261,11 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
                 raise ConfigurationError(needs_session_route(route))
 
     def __repr__(self) -> str:
-        # a traceback with locals may show a provider that could not be built
+        # a traceback that shows locals may contain a provider whose __init__ raised
         return f"<SessionProvider {getattr(self, 'scheme_name', None)!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a provider cannot be pickled or copied: it holds secrets")
 
 
 def _absence(session: Session[Any]) -> SignInReason | None:

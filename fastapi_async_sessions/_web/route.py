@@ -1,4 +1,4 @@
-"""The route class that commits a request's sessions and sends their cookies."""
+"""The route class that commits the sessions of a request and sends their cookies."""
 
 import warnings
 from collections.abc import Callable, Coroutine
@@ -12,21 +12,22 @@ from starlette.types import Message, Receive, Scope, Send
 from .headers import Header
 from .jar import SCOPE_KEY, Jar
 
-_TEST_HOSTS = {"testserver", "test"}  # TestClient's own, and that of FastAPI's async tests
+_TEST_HOSTS = {"testserver", "test"}  # of TestClient, and of async tests in FastAPI's docs
 
 
 class SessionRoute(APIRoute):
-    """For ``APIRouter(route_class=SessionRoute)``, or ``app.router.route_class = SessionRoute``.
+    """A route that can have sessions.
 
-    Derive a route class of your own from it: ``class MyRoute(SessionRoute): ...``. A route that
-    asks for no session costs an empty jar and nothing more.
+    Use it as ``APIRouter(route_class=SessionRoute)`` or ``app.router.route_class = SessionRoute``.
+    If you have a route class of your own, derive it from this one. A route that uses no session
+    costs no more than an empty jar.
     """
 
     closes_sessions: ClassVar[bool] = True
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler, with the commit after it: the response is built but not yet sent, so
-        that a failed commit can still be the answer."""
+        """Return FastAPI's handler, followed by the commit. The response has been built but not
+        sent, so that the error of a failed commit can replace it."""
         handler = super().get_route_handler()
 
         async def handle_and_close(request: Request) -> Response:
@@ -43,8 +44,8 @@ class SessionRoute(APIRoute):
         return handle_and_close
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request; the cookies go with whatever response is sent, also that of an
-        exception handler."""
+        """Serve the request. Whatever response is sent has the cookies, even that of an exception
+        handler."""
         jar = scope[SCOPE_KEY] = Jar()
 
         async def send_with_cookies(message: Message) -> None:
@@ -64,7 +65,7 @@ def _warn_of_lost_cookies(scope: Scope, headers: list[Header]) -> None:
         return
     if any(name == b"set-cookie" and b"; Secure" in value for name, value in headers):
         warnings.warn(
-            f"a test client drops Secure cookies on http://{host}, so that each request begins "
-            f'a new session: write TestClient(app, base_url="https://{host}")',
+            f"a test client drops Secure cookies over http://{host}, so each request begins a new "
+            f'session: write TestClient(app, base_url="https://{host}")',
             stacklevel=2,
         )

@@ -15,14 +15,14 @@ _SIZE = 64 + 1 + 43  # a token, a point, and 32 bytes in base64url
 
 
 class Rejected(Enum):
-    """Why a request's cookie gives no token."""
+    """The reason why a request's cookie was rejected."""
 
     BAD_SIGNATURE = "bad_signature"
     AMBIGUOUS = "ambiguous_cookie"
 
 
 class Verified(NamedTuple):
-    """A token that we signed; ``needs_resigning``: under an older key than the newest."""
+    """A token that we signed; ``needs_resigning`` if not with the newest key."""
 
     token: Token
     needs_resigning: bool
@@ -31,8 +31,8 @@ class Verified(NamedTuple):
 class CookieVerifier:
     """Signs tokens with the newest key and accepts those that were signed with any of the keys.
 
-    The signature is itsdangerous's HMAC-SHA-256, under keys derived for this purpose, provider and
-    cookie: nothing else that was signed with the same secret passes.
+    The signature is itsdangerous's HMAC-SHA-256. The keys are derived for this purpose, provider
+    and cookie, so nothing else that was signed with the same secret is accepted.
 
     Args:
         keyring: The application's secrets.
@@ -47,7 +47,7 @@ class CookieVerifier:
         ]
 
     def sign(self, token: Token) -> str:
-        """The cookie value of a token."""
+        """Return the cookie value for a token."""
         return self._signers[0].sign(token.text()).decode()
 
     def verify(self, candidates: Sequence[bytes]) -> list[Verified] | Rejected:
@@ -68,8 +68,8 @@ class CookieVerifier:
             return None
         text, _, signature = value.partition(b".")
         for age, signer in enumerate(self._signers):
-            # Compared as text, for ``unsign`` would also accept other spellings of a signature.
-            # Whatever is signed well is a token: nothing else is signed with these keys.
+            # Compared as text, because ``unsign`` would also accept other spellings of a signature.
+            # If the signature is good, it is a token: nothing else is signed with these keys.
             if compare_digest(signer.get_signature(text), signature):
                 return Verified(Token.parse(text), needs_resigning=age > 0)
         return None

@@ -1,4 +1,4 @@
-"""Whether an application's routes can have the sessions that they ask for."""
+"""Finds the routes of an application and their dependencies, to check them for sessions."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -7,14 +7,15 @@ import fastapi.routing
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-# newer FastAPI keeps included routers apart, and this walks them; an older one lists every route
+# newer FastAPI keeps included routers as they are, and this function walks through them; in older
+# FastAPI all routes are in one list
 _iter_route_contexts: Callable[[Sequence[Any]], Iterable[Any]] = getattr(
     fastapi.routing, "iter_route_contexts", iter
 )
 
 
 def dependencies(routes: Sequence[Any]) -> Iterator[tuple[APIRoute, Any]]:
-    """Every API route, of included routers and mounts too, with each dependency that it has."""
+    """Yield each API route, even of included routers and mounts, with each of its dependencies."""
     for context in _iter_route_contexts(routes):
         route = getattr(context, "original_route", context)
         if isinstance(route, APIRoute):
@@ -24,17 +25,17 @@ def dependencies(routes: Sequence[Any]) -> Iterator[tuple[APIRoute, Any]]:
 
 
 def _calls(dependant: Dependant) -> Iterator[Any]:
-    """What a route depends on, directly or through other dependencies."""
+    """Yield the dependencies of a route, direct and indirect."""
     for dependency in dependant.dependencies:
         yield dependency.call
         yield from _calls(dependency)
 
 
 def needs_session_route(route: Any) -> str:
-    """What to write for a route that can have no session."""
+    """Return the error message for a route that uses a session but cannot have one."""
     path, endpoint = getattr(route, "path", "?"), getattr(route, "endpoint", None)
     return (
-        f"the route {path} ({getattr(endpoint, '__qualname__', 'unknown')}) asks for a session and "
-        "is no SessionRoute: write APIRouter(route_class=SessionRoute), or for routes of the "
-        "application itself app.router.route_class = SessionRoute before they are added"
+        f"the route {path} ({getattr(endpoint, '__qualname__', 'unknown')}) uses a session but is "
+        "not a SessionRoute: write APIRouter(route_class=SessionRoute), or, for routes of the "
+        "application itself, app.router.route_class = SessionRoute before they are added"
     )

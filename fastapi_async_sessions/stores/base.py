@@ -24,8 +24,8 @@ class Store(ABC):
     async def create(self, key: str, record: Record) -> bool:
         """Store a record under a key that has none.
 
-        False: the key exists and its record is unchanged. True also when this very write, told by
-        its version, has been done already: drivers send a write again when a reply was lost.
+        False: the key exists and its record is unchanged. Also True if this very write, recognized
+        by its version, has been done already: drivers repeat a write when its reply was lost.
         """
 
     @abstractmethod
@@ -37,7 +37,7 @@ class Store(ABC):
         """Store a record over the one whose version is ``replaces``, and over no other.
 
         False: the record is gone, expired or has another version, and nothing was written. A
-        deleted or expired record never comes back. True also when this very write has been done
+        deleted or expired record never comes back. Also True if this very write has been done
         already.
         """
 

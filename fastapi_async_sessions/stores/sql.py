@@ -439,7 +439,7 @@ _MAKE_ENGINE = {"sqlite+aiosqlite": _make_sqlite, "postgresql+asyncpg": _make_po
 
 
 def _is_transient(error: Exception) -> bool:
-    """Tell whether the same statement is likely to succeed when it is run again.
+    """Return whether the same statement is likely to succeed when it is run again.
 
     Repeating a write is safe: if it was done the first time, it finds its own version.
     """

@@ -1,4 +1,4 @@
-"""For your tests: stand-ins for sessions, a clock that you set, and the contract of a store."""
+"""Helpers for your tests: sessions, a clock that you set, and the contract of a store."""
 
 from .clock import FrozenClock
 from .contract import StoreContract

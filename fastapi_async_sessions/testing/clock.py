@@ -6,10 +6,11 @@ from ..errors import ConfigurationError
 
 
 class FrozenClock:
-    """Stands still until the test moves it: ``clock = FrozenClock()``, ``clock.advance(...)``.
+    """A clock that stands still until the test moves it with ``clock.advance(...)``.
 
     Attributes:
-        now: The time it shows, an aware datetime; assign another, even an earlier one, to set it.
+        now: The time it shows, an aware datetime; assign another one, even an earlier one, to set
+            the clock.
     """
 
     def __init__(self, start: datetime | None = None) -> None:

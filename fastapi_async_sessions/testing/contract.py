@@ -44,7 +44,7 @@ async def _check(contract: "StoreContract", scenario: _Scenario) -> None:
 
 
 class StoreContract:
-    """The tests that every store must pass: inherit them and write how to make yours.
+    """The tests that every store must pass: inherit them and implement ``make_store``.
 
         class TestMyStore(StoreContract):
             def make_store(self, clock):
@@ -523,7 +523,7 @@ def _skip_without(verb: str, store: Store) -> None:
     if getattr(type(store), verb) is getattr(Store, verb):
         import pytest
 
-        pytest.skip(f"{type(store).__name__} does not write {verb}()")
+        pytest.skip(f"{type(store).__name__} does not implement {verb}()")
 
 
 def _key() -> str:

@@ -1,4 +1,4 @@
-"""Sessions for an application's tests: one that stands in, and one that is really stored."""
+"""Sessions for the tests of an application: one that replaces the real one, and a stored one."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -22,11 +22,11 @@ def override_session(
     *,
     subject: str | None = None,
 ) -> Generator[Session[Model]]:
-    """Give the routes of an application this session, without a cookie and without the store.
+    """Give all routes of an application this session, without a cookie or the store.
 
-    ``required`` and ``signed_in`` follow. The block gets the session that routes change, so that a
-    test can look at it afterwards; without data and subject it is a new one. Nothing is rolled back
-    when a route raises.
+    ``required`` and ``signed_in`` use it too. The context manager returns the session, so that a
+    test can inspect what the routes have changed. Without data and subject, it is a new session. If
+    a route raises, its changes are not rolled back.
     """
     settings = get_session.repository.settings
     store = MemoryStore(clock=settings.clock)
@@ -39,7 +39,7 @@ def override_session(
         if is_unstored:
             await state.create()
             is_unstored = False
-        # this request finds what the one before has left
+        # so that this request gets the changes of the one before
         await state.commit()
         state.is_new = state.stored is None
         return session
@@ -57,11 +57,12 @@ async def session_cookies(
 ) -> dict[str, str]:
     """Store a real session and return its cookie, for ``client.cookies.update(...)``.
 
-    Where the client's requests renew the session, give the cookie's domain, or the client sends two
-    cookies: ``client.cookies.set(name, value, domain="testserver.local")`` for https://testserver.
+    If the client's requests renew the session, set the cookie's domain, or else the client sends
+    two cookies. For https://testserver, that is ``client.cookies.set(name, value,
+    domain="testserver.local")``.
 
-    Await it in the event loop that the store works in: an ``async`` test, or in a ``with
-    TestClient(app) as client`` block ``client.portal.call(session_cookies, get_session, data)``.
+    Await it in the store's event loop: in an ``async`` test directly, and in a ``with
+    TestClient(app) as client`` block by ``client.portal.call(session_cookies, get_session, data)``.
     """
     state = _state(get_session.repository, data, subject)
     await state.create()

@@ -123,7 +123,7 @@ class TestShop:
         refused = sign_in(client, name, password)
 
         assert refused.status_code == 403
-        assert "Name or password is wrong." in refused.text
+        assert "Wrong name or password." in refused.text
         assert "<b>" not in refused.text
         assert client.get("/account", follow_redirects=False).status_code == 303
 
@@ -135,7 +135,7 @@ class TestShop:
 
     def test_fills_a_cart_that_goes_along_when_its_owner_signs_in(self, browser: Browser) -> None:
         client = browser()
-        assert "One honey is in your cart." in client.post("/cart/honey").text
+        assert "Added to your cart: honey." in client.post("/cart/honey").text
         client.post("/cart/bread")
         client.post("/cart/bread")
 
@@ -154,7 +154,7 @@ class TestShop:
 
         sign_in(client, "admin", ADMIN_PASSWORD)
 
-        assert "It is empty." in client.get("/cart").text
+        assert "Your cart is empty." in client.get("/cart").text
 
     def test_remembers_who_asks_for_it(self, browser: Browser) -> None:
         plain, remembered = sign_in(browser()), sign_in(browser(), remember="true")
@@ -180,7 +180,8 @@ class TestShop:
         assert "Chrome on Android" in page
         (key,) = device_keys(page)
 
-        assert "That device is signed out." in laptop.post(f"/account/devices/{key}/sign-out").text
+        page = laptop.post(f"/account/devices/{key}/sign-out").text
+        assert "That device has been signed out." in page
 
         assert phone.get("/account", follow_redirects=False).status_code == 303
         assert laptop.get("/account", follow_redirects=False).status_code == 200
@@ -194,7 +195,7 @@ class TestShop:
 
         answer = mine.post(f"/account/devices/{key}/sign-out").text
 
-        assert "That device is signed out." not in answer
+        assert "That device has been signed out." not in answer
         assert theirs_too.get("/account", follow_redirects=False).status_code == 200
 
     def test_signs_out_everywhere_else(self, browser: Browser) -> None:
@@ -202,7 +203,7 @@ class TestShop:
         for client in (here, there, elsewhere):
             sign_in(client)
 
-        assert "Devices signed out: 2." in here.post("/account/devices/sign-out-others").text
+        assert "Other devices signed out: 2." in here.post("/account/devices/sign-out-others").text
 
         states = [c.get("/account", follow_redirects=False).status_code for c in (there, elsewhere)]
         assert states == [303, 303]
@@ -218,7 +219,7 @@ class TestShop:
 
         asked = client.get("/account/password", follow_redirects=False)
         assert asked.headers["location"] == "/sign-in?next=/account/password"
-        assert "please give your password again" in client.get(asked.headers["location"]).text
+        assert "please enter your password again" in client.get(asked.headers["location"]).text
         refused = client.post("/account/password", data={"password": "p" * 12})
         assert refused.url.path == "/sign-in"
         assert client.get("/account", follow_redirects=False).status_code == 200
@@ -237,7 +238,7 @@ class TestShop:
 
         changed = here.post("/account/password", data={"password": "a new long password"})
 
-        assert "Your password is changed" in changed.text
+        assert "Your password has been changed." in changed.text
         assert here.cookies["__Host-shop"] != old_cookie
         assert there.get("/account", follow_redirects=False).status_code == 303
         assert sign_in(browser()).status_code == 403
@@ -306,7 +307,7 @@ class TestAdministration:
 
         done = admin.post("/admin/users/demo/sign-out").text
 
-        assert "Signed demo out of 1 devices." in done
+        assert "Signed demo out everywhere. Sessions ended: 1." in done
         assert customer.get("/account", follow_redirects=False).status_code == 303
 
 

@@ -161,8 +161,8 @@ def test_signing_out_everywhere_else_ends_another_browsers_session(
     laptop, phone = open_profile(), open_profile()
     here, there = sign_in(laptop, shop), sign_in(phone, shop)
     here.goto(f"{shop}/account")
-    here.get_by_role("button", name="Sign out everywhere else").click()
-    here.get_by_text("Devices signed out:").wait_for()
+    here.get_by_role("button", name="Sign out all other devices").click()
+    here.get_by_text("Other devices signed out:").wait_for()
 
     there.get_by_role("link", name="demo", exact=True).click()
 
@@ -223,7 +223,7 @@ def test_a_form_of_another_site_is_refused(shop: str, profile: Any, host: str, s
         tab.goto("about:blank")  # lets go of the connection to the page's server
 
     assert response.status == 403
-    assert "Cross-origin request refused." in shown
+    assert "Cross-origin request rejected." in shown
     assert sent["sec-fetch-site"] == site
     assert (COOKIE in sent.get("cookie", "")) is (site == "same-site")
     assert cart(profile, shop) == {}

@@ -1,4 +1,4 @@
-"""Session fixation: a cookie that an attacker knows or planted is worth nothing after a sign-in."""
+"""Session fixation: a cookie that an attacker knows or has planted is useless after a sign-in."""
 
 from datetime import timedelta
 from typing import Annotated, Any
@@ -8,7 +8,6 @@ from fastapi import Depends
 
 from fastapi_async_sessions import MemoryStore, Session
 from fastapi_async_sessions._core.tokens import Token
-from fastapi_async_sessions.testing import FrozenClock
 
 from ..apps import (
     COOKIE,
@@ -21,11 +20,7 @@ from ..apps import (
     set_cookie_kind,
 )
 from ..doubles import SpyStore, StoreCall
-
-
-@pytest.fixture
-def clock() -> FrozenClock:
-    return FrozenClock()
+from ..sites import make_sign_in_site
 
 
 @pytest.fixture
@@ -34,69 +29,44 @@ def store(clock) -> SpyStore:
 
 
 @pytest.fixture
-def get_session(store, clock) -> Any:
-    return make_provider(store, clock=clock)
-
-
-@pytest.fixture
 def app(get_session) -> Any:
-    app = make_app()
-    site_session = Annotated[Session[Data], Depends(get_session)]
-
-    @app.get("/")
-    async def read(session: site_session) -> dict[str, Any]:
-        return {"new": session.is_new, "subject": session.subject, "count": session.data.count}
-
-    @app.post("/change")
-    async def change(session: site_session) -> int:
-        session.data.count += 1
-        return session.data.count
-
-    @app.post("/sign-in")
-    async def sign_in(session: site_session) -> None:
-        session.renew(subject="victim")
-
-    @app.post("/sign-out")
-    async def sign_out(session: site_session) -> None:
-        await session.destroy()
-
-    return app
+    return make_sign_in_site(get_session)
 
 
-NOBODY = {"new": True, "subject": None, "count": 0}
+ANONYMOUS = {"new": True, "subject": None, "count": 0}
 
 
-async def test_a_planted_anonymous_cookie_is_dead_after_the_victim_signs_in(app):
-    """The attacker's own cookie in the victim's browser: the sign-in gives another one."""
+async def test_a_planted_anonymous_cookie_is_invalid_after_the_victim_signs_in(app):
+    """The attacker's cookie is in the victim's browser, and the sign-in replaces it."""
     attacker = browser(app)
     planted = cookie_value(await attacker.post("/change"))
     victim = browser(app, planted)
-    given = cookie_value(await victim.post("/sign-in"))
+    given = cookie_value(await victim.post("/sign-in/victim"))
     assert given != planted
-    assert (await attacker.get("/")).json() == NOBODY
+    assert (await attacker.get("/")).json() == ANONYMOUS
     assert (await browser(app, given).get("/")).json()["subject"] == "victim"
 
 
-async def test_a_planted_cookie_that_the_attacker_keeps_using_stays_dead(app, store):
-    """What the attacker writes with it goes into another session, that nobody is signed in to."""
+async def test_a_planted_cookie_stays_invalid_while_the_attacker_uses_it(app, store):
+    """A change by the attacker starts another, anonymous session."""
     attacker = browser(app)
     planted = cookie_value(await attacker.post("/change"))
     victim = browser(app, planted)
-    victims = cookie_value(await victim.post("/sign-in"))
+    victims = cookie_value(await victim.post("/sign-in/victim"))
     response = await browser(app, planted).post("/change")
     assert cookie_value(response) not in (planted, victims)
     assert len(await store.records()) == 2
     assert (await browser(app, victims).get("/")).json()["count"] == 1
 
 
-async def test_a_request_in_flight_with_the_planted_cookie_reaches_nothing(app, get_session, clock):
-    """Loaded before the sign-in and committed after it: the change is dropped, no cookie is set."""
+async def test_a_concurrent_request_with_the_planted_cookie_has_no_effect(app, get_session, clock):
+    """Loaded before the sign-in and committed after it, its change is dropped."""
     planted = cookie_value(await browser(app).post("/change"))
     victims: list[str] = []
 
     @app.post("/slow")
     async def slow(session: Annotated[Session[Data], Depends(get_session)]) -> None:
-        victims.append(cookie_value(await browser(app, planted).post("/sign-in")))
+        victims.append(cookie_value(await browser(app, planted).post("/sign-in/victim")))
         session.data.count = 666
 
     response = await browser(app, planted).post("/slow")
@@ -108,8 +78,8 @@ async def test_a_request_in_flight_with_the_planted_cookie_reaches_nothing(app, 
     }
 
 
-async def test_a_token_that_we_signed_and_never_stored_is_not_adopted(app, get_session, store):
-    """A well-signed cookie without a record: what is written goes under another key."""
+async def test_a_signed_token_that_was_never_stored_is_not_adopted(app, get_session, store):
+    """There is no record for it, and the next write has another key."""
     token = Token.issue()
     planted = get_session.verifier.sign(token)
     response = await browser(app, planted).post("/change")
@@ -120,7 +90,7 @@ async def test_a_token_that_we_signed_and_never_stored_is_not_adopted(app, get_s
 
 
 async def test_a_token_of_an_ended_session_is_not_adopted(app, get_session):
-    """Signed out and used again: another handle, another secret."""
+    """After a sign-out the next session has another handle and another secret."""
     client = browser(app)
     ended = cookie_value(await client.post("/change"))
     await client.post("/sign-out")
@@ -129,23 +99,23 @@ async def test_a_token_of_an_ended_session_is_not_adopted(app, get_session):
     before, after = parse([ended.encode()]).token, parse([given.encode()]).token
     assert before.handle != after.handle
     assert before.secret != after.secret
-    assert (await browser(app, ended).get("/")).json() == NOBODY
+    assert (await browser(app, ended).get("/")).json() == ANONYMOUS
 
 
-async def test_the_handle_of_a_planted_cookie_is_no_help(app, get_session):
-    """The attacker knows the handle, which stays; without the new secret it opens nothing."""
+async def test_the_handle_of_a_planted_cookie_is_useless(app, get_session):
+    """The attacker knows the handle, which stays the same, but not the new secret."""
     planted = cookie_value(await browser(app).post("/change"))
-    await browser(app, planted).post("/sign-in")
+    await browser(app, planted).post("/sign-in/victim")
     handle = get_session.verifier.verify([planted.encode()]).token.handle
     for secret in (bytes(32), Token.issue().secret):
         forged = get_session.verifier.sign(Token(handle, secret))
-        assert (await browser(app, forged).get("/")).json() == NOBODY
+        assert (await browser(app, forged).get("/")).json() == ANONYMOUS
 
 
-async def test_every_sign_in_ends_the_token_before_it(app, store):
-    """Ten sign-ins: one cookie works, one record is left."""
+async def test_every_sign_in_invalidates_the_previous_token(app, store):
+    """After ten sign-ins one cookie works, and one record is left."""
     client = browser(app)
-    cookies = [cookie_value(await client.post("/sign-in")) for _ in range(10)]
+    cookies = [cookie_value(await client.post("/sign-in/victim")) for _ in range(10)]
     assert len(set(cookies)) == 10
     alive = [not (await browser(app, cookie).get("/")).json()["new"] for cookie in cookies]
     assert alive == [False] * 9 + [True]
@@ -153,28 +123,28 @@ async def test_every_sign_in_ends_the_token_before_it(app, store):
 
 
 @pytest.mark.parametrize("value", ["", "null", "None", "undefined", "0", "{}", '""'])
-async def test_an_empty_value_is_no_session(app, store, value):
-    """Two visitors whose cookie is empty do not share a session (CVE-2015-3982)."""
+async def test_an_empty_value_opens_no_session(app, store, value):
+    """Two browsers with an empty cookie do not share a session (CVE-2015-3982)."""
     first = cookie_value(await browser(app, value).post("/change"))
     second = cookie_value(await browser(app, value).post("/change"))
     assert first != second
     assert len(await store.records()) == 2
-    assert (await browser(app, value).get("/")).json() == NOBODY
+    assert (await browser(app, value).get("/")).json() == ANONYMOUS
 
 
-async def test_a_signed_in_cookie_beside_the_victim_s_own_is_nobody(app):
-    """Two good tokens of one name: one was tossed in, and which one nobody can tell."""
-    attackers = cookie_value(await browser(app).post("/sign-in"))
-    victims = cookie_value(await browser(app).post("/sign-in"))
+async def test_two_valid_cookies_of_one_name_are_anonymous(app):
+    """One of them was tossed in by an attacker, and the server cannot tell which."""
+    attackers = cookie_value(await browser(app).post("/sign-in/victim"))
+    victims = cookie_value(await browser(app).post("/sign-in/victim"))
     for pair in ((attackers, victims), (victims, attackers)):
         header = "; ".join(f"{COOKIE}={value}" for value in pair)
         response = await browser(app).get("/", headers={"cookie": header})
-        assert response.json() == NOBODY
+        assert response.json() == ANONYMOUS
         assert set_cookie_kind(response) is None
 
 
-async def test_a_response_carries_one_cookie_however_often_it_renews(app, get_session):
-    """Commit, renew, commit, renew: the last token is the one that is sent and works."""
+async def test_a_response_has_one_cookie_after_any_number_of_renewals(app, get_session):
+    """The last token is sent and works."""
 
     @app.post("/often")
     async def often(session: Annotated[Session[Data], Depends(get_session)]) -> None:
@@ -191,10 +161,10 @@ async def test_a_response_carries_one_cookie_however_often_it_renews(app, get_se
     assert answer == {"new": False, "subject": "victim", "count": 3}
 
 
-async def test_a_sign_in_whose_session_was_ended_meanwhile_gets_another_one(
+async def test_a_sign_in_to_a_concurrently_revoked_session_gets_another_session(
     app, get_session, store
 ):
-    """The old key stays dead; who has just proven who they are is signed in under a new one."""
+    """The user has just authenticated and is signed in, under another key."""
     client = browser(app)
     old = cookie_value(await client.post("/change"))
     key = get_session.verifier.verify([old.encode()]).token.key("session")
@@ -211,19 +181,19 @@ async def test_a_sign_in_whose_session_was_ended_meanwhile_gets_another_one(
     assert answer == {"new": False, "subject": "victim", "count": 1}
 
 
-async def test_an_old_token_ends_with_its_session_s_life(app, clock):
-    """Neither the old nor the new token works after the end."""
+async def test_tokens_expire_with_the_session(app, clock):
+    """Neither the old nor the new token works afterwards."""
     client = browser(app)
     old = cookie_value(await client.post("/change"))
-    new = cookie_value(await client.post("/sign-in"))
+    new = cookie_value(await client.post("/sign-in/victim"))
     clock.advance(timedelta(hours=1))
     for value in (old, new):
-        assert (await browser(app, value).get("/")).json() == NOBODY
+        assert (await browser(app, value).get("/")).json() == ANONYMOUS
 
 
 @pytest.mark.parametrize(("times", "status"), [(1, 200), (2, 200), (3, 503)])
-async def test_a_key_that_exists_is_never_taken_over(times, status):
-    """A collision gets another key; a store that always says so is out of order."""
+async def test_an_existing_key_is_never_overwritten(times, status):
+    """After a collision another key is tried; a store that always reports one is unavailable."""
     refusals = times
 
     async def refuse_the_first_keys(call: StoreCall) -> Any:

@@ -1,4 +1,4 @@
-"""The cross-origin check: who may change a session is what Go's ``CrossOriginProtection`` says."""
+"""The cross-origin check, which decides like Go's ``CrossOriginProtection``."""
 
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -32,7 +32,7 @@ def allowed(
     host: str | None = "testserver",
     trusted: tuple[str, ...] = (PARTNER,),
 ) -> bool:
-    """What the check says of a request with these headers."""
+    """Whether the check allows a request with these headers."""
     given = ((b"sec-fetch-site", site), (b"origin", origin), (b"host", host))
     headers = [(name, value.encode()) for name, value in given if value is not None]
     return OriginCheck(trusted).allows(method, headers)
@@ -42,20 +42,20 @@ def allowed(
 
 TABLE = [
     # method, Sec-Fetch-Site, Origin, passes
-    ("POST", "cross-site", EVIL, False),  # A-50
+    ("POST", "cross-site", EVIL, False),  # a form on another site
     ("POST", "cross-site", None, False),
-    ("POST", "cross-site", HERE, False),  # what the browser says of the site counts
+    ("POST", "cross-site", HERE, False),  # ``Sec-Fetch-Site`` takes precedence
     ("POST", "cross-site", "null", False),
     ("POST", "cross-site", PARTNER, True),
-    ("POST", "same-site", "https://blog.testserver", False),  # A-51
+    ("POST", "same-site", "https://blog.testserver", False),  # a page on a sibling domain
     ("POST", "same-site", HERE, False),
     ("POST", "same-site", PARTNER, True),
-    ("POST", "same-origin", HERE, True),  # A-52
+    ("POST", "same-origin", HERE, True),  # a page of the application
     ("POST", "same-origin", None, True),
-    ("POST", "same-origin", EVIL, True),  # a script can't set this header: it decides
+    ("POST", "same-origin", EVIL, True),  # no script can set ``Sec-Fetch-Site``
     ("POST", "none", None, True),
-    ("POST", None, HERE, True),  # A-53
-    ("POST", None, "http://testserver", True),  # TLS may end before us
+    ("POST", None, HERE, True),  # an old browser
+    ("POST", None, "http://testserver", True),  # a proxy may terminate TLS
     ("POST", None, EVIL, False),
     ("POST", None, "null", False),
     ("POST", None, "https://testserver.evil.example", False),
@@ -73,8 +73,8 @@ TABLE = [
     ("POST", None, "https://PARTNER.example", False),
     ("POST", None, PARTNER + "/", False),
     ("POST", None, PARTNER + ".evil.example", False),
-    ("POST", None, None, True),  # A-54: curl, a server, an app
-    ("POST", "foo", HERE, False),  # A-56: OWASP ignores what is unknown, Go refuses it
+    ("POST", None, None, True),  # curl, a server, a mobile application
+    ("POST", "foo", HERE, False),  # an unknown value: OWASP ignores it, Go rejects it
     ("POST", "foo", PARTNER, True),
     ("POST", "", HERE, False),
     ("POST", "Same-Origin", HERE, False),
@@ -83,15 +83,15 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("method", "site", "origin", "passes"), TABLE, ids=str)
-def test_a_request_is_refused_by_what_the_browser_says_of_it(method, site, origin, passes):
-    """``Sec-Fetch-Site``, or else ``Origin`` against ``Host``."""
+def test_a_request_is_judged_by_the_headers_of_the_browser(method, site, origin, passes):
+    """``Sec-Fetch-Site`` decides, or else the comparison of ``Origin`` and ``Host``."""
     assert allowed(method, site, origin) is passes
 
 
 @pytest.mark.parametrize("site", [None, "cross-site", "same-site", "foo"])
 @pytest.mark.parametrize("method", [*SAFE, *UNSAFE])
-def test_only_safe_methods_pass_from_everywhere(method, site):
-    """A-55: what is not GET, HEAD or OPTIONS is unsafe, whatever it is called."""
+def test_only_safe_methods_are_allowed_from_any_site(method, site):
+    """Any method but GET, HEAD and OPTIONS is unsafe, known or not."""
     assert allowed(method, site, EVIL) is (method in SAFE)
 
 
@@ -110,8 +110,8 @@ def test_only_safe_methods_pass_from_everywhere(method, site):
         ("https://testserver", None, False),
     ],
 )
-def test_host_and_port_are_compared_as_they_are_written(origin, host, passes):
-    """Browsers leave the scheme's own port out of both; no host matches nothing."""
+def test_host_and_port_are_compared_as_written(origin, host, passes):
+    """Browsers omit the default port of the scheme in both; a missing ``Host`` matches nothing."""
     assert allowed("POST", None, origin, host) is passes
 
 
@@ -131,20 +131,20 @@ def test_host_and_port_are_compared_as_they_are_written(origin, host, passes):
     ],
     ids=str,
 )
-def test_a_header_that_comes_twice_is_not_believed(headers, passes):
-    """Which one another program on the way has read nobody can tell."""
+def test_a_repeated_header_is_rejected(headers, passes):
+    """A proxy may have read the other one."""
     pairs = [tuple(header.encode().split(b": ", 1)) for header in headers]
     pairs.append((b"host", b"testserver"))
     assert OriginCheck([PARTNER]).allows("POST", pairs) is passes
 
 
-# against a model
+# against a model of Go's implementation
 
 
 def go_check(
     method: str, site: str, origin: str, host: str, trusted: frozenset[str], parsed_host: str
 ) -> bool:
-    """``(*CrossOriginProtection).Check`` of Go 1.25, told again; "" is an absent header."""
+    """The decision of ``(*CrossOriginProtection).Check`` in Go 1.25; "" is an absent header."""
     if method in ("GET", "HEAD", "OPTIONS"):
         return True
     exempt = origin in trusted
@@ -167,8 +167,8 @@ methods = st.sampled_from([*SAFE, "POST", "PUT", "DELETE", "post", "TRACE"])
 
 
 @given(methods, sites, st.just("") | st.just("null") | origins, hosts, st.sets(origins, max_size=3))
-def test_it_is_go_s_algorithm(method, site, origin, host, trusted):
-    """The same answer for every request with one header of a name."""
+def test_the_check_decides_like_go(method, site, origin, host, trusted):
+    """The decision is the same for every request without repeated headers."""
     parsed_host = urlsplit(origin).netloc if origin != "null" else ""
     expected = go_check(method, site, origin, host, frozenset(trusted), parsed_host)
     actual = allowed(method, site or None, origin or None, host, tuple(trusted))
@@ -187,8 +187,8 @@ header_lists = st.lists(
 
 
 @given(methods, header_lists, st.sets(origins, max_size=2))
-def test_it_never_lets_pass_what_go_refuses(method, headers, trusted):
-    """Whatever bytes, however often: odd requests are only ever refused more often."""
+def test_the_check_never_allows_what_go_rejects(method, headers, trusted):
+    """With arbitrary and repeated headers it may only be stricter."""
 
     def first(name: bytes) -> str:
         return next((value.decode("latin-1") for key, value in headers if key == name), "")
@@ -217,19 +217,19 @@ def store() -> SpyStore:
 def make_site(store: SpyStore, events: list[SessionEvent], **options: Any) -> FastAPI:
     get_session = make_provider(store, on_event=events.append, **options)
     app = make_app()
-    site_session = Annotated[Session[Data], Depends(get_session)]
+    own_session = Annotated[Session[Data], Depends(get_session)]
 
     @app.api_route("/", methods=["GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "TRACE"])
-    async def route(session: site_session) -> dict[str, Any]:
+    async def route(session: own_session) -> dict[str, Any]:
         session.data.count += 1
         return {"new": session.is_new, "count": session.data.count}
 
     @app.post("/sign-in")
-    async def sign_in(session: site_session) -> None:
+    async def sign_in(session: own_session) -> None:
         session.renew(subject="42")
 
     @app.post("/transfer")
-    async def transfer(session: site_session, amount: Annotated[int, Body(embed=True)]) -> int:
+    async def transfer(session: own_session, amount: Annotated[int, Body(embed=True)]) -> int:
         session.data.count = amount
         return amount
 
@@ -238,7 +238,7 @@ def make_site(store: SpyStore, events: list[SessionEvent], **options: Any) -> Fa
         return "no session"
 
     @app.websocket("/ws")
-    async def ws(socket: WebSocket, session: site_session) -> None:
+    async def ws(socket: WebSocket, session: own_session) -> None:
         await socket.accept()
         await socket.send_json(session.is_new)
         await socket.close()
@@ -251,20 +251,20 @@ def app(store, events) -> FastAPI:
     return make_site(store, events)
 
 
-CROSS = {"sec-fetch-site": "cross-site", "origin": EVIL}
+CROSS_SITE = {"sec-fetch-site": "cross-site", "origin": EVIL}
 
 
 @pytest.mark.parametrize("has_cookie", [True, False])
-async def test_a_cross_site_request_is_refused_before_the_store_is_asked(
+async def test_a_cross_site_request_is_rejected_before_the_store_is_called(
     app, store, events, has_cookie
 ):
-    """403 that says what to configure, an event, no cookie, no store call: not even a stamp."""
+    """The 403 says what to configure; there is one event, no cookie and no call of the store."""
     client = browser(app)
     if has_cookie:
         await client.post("/")
     store.calls.clear()
     events.clear()
-    response = await client.post("/", headers=CROSS)
+    response = await client.post("/", headers=CROSS_SITE)
     assert response.status_code == 403
     assert "SessionProvider(trusted_origins=...)" in response.json()["detail"]
     assert "set-cookie" not in response.headers
@@ -274,15 +274,15 @@ async def test_a_cross_site_request_is_refused_before_the_store_is_asked(
     ]
 
 
-async def test_signing_a_visitor_in_from_another_site_is_refused(app, store):
-    """Login CSRF: nobody has a cookie yet, and the attacker's form would bring one."""
-    response = await browser(app).post("/sign-in", headers=CROSS)
+async def test_a_sign_in_from_another_site_is_rejected(app, store):
+    """Login CSRF: the victim has no cookie yet, and the attacker's form would set one."""
+    response = await browser(app).post("/sign-in", headers=CROSS_SITE)
     assert response.status_code == 403
     assert store.calls == []
 
 
-async def test_a_form_that_posts_json_as_text_is_refused(app, store):
-    """CVE-2021-32677: ``text/plain`` needs no preflight, and the body may be JSON."""
+async def test_a_form_that_posts_json_as_text_is_rejected(app, store):
+    """``text/plain`` needs no preflight, and the body may be JSON (CVE-2021-32677)."""
     client = browser(app)
     await client.post("/")
     content, headers = '{"amount": 1000}', {"content-type": "text/plain", "origin": EVIL}
@@ -291,28 +291,28 @@ async def test_a_form_that_posts_json_as_text_is_refused(app, store):
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
-async def test_a_link_from_another_site_finds_the_session(app, method):
-    """Safe methods pass: do not change state in them."""
+async def test_a_link_from_another_site_opens_the_session(app, method):
+    """Safe methods are allowed, and must not change state."""
     client = browser(app)
     await client.post("/")
-    response = await client.request(method, "/", headers=CROSS)
+    response = await client.request(method, "/", headers=CROSS_SITE)
     assert response.status_code == 200
     assert set(response.headers.get_list("vary")) == {"Cookie"}
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "TRACE"])
 async def test_other_methods_are_unsafe(app, method):
-    """TRACE too."""
-    assert (await browser(app).request(method, "/", headers=CROSS)).status_code == 403
+    """They include TRACE, which RFC 9110 calls safe."""
+    assert (await browser(app).request(method, "/", headers=CROSS_SITE)).status_code == 403
 
 
-async def test_a_route_without_a_session_is_nobody_s_business(app):
-    """The check belongs to the session."""
-    assert (await browser(app).post("/plain", headers=CROSS)).status_code == 200
+async def test_a_route_without_a_session_is_not_checked(app):
+    """The check is made when a session is loaded."""
+    assert (await browser(app).post("/plain", headers=CROSS_SITE)).status_code == 200
 
 
-async def test_a_trusted_origin_passes(store, events):
-    """Exactly as written, scheme and port too; a sibling does not."""
+async def test_a_trusted_origin_is_allowed(store, events):
+    """Scheme, host and port must match exactly; a subdomain is not enough."""
     app = make_site(store, events, trusted_origins=[PARTNER, "https://app.example:8443"])
     client = browser(app)
     for site in ("cross-site", "same-site", None):
@@ -327,13 +327,13 @@ async def test_a_trusted_origin_passes(store, events):
             assert (await client.post("/", headers=headers)).status_code == status
 
 
-async def test_the_check_can_be_switched_off(store, events):
-    """``check_origin=False``: for an application that checks by itself."""
+async def test_the_check_can_be_disabled(store, events):
+    """``check_origin=False`` is for an application with a check of its own."""
     app = make_site(store, events, check_origin=False)
-    assert (await browser(app).post("/", headers=CROSS)).status_code == 200
+    assert (await browser(app).post("/", headers=CROSS_SITE)).status_code == 200
     with (
         TestClient(app, base_url=HERE) as client,
-        client.websocket_connect("/ws", headers=CROSS) as socket,
+        client.websocket_connect("/ws", headers=CROSS_SITE) as socket,
     ):
         assert socket.receive_json() is True
 
@@ -341,13 +341,13 @@ async def test_the_check_can_be_switched_off(store, events):
 @pytest.mark.parametrize(
     "name", ["x-forwarded-host", "forwarded", "x-original-host", "x-forwarded-for", "referer"]
 )
-async def test_proxy_headers_are_not_believed(app, name):
-    """R-55: anybody can send them; a proxy that is trusted sets ``Host``."""
+async def test_proxy_headers_are_ignored(app, name):
+    """Any client can send them; a trusted proxy sets ``Host``."""
     headers = {"origin": EVIL, name: "evil.example"}
     assert (await browser(app).post("/", headers=headers)).status_code == 403
 
 
-async def test_header_bytes_of_any_kind_are_no_crash(app):
+async def test_arbitrary_header_bytes_are_rejected_without_an_error(app):
     """They are compared, never decoded."""
     for value in (b"\xff\xfe", b"\x00", b"https://\xf0\x9f\x8e\x88", b"a" * 70_000):
         for name in (b"origin", b"sec-fetch-site"):
@@ -355,18 +355,18 @@ async def test_header_bytes_of_any_kind_are_no_crash(app):
             assert status == 403
 
 
-async def test_every_requirement_is_behind_the_check(store, events):
-    """``required`` and ``signed_in`` ask for the session: 403 before 401."""
+async def test_the_check_comes_before_requirements(store, events):
+    """Routes with ``required`` or ``signed_in`` respond with 403 before they would with 401."""
     get_session = make_provider(store)
     app = make_app()
     app.post("/required", dependencies=[Depends(get_session.required)])(lambda: None)
     app.post("/signed-in", dependencies=[Depends(get_session.signed_in())])(lambda: None)
     for path in ("/required", "/signed-in"):
-        assert (await browser(app).post(path, headers=CROSS)).status_code == 403
+        assert (await browser(app).post(path, headers=CROSS_SITE)).status_code == 403
         assert (await browser(app).post(path)).status_code == 401
 
 
-# websockets: every page may open one, so that the handshake is checked like an unsafe request
+# websockets: any page can open one, so the handshake is checked like an unsafe request
 
 
 @pytest.mark.parametrize("has_cookie", [True, False])
@@ -380,8 +380,8 @@ async def test_every_requirement_is_behind_the_check(store, events):
     ],
     ids=str,
 )
-async def test_a_handshake_from_another_site_is_refused(app, store, events, headers, has_cookie):
-    """403, or a close before the accept, and no store call."""
+async def test_a_handshake_from_another_site_is_rejected(app, store, events, headers, has_cookie):
+    """It is denied with 403, or closed before it is accepted, and calls no store."""
     cookies = {}
     if has_cookie:
         cookies["__Host-session"] = cookie_value(await browser(app).post("/"))
@@ -400,8 +400,8 @@ async def test_a_handshake_from_another_site_is_refused(app, store, events, head
 
 
 @pytest.mark.parametrize("headers", [{"origin": HERE}, {}], ids=str)
-def test_a_handshake_from_this_site_passes(app, headers):
-    """And one without an ``Origin``, which no browser sends."""
+def test_a_handshake_from_this_site_is_allowed(app, headers):
+    """So is one without an ``Origin``, which does not come from a browser."""
     with (
         TestClient(app, base_url=HERE) as client,
         client.websocket_connect("/ws", headers=headers) as socket,
@@ -438,8 +438,8 @@ def test_a_handshake_from_this_site_passes(app, headers):
         "https://app.example\n",
     ],
 )
-def test_what_no_browser_would_send_is_no_trusted_origin(origin):
-    """It would never match: a mistake that shows when the provider is built."""
+def test_an_origin_that_no_browser_sends_cannot_be_trusted(origin):
+    """It would never match, so it is an error when the provider is built."""
     with pytest.raises(ConfigurationError, match="trusted_origins"):
         make_provider(trusted_origins=[origin])
 
@@ -460,12 +460,12 @@ def test_what_no_browser_would_send_is_no_trusted_origin(origin):
         "capacitor://localhost",
     ],
 )
-def test_what_a_browser_sends_is_a_trusted_origin(origin):
-    """Other schemes too: applications in a shell have them."""
+def test_an_origin_that_browsers_send_can_be_trusted(origin):
+    """Browser extensions and mobile applications have other schemes."""
     assert allowed("POST", "cross-site", origin, trusted=(origin,)) is True
 
 
-def test_one_trusted_origin_is_still_a_sequence():
-    """A text would be taken letter by letter."""
+def test_a_string_is_not_a_sequence_of_trusted_origins():
+    """Each character would be taken for an origin."""
     with pytest.raises(ConfigurationError, match="sequence"):
         make_provider(trusted_origins=PARTNER)

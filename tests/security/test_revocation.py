@@ -1,4 +1,4 @@
-"""Ending sessions: what was ended stays ended, for everybody who holds its cookie, at once."""
+"""Ending sessions: once a session has ended, no copy of its cookie opens it any more."""
 
 from datetime import timedelta
 from typing import Annotated, Any
@@ -8,8 +8,9 @@ from fastapi import Depends, HTTPException
 
 from fastapi_async_sessions import Session
 
-from ..apps import Data, browser, cookie_value, make_app, set_cookie_kind
+from ..apps import Data, browser, cookie_value, set_cookie_kind
 from ..doubles import failing, pass_on
+from ..sites import make_sign_in_site
 
 TICK = timedelta(seconds=1)
 
@@ -19,26 +20,10 @@ UserSession = Session[Data]
 
 @pytest.fixture
 def app(get_session, clock) -> Any:
-    """Signs in and out, lists devices, ends one of them or all others, changes the password."""
-    app = make_app()
+    """An application that also lists devices, ends one or all others, and changes passwords."""
+    app = make_sign_in_site(get_session)
     site_session = Annotated[UserSession, Depends(get_session)]
     signed_in = Annotated[UserSession, Depends(get_session.signed_in())]
-
-    @app.get("/")
-    async def read(session: site_session) -> dict[str, Any]:
-        return {"new": session.is_new, "subject": session.subject, "count": session.data.count}
-
-    @app.post("/change")
-    async def change(session: site_session) -> None:
-        session.data.count += 1
-
-    @app.post("/sign-in/{name}")
-    async def sign_in(session: site_session, name: str) -> None:
-        session.renew(subject=name)
-
-    @app.post("/sign-out")
-    async def sign_out(session: site_session) -> None:
-        await session.destroy()
 
     @app.post("/sign-out-and-fail")
     async def sign_out_and_fail(session: site_session) -> None:
@@ -86,35 +71,35 @@ async def signed_in(app: Any, name: str = "ada") -> Any:
     return client
 
 
-async def is_alive(client: Any) -> bool:
+async def is_live(client: Any) -> bool:
     return not (await client.get("/")).json()["new"]
 
 
-async def test_signing_out_ends_the_session_for_whoever_has_the_cookie(app, store):
-    """The record is gone, the browser forgets the cookie, and a copy of it opens nothing."""
+async def test_signing_out_ends_the_session_for_every_copy_of_the_cookie(app, store):
+    """The record is deleted, the cookie is removed, and a copy of it opens no session."""
     client = browser(app)
     copy = cookie_value(await client.post("/sign-in/ada"))
     assert set_cookie_kind(await client.post("/sign-out")) == "removed"
     assert await store.records() == {}
-    assert not await is_alive(browser(app, copy))
+    assert not await is_live(browser(app, copy))
 
 
-async def test_signing_out_holds_when_the_route_raises_after_it(app):
-    """What was destroyed stays so."""
+async def test_a_sign_out_is_kept_if_the_route_raises_afterwards(app):
+    """``destroy()`` is not rolled back."""
     client = browser(app)
     copy = cookie_value(await client.post("/sign-in/ada"))
     assert (await client.post("/sign-out-and-fail")).status_code == 418
-    assert not await is_alive(browser(app, copy))
+    assert not await is_live(browser(app, copy))
 
 
 async def test_signing_out_without_a_session_stores_nothing(app, store):
-    """Nor does it set or remove a cookie."""
+    """It sets and removes no cookie either."""
     response = await browser(app).post("/sign-out")
     assert (set_cookie_kind(response), store.calls) == (None, [])
 
 
-async def test_a_slow_request_of_a_session_that_was_ended_revives_nothing(app, get_session, store):
-    """It loaded before and committed after: no record, no cookie, and no error for its user."""
+async def test_a_slow_request_does_not_revive_an_ended_session(app, get_session, store):
+    """Loaded before the end and committed after it, it leaves no record, cookie or error."""
     client = browser(app)
     copy = cookie_value(await client.post("/sign-in/ada"))
 
@@ -126,80 +111,80 @@ async def test_a_slow_request_of_a_session_that_was_ended_revives_nothing(app, g
     response = await browser(app, copy).post("/slow")
     assert (response.status_code, set_cookie_kind(response)) == (200, None)
     assert await store.records() == {}
-    assert not await is_alive(browser(app, copy))
+    assert not await is_live(browser(app, copy))
 
 
-async def test_a_device_that_was_ended_is_out_at_its_next_request(app):
-    """From the list of devices, by key; the one that ended it stays."""
+async def test_an_ended_device_is_signed_out_at_its_next_request(app):
+    """It is ended by its key from the list of devices; the device that ends it stays signed in."""
     here = await signed_in(app)
     (own,) = (await here.get("/devices")).json()
     there = await signed_in(app)
     (key,) = set((await here.get("/devices")).json()) - {own}
     assert (await here.post(f"/devices/{key}/end")).json() is True
     assert (await here.post(f"/devices/{key}/end")).json() is False
-    assert not await is_alive(there)
-    assert await is_alive(here)
+    assert not await is_live(there)
+    assert await is_live(here)
 
 
-async def test_nobody_ends_the_devices_of_somebody_else(app):
-    """A key of another user's in the form: False, and that user stays signed in."""
+async def test_a_user_cannot_end_the_devices_of_another_user(app):
+    """With the key of another user ``revoke`` returns False, and that user stays signed in."""
     ada, bob = await signed_in(app, "ada"), await signed_in(app, "bob")
     (key,) = (await bob.get("/devices")).json()
     assert (await ada.post(f"/devices/{key}/end")).json() is False
-    assert await is_alive(bob)
+    assert await is_live(bob)
 
 
-async def test_a_listed_key_opens_nothing(app):
-    """Keys in a page, a log or a proxy's history are no cookies."""
+async def test_a_listed_key_opens_no_session(app):
+    """Keys in a page or a log cannot be used as cookies."""
     client = await signed_in(app)
     for key in (await client.get("/devices")).json():
-        assert not await is_alive(browser(app, key))
-        assert not await is_alive(browser(app, f"{key}.{'A' * 43}"))
+        assert not await is_live(browser(app, key))
+        assert not await is_live(browser(app, f"{key}.{'A' * 43}"))
 
 
 async def test_a_new_password_signs_the_other_devices_out(app):
-    """``revoke_all(subject, keep=session)``: this one stays, and the count is the others'."""
+    """``revoke_all(subject, keep=session)`` keeps this one and returns the number of the others."""
     here, others = await signed_in(app), [await signed_in(app) for _ in range(3)]
     bob = await signed_in(app, "bob")
     assert (await here.post("/password")).json() == 3
-    assert await is_alive(here)
-    assert [await is_alive(client) for client in others] == [False] * 3
-    assert await is_alive(bob)
+    assert await is_live(here)
+    assert [await is_live(client) for client in others] == [False] * 3
+    assert await is_live(bob)
 
 
 async def test_the_kept_session_may_renew_in_the_same_request(app):
-    """As it should when the password changes: data and sign-in survive under a new token."""
+    """It should, when the password changes: data and sign-in are kept under a new token."""
     here, other = await signed_in(app), await signed_in(app)
     old = here.cookies.get("__Host-session")
     response = await here.post("/password-and-renew")
     assert (response.status_code, response.json()) == (200, 1)
     assert cookie_value(response) != old
     assert (await here.get("/")).json() == {"new": False, "subject": "ada", "count": 99}
-    assert not await is_alive(other)
-    assert not await is_alive(browser(app, old))
+    assert not await is_live(other)
+    assert not await is_live(browser(app, old))
 
 
 async def test_the_kept_session_may_sign_in_in_the_same_request(app):
-    """The mark that ends sign-ins under way does not count for the request that wrote it."""
+    """A revocation also ends sign-ins in progress, but not that of the request that made it."""
     here, other = await signed_in(app), await signed_in(app)
     response = await here.post("/password-and-sign-in")
     assert (response.status_code, response.json()) == (200, 1)
     assert (await here.get("/")).json()["subject"] == "ada"
-    assert not await is_alive(other)
+    assert not await is_live(other)
 
 
-async def test_a_password_reset_signs_in_and_ends_all_that_was_before(app):
-    """The session that is kept may be a new one that has no key yet."""
-    thieves = [await signed_in(app) for _ in range(2)]
+async def test_a_password_reset_signs_in_and_ends_all_other_sessions(app):
+    """The kept session may be a new one, which has no key yet."""
+    attackers = [await signed_in(app) for _ in range(2)]
     owner = browser(app)
     response = await owner.post("/reset/ada")
     assert (response.status_code, response.json()) == (200, 2)
     assert (await owner.get("/")).json()["subject"] == "ada"
-    assert [await is_alive(client) for client in thieves] == [False, False]
+    assert [await is_live(client) for client in attackers] == [False, False]
 
 
-async def test_a_sign_in_that_began_before_a_revocation_ends_with_it(app, get_session, clock):
-    """Its password was checked, and changed before the answer: 409, no cookie, no record."""
+async def test_a_sign_in_that_began_before_a_revocation_is_rejected(app, get_session, clock):
+    """The password changed after it was checked: the response is a 409, and nothing is stored."""
 
     @app.post("/slow-sign-in")
     async def slow_sign_in(session: Annotated[UserSession, Depends(get_session)]) -> None:
@@ -213,18 +198,18 @@ async def test_a_sign_in_that_began_before_a_revocation_ends_with_it(app, get_se
     assert await get_session.sessions("ada") == []
 
 
-async def test_a_sign_in_after_a_revocation_is_welcome(app, get_session, clock):
-    """Another sign-in under the new password, a moment later."""
+async def test_a_user_can_sign_in_again_after_a_revocation(app, get_session, clock):
+    """A moment later the user signs in with the new password."""
     await signed_in(app)
     await get_session.revoke_all("ada")
     clock.advance(TICK)
     client = await signed_in(app)
-    assert await is_alive(client)
+    assert await is_live(client)
     assert len(await get_session.sessions("ada")) == 1
 
 
-async def test_the_mark_of_a_revocation_is_that_user_s_alone(app, get_session, clock):
-    """Others sign in undisturbed while it is written."""
+async def test_a_revocation_does_not_affect_other_users(app, get_session, clock):
+    """Another user can sign in while it is written."""
 
     @app.post("/slow-sign-in")
     async def slow_sign_in(session: Annotated[UserSession, Depends(get_session)]) -> None:
@@ -237,11 +222,11 @@ async def test_the_mark_of_a_revocation_is_that_user_s_alone(app, get_session, c
     assert (await client.get("/")).json()["subject"] == "ada"
 
 
-async def test_a_user_who_was_disabled_is_out_at_the_next_request(app, get_session, clock):
-    """No cache stands between the store and the request."""
+async def test_a_disabled_user_is_signed_out_at_the_next_request(app, get_session, clock):
+    """No cache hides a revocation from the next request."""
     clients = [await signed_in(app) for _ in range(2)]
     for client in clients:
-        assert await is_alive(client)
+        assert await is_live(client)
     await get_session.revoke_all("ada")
     for client in clients:
         response = await client.get("/devices")
@@ -250,14 +235,14 @@ async def test_a_user_who_was_disabled_is_out_at_the_next_request(app, get_sessi
         assert set_cookie_kind(response) is None
 
 
-async def test_a_revocation_that_fails_half_way_says_so_and_can_be_repeated(
+async def test_a_revocation_that_fails_halfway_is_an_error_and_can_be_repeated(
     app, get_session, store
 ):
-    """An error, never a count; the second call ends the rest."""
+    """It never returns a count; the second call ends the rest."""
     clients = [await signed_in(app) for _ in range(2)]
     store.hook = failing("delete")
     response = await clients[0].post("/password")
     assert response.status_code == 503
     store.hook = pass_on
     assert (await clients[0].post("/password")).json() == 1
-    assert not await is_alive(clients[1])
+    assert not await is_live(clients[1])

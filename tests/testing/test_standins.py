@@ -1,4 +1,4 @@
-"""What users' own tests are given: a session that stands in, and one that is really stored."""
+"""Helpers for the tests of applications: a session that overrides the real one, and stored ones."""
 
 from functools import partial
 
@@ -14,25 +14,20 @@ from fastapi_async_sessions import (
     Session,
     SessionProvider,
     SessionRoute,
-    StoreUnavailable,
+    Store,
 )
 from fastapi_async_sessions.testing import override_session, session_cookies
-from tests.apps import SECRET
+
+from ..apps import SECRET
+from ..doubles import SpyStore
 
 
 class Basket(BaseModel):
     items: list[str] = []
 
 
-class NoStore(MemoryStore):
-    """Fails when it is asked for anything."""
-
-    async def load(self, key: str) -> None:
-        raise StoreUnavailable("nobody may ask")
-
-
 def make_app(
-    store: MemoryStore | None = None, cookie: CookieConfig | None = None
+    store: Store | None = None, cookie: CookieConfig | None = None
 ) -> tuple[FastAPI, SessionProvider[Basket]]:
     get_session = SessionProvider(
         Basket, store=store or MemoryStore(), secret_key=SECRET, cookie=cookie or CookieConfig()
@@ -65,16 +60,18 @@ def browser(app: FastAPI) -> TestClient:
 
 
 def test_routes_change_the_session_that_the_test_holds() -> None:
-    """The block is given the very object, without a cookie or a call of the store."""
-    app, get_session = make_app(NoStore())
+    """The block holds the session itself; there is neither a cookie nor a call of the store."""
+    store = SpyStore(MemoryStore())
+    app, get_session = make_app(store)
     with override_session(app, get_session, Basket(items=["bread"])) as session:
         assert browser(app).post("/items/honey").json() == ["bread", "honey"]
         assert session.data.items == ["bread", "honey"]
         assert session.data == Basket(items=["bread", "honey"])
+    assert store.calls == []
 
 
-def test_required_and_signed_in_follow_the_stand_in() -> None:
-    """Data makes it a live session, a subject a signed-in one; neither, a new one."""
+def test_required_and_signed_in_use_the_override() -> None:
+    """With data it is a live session, with a subject a signed-in one, otherwise a new one."""
     app, get_session = make_app()
     client = browser(app)
     with override_session(app, get_session):
@@ -87,16 +84,16 @@ def test_required_and_signed_in_follow_the_stand_in() -> None:
         assert client.get("/me").json() == session.subject == "ada"
 
 
-def test_a_stand_in_can_be_destroyed() -> None:
-    """A sign-out leaves the fresh new session that it leaves everywhere."""
+def test_an_overriding_session_can_be_destroyed() -> None:
+    """As in an application, a new session takes its place."""
     app, get_session = make_app()
     with override_session(app, get_session, Basket(items=["bread"]), subject="ada") as session:
         assert browser(app).post("/out").status_code == 200
         assert (session.subject, session.data, session.is_new) == (None, Basket(), True)
 
 
-def test_what_was_overridden_before_is_so_again() -> None:
-    """Blocks nest, and the end of one also comes when it raises."""
+def test_the_previous_override_is_restored() -> None:
+    """Blocks nest, and a block that raises restores it too."""
     app, get_session = make_app()
     app.dependency_overrides["other"] = before = lambda: None
     with override_session(app, get_session, subject="ada"):
@@ -109,19 +106,19 @@ def test_what_was_overridden_before_is_so_again() -> None:
 
 
 def test_stored_cookies_open_a_real_session() -> None:
-    """What ``session_cookies`` stores is loaded, changed and saved as any other session."""
+    """A session stored by ``session_cookies`` is loaded, changed and saved like any other."""
     app, get_session = make_app()
     with browser(app) as client:
         assert client.portal is not None
-        give = partial(session_cookies, get_session, Basket(items=["bread"]), subject="ada")
-        client.cookies.update(client.portal.call(give))
+        store = partial(session_cookies, get_session, Basket(items=["bread"]), subject="ada")
+        client.cookies.update(client.portal.call(store))
         assert client.get("/me").json() == "ada"
         client.post("/items/honey")
         assert client.get("/items").json() == ["bread", "honey"]
 
 
 async def test_stored_cookies_work_with_an_async_client() -> None:
-    """The same in an async test; a session with the data of a new one is stored as well."""
+    """In an async test, a session is stored even with the data of a new one."""
     app, get_session = make_app()
     transport = httpx.ASGITransport(app)
     cookies = await session_cookies(get_session)
@@ -131,15 +128,15 @@ async def test_stored_cookies_work_with_an_async_client() -> None:
         assert (await client.get("/items")).json() == []
 
 
-def test_a_secure_cookie_over_http_is_warned_of() -> None:
-    """The default base URL of a test client would lose the cookie: the warning says what to do."""
+def test_a_secure_cookie_over_http_gives_a_warning() -> None:
+    """At the default base URL a test client drops the cookie: the warning has the line to write."""
     app, _ = make_app()
     with pytest.warns(UserWarning, match=r'base_url="https://testserver"'):
         TestClient(app).post("/items/bread")
 
 
-def test_nothing_is_warned_of_that_works() -> None:
-    """A cookie that is not Secure goes over http, and a request may leave none at all."""
+def test_a_configuration_that_works_gives_no_warning() -> None:
+    """A cookie that is not ``Secure`` is sent over http, and some requests set no cookie at all."""
     app, _ = make_app(cookie=CookieConfig(secure=False))
     client = TestClient(app)
     client.post("/items/bread")
