@@ -24,7 +24,11 @@ CROSS_SITE_LINK = {
 def make_site(store: Any, clock: FrozenClock, events: list[SessionEvent], **options: Any) -> Any:
     """Routes that each do one thing to the session, and what the request saw of it."""
     get_session = make_provider(
-        store, clock=clock, on_event=events.append, trusted_origins=["https://other.test"], **options
+        store,
+        clock=clock,
+        on_event=events.append,
+        trusted_origins=["https://other.test"],
+        **options,
     )
     app = make_app()
     app.state.get_session = get_session
@@ -226,9 +230,7 @@ async def test_a_sign_in_from_another_site_is_stored_and_sent(
     assert (await client.get("/")).json()["subject"] == "ada"
 
 
-async def test_two_good_tokens_of_two_sessions_are_detached(
-    store: Any, clock: FrozenClock
-) -> None:
+async def test_two_good_tokens_of_two_sessions_are_detached(store: Any, clock: FrozenClock) -> None:
     """One of them was planted: neither is used, neither replaced, and nothing is stored."""
     events: list[SessionEvent] = []
     app = make_site(store, clock, events)
