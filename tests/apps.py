@@ -8,7 +8,9 @@ import httpx
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from fastapi_async_sessions import MemoryStore, SessionProvider, SessionRoute, Store
+from fastapi_async_sessions import MemoryStore, Record, SessionProvider, SessionRoute, Store
+from fastapi_async_sessions._core.header import Header
+from fastapi_async_sessions.records import new_version
 
 SECRET = "a-secret-of-the-tests-0123456789-abcdefghij"
 OLDER_SECRET = "an-older-one-of-the-tests-9876543210-zyxwvu"
@@ -31,6 +33,21 @@ def make_provider(store: Store | None = None, model: Any = Data, **options: Any)
     return SessionProvider(
         model, **{"store": store or MemoryStore(), "secret_key": SECRET, **options}
     )
+
+
+def with_json(get_session: Any, key: str, record: Record, raw: bytes) -> Record:
+    """The record with other data, sealed as the provider would seal it."""
+    seal = get_session.repository.seal
+    content = seal.open(key, record.owner, record.body)
+    header, _ = Header.unpack(content)
+    body = seal.close(key, record.owner, header.pack() + raw)
+    return Record(body, new_version(), record.owner, record.expires_at)
+
+
+def json_of(get_session: Any, key: str, record: Record) -> bytes:
+    """The data of a record as it is stored."""
+    _, raw = Header.unpack(get_session.repository.seal.open(key, record.owner, record.body))
+    return raw
 
 
 def make_app(**options: Any) -> FastAPI:

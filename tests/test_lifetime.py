@@ -706,14 +706,20 @@ def test_a_session_never_outlives_any_of_its_limits(lifetime, began_at, seen_at,
     created=moments,
     authenticated=st.none() | moments,
     seen=moments,
+    renewed=st.none() | moments,
     ends=st.none() | moments,
     lifetime=st.none() | lifetimes(),
     persistent=st.booleans(),
+    subject=st.none() | st.text(st.characters(codec="utf-8"), min_size=1, max_size=255),
 )
-def test_a_record_keeps_its_times_exactly(created, authenticated, seen, ends, lifetime, persistent):
+def test_a_record_keeps_its_times_exactly(
+    created, authenticated, seen, renewed, ends, lifetime, persistent, subject
+):
     """To the microsecond, with a lifetime of its own or without."""
-    header = Header(b"h" * 32, created, authenticated, seen, ends, lifetime, persistent)
-    assert Header.unpack(header.pack(b"b" * 8) + b"{}", b"b" * 8) == header
+    header = Header(
+        *(b"h" * 32, created, authenticated, seen, renewed, ends, lifetime, persistent, subject)
+    )
+    assert Header.unpack(header.pack() + b"{}") == (header, b"{}")
 
 
 WISHES = ("/", "/change", "/renew", "/sign-in")
