@@ -1,5 +1,6 @@
 """Requests that overlap: a client that needs no HTTP, and the stores to run it against."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from fastapi_async_sessions.stores.sql import SQLStore
 from fastapi_async_sessions.testing import FrozenClock
 
 from .apps import SECRET
+from .doubles import WAIT_LIMIT
 
 STORES = ("memory", "redis", "sqlite")
 NO_LIMIT = timedelta(hours=1)
@@ -124,6 +126,12 @@ def _cookie(jar: Jar) -> str | None:
         return None
     (set_cookie,) = set_cookies
     return set_cookie.decode().partition("=")[2].partition(";")[0]
+
+
+async def wait_for_all(barrier: asyncio.Barrier) -> None:
+    """Wait until as many tasks as the barrier has parties have come to it."""
+    async with asyncio.timeout(WAIT_LIMIT):
+        await barrier.wait()
 
 
 # stores and providers

@@ -1,4 +1,4 @@
-"""Sessions outside of a request: list them, end them, change them, ask whether the store works."""
+"""Sessions outside of a request: list, revoke, open; and check that the store works."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -50,7 +50,7 @@ def make_site(get_session: Any) -> Any:
 
 
 async def signed_in(get_session: Any, subject: str | None = "42", data: Any = None) -> Any:
-    """A browser with a stored session."""
+    """A browser that has a stored session."""
     client = browser(make_site(get_session))
     for cookie in (await stored_cookies(get_session, data, subject=subject)).items():
         client.cookies.set(*cookie)
@@ -68,8 +68,8 @@ async def is_alive(client: Any) -> bool:
 # sessions
 
 
-async def test_a_user_s_sessions_are_listed_with_typed_data_and_times(get_session, clock):
-    """Key, data, subject, and when it began, was authenticated, was seen and will end."""
+async def test_the_sessions_of_a_user_are_listed_with_typed_data_and_times(get_session, clock):
+    """Each has its key, data, subject and four times."""
     client = await signed_in(get_session, data=Data(count=1, lines=[Line(name="a")]))
     clock.advance(30 * MINUTE)
     key = await key_of(client)
@@ -84,7 +84,7 @@ async def test_a_user_s_sessions_are_listed_with_typed_data_and_times(get_sessio
 
 
 async def test_the_latest_sign_in_is_listed_first(get_session, clock):
-    """By when its user signed in last, not by when it was used."""
+    """The order is that of the sign-ins, whichever session was used last."""
     clients = []
     for _ in range(3):
         clients.append(await signed_in(get_session))
@@ -95,8 +95,8 @@ async def test_the_latest_sign_in_is_listed_first(get_session, clock):
     assert [each.key for each in await get_session.sessions("42")] == keys[::-1]
 
 
-async def test_only_this_user_s_sessions_are_listed(get_session):
-    """Neither other users' nor anonymous ones, nor of names that look alike."""
+async def test_only_sessions_of_the_given_user_are_listed(get_session):
+    """No sessions of other users, even if their names are similar, and no anonymous ones."""
     mine = await signed_in(get_session)
     for subject in ("7", "4", "422", "42 ", "session:42", None):
         await signed_in(get_session, subject)
@@ -105,7 +105,7 @@ async def test_only_this_user_s_sessions_are_listed(get_session):
 
 
 async def test_ended_sessions_are_not_listed(get_session, clock):
-    """Not the revoked, not the idle."""
+    """Neither revoked nor idle ones."""
     idle = await signed_in(get_session)
     clock.advance(40 * MINUTE)
     revoked, alive = await signed_in(get_session), await signed_in(get_session)
@@ -115,8 +115,8 @@ async def test_ended_sessions_are_not_listed(get_session, clock):
     assert [each.key for each in await get_session.sessions("42")] == [await key_of(alive)]
 
 
-async def test_sessions_that_a_shorter_configuration_has_ended_are_not_listed(store, clock):
-    """The list says what the next request would find."""
+async def test_sessions_that_a_shorter_lifetime_has_ended_are_not_listed(store, clock):
+    """A session is listed only if the next request would find it."""
     old = make_provider(SpyStore(store), clock=clock, lifetime=Lifetime(24 * HOUR, 24 * HOUR))
     await signed_in(old)
     clock.advance(HOUR)
@@ -136,7 +136,7 @@ def baskets(store, clock, get_session) -> Any:
 
 
 async def test_two_providers_on_one_store_list_their_own(get_session, baskets):
-    """The same subject at both: each lists and ends its own sessions."""
+    """Both know the subject; each lists and ends only the sessions of its own."""
     user, shopper = await signed_in(get_session), await signed_in(baskets, data=Basket(items=["a"]))
     assert [type(each.data) for each in await get_session.sessions("42")] == [Data]
     assert [each.data for each in await baskets.sessions("42")] == [Basket(items=["a"])]
@@ -146,7 +146,7 @@ async def test_two_providers_on_one_store_list_their_own(get_session, baskets):
 
 
 async def test_a_key_with_a_subject_ends_no_session_of_another_provider(get_session, baskets):
-    """The subject is one of this provider's."""
+    """The subject is one of this provider, and the session belongs to another."""
     shopper = await signed_in(baskets)
     assert await get_session.revoke(await key_of(shopper), "42") is False
     assert await is_alive(shopper)
@@ -156,7 +156,7 @@ async def test_a_key_with_a_subject_ends_no_session_of_another_provider(get_sess
 
 
 async def test_revoking_ends_a_session_at_its_next_request(get_session):
-    """True, then False: it is gone."""
+    """The first call returns True, the second False."""
     client = await signed_in(get_session)
     key = await key_of(client)
     assert await get_session.revoke(key) is True
@@ -164,8 +164,8 @@ async def test_revoking_ends_a_session_at_its_next_request(get_session):
     assert await get_session.revoke(key) is False
 
 
-async def test_revoking_with_a_subject_ends_only_that_user_s_session(get_session):
-    """A key out of somebody else's form is left alone."""
+async def test_revoking_with_a_subject_ends_only_a_session_of_that_user(get_session):
+    """So a key from a form cannot end the session of another user."""
     mine, theirs = await signed_in(get_session, "42"), await signed_in(get_session, "7")
     anonymous = await signed_in(get_session, None, Data(count=1))
     for client in (theirs, anonymous):
@@ -180,8 +180,8 @@ async def test_revoking_with_a_subject_ends_only_that_user_s_session(get_session
     ["", "x", NO_KEY.upper().replace("0", "A"), NO_KEY[:-1], NO_KEY + "0", NO_KEY + "\n", "*" * 64],
     ids=ascii,
 )
-async def test_what_is_no_key_ends_nothing_and_asks_no_store(get_session, store, key):
-    """Whatever a form sends."""
+async def test_a_malformed_key_ends_nothing_and_causes_no_store_call(get_session, store, key):
+    """A form may send anything."""
     assert await get_session.revoke(key) is False
     assert await get_session.revoke(key, "42") is False
     with pytest.raises(SessionNotFound):
@@ -190,8 +190,8 @@ async def test_what_is_no_key_ends_nothing_and_asks_no_store(get_session, store,
     assert store.calls == []
 
 
-async def test_nobody_s_sessions_are_none(get_session):
-    """``session.subject`` may be passed on as it is: with None nothing is listed or ended."""
+async def test_a_subject_of_none_has_no_sessions(get_session):
+    """``session.subject`` may be passed as it is: for None nothing is listed or revoked."""
     client = await signed_in(get_session, subject=None)
     assert await get_session.sessions(None) == []
     assert await get_session.revoke(await key_of(client), None) is False
@@ -199,8 +199,8 @@ async def test_nobody_s_sessions_are_none(get_session):
     assert await is_alive(client)
 
 
-async def test_a_key_that_nobody_has_ends_nothing(get_session):
-    """False, with a subject and without."""
+async def test_an_unknown_key_ends_nothing(get_session):
+    """The result is False, with a subject and without."""
     assert await get_session.revoke(NO_KEY) is False
     assert await get_session.revoke(NO_KEY, "42") is False
 
@@ -209,7 +209,7 @@ async def test_a_key_that_nobody_has_ends_nothing(get_session):
 
 
 async def test_revoking_all_ends_every_session_of_a_user_and_counts_them(get_session):
-    """The other users' stay."""
+    """Sessions of other users are not affected."""
     mine = [await signed_in(get_session) for _ in range(3)]
     other = await signed_in(get_session, "7")
     assert await get_session.revoke_all("42") == 3
@@ -223,19 +223,19 @@ async def test_revoking_all_ends_every_session_of_a_user_and_counts_them(get_ses
 
 
 async def test_an_opened_session_is_committed_at_the_end(get_session):
-    """The next request sees the change; key and subject are shown."""
+    """The next request sees the change; ``key`` and ``subject`` are set."""
     client = await signed_in(get_session, data=Data(count=1))
     key = await key_of(client)
     async with get_session.open(key) as session:
         assert (session.key, session.subject, session.is_new) == (key, "42", False)
-        session.data.lines.append(Line(name="told by a task"))
+        session.data.lines.append(Line(name="added by a task"))
     assert (await client.get("/")).json()["data"]["lines"] == [
-        {"name": "told by a task", "tags": []}
+        {"name": "added by a task", "tags": []}
     ]
 
 
-async def test_an_opened_session_that_is_not_changed_writes_nothing(get_session, store):
-    """One load."""
+async def test_opening_a_session_without_changing_it_writes_nothing(get_session, store):
+    """It costs one load."""
     key = await key_of(await signed_in(get_session))
     store.calls.clear()
     async with get_session.open(key) as session:
@@ -243,8 +243,8 @@ async def test_an_opened_session_that_is_not_changed_writes_nothing(get_session,
     assert store.calls == ["load"]
 
 
-async def test_opening_a_session_is_no_visit(get_session, clock):
-    """What an administrator or a job changes leaves the idle time running."""
+async def test_opening_a_session_does_not_extend_it(get_session, clock):
+    """A change by an administrator or a job does not restart the idle timeout."""
     client = await signed_in(get_session)
     key = await key_of(client)
     clock.advance(30 * MINUTE)
@@ -254,16 +254,16 @@ async def test_opening_a_session_is_no_visit(get_session, clock):
     assert (listed.data.count, listed.expires_at) == (7, START + HOUR)
 
 
-async def test_another_provider_s_key_opens_nothing(get_session, baskets):
-    """Two providers may share a store, and a record belongs to one of them."""
+async def test_the_key_of_another_provider_opens_nothing(get_session, baskets):
+    """Providers may share a store, and each record belongs to one provider."""
     key = await key_of(await signed_in(get_session))
     with pytest.raises(SessionNotFound):
         async with baskets.open(key):
             pass
 
 
-async def test_a_record_that_was_copied_under_another_key_is_no_session(get_session, store):
-    """A record is bound to its key, so that mixed-up records show nobody's data (A-60)."""
+async def test_a_record_under_another_key_than_its_own_is_not_a_session(get_session, store):
+    """A record is bound to its key, so that a store that mixes up records discloses no data."""
     key = await key_of(await signed_in(get_session))
     await store.create(NO_KEY, await store.load(key))
     with pytest.raises(SessionNotFound):
@@ -273,7 +273,7 @@ async def test_a_record_that_was_copied_under_another_key_is_no_session(get_sess
 
 
 async def test_nothing_is_committed_when_the_block_raises(get_session, store):
-    """The error comes out as it is; what was committed before stays."""
+    """The error is raised unchanged; an earlier commit is kept."""
     key = await key_of(await signed_in(get_session))
 
     async def change_and_fail() -> None:
@@ -289,8 +289,8 @@ async def test_nothing_is_committed_when_the_block_raises(get_session, store):
         assert session.data.count == 1
 
 
-async def test_an_opened_session_merges_with_requests_meanwhile(get_session):
-    """It commits like any other."""
+async def test_an_opened_session_merges_with_concurrent_changes(get_session):
+    """Its commit is like that of a request."""
     key = await key_of(await signed_in(get_session))
     async with get_session.open(key) as outer:
         async with get_session.open(key) as inner:
@@ -301,7 +301,7 @@ async def test_an_opened_session_merges_with_requests_meanwhile(get_session):
 
 
 async def test_a_conflict_in_an_opened_session_is_raised(store, clock):
-    """``on_conflict="raise"`` names the fields."""
+    """With ``on_conflict="raise"`` the error names the fields."""
     get_session = make_provider(SpyStore(store), clock=clock, on_conflict="raise")
     key = await key_of(await signed_in(get_session))
 
@@ -317,7 +317,7 @@ async def test_a_conflict_in_an_opened_session_is_raised(store, clock):
 
 
 async def test_an_opened_session_cannot_renew(get_session):
-    """There is no cookie that a new token could travel in."""
+    """There is no response that could set the new token."""
     key = await key_of(await signed_in(get_session))
     async with get_session.open(key) as session:
         with pytest.raises(SessionClosed, match="cookie"):
@@ -326,7 +326,7 @@ async def test_an_opened_session_cannot_renew(get_session):
 
 
 async def test_an_opened_session_can_be_destroyed(get_session):
-    """Awaited or not; it can't begin another one."""
+    """With ``await`` or without; its key then opens nothing."""
     awaited, not_awaited = await signed_in(get_session), await signed_in(get_session)
     key = await key_of(awaited)
     async with get_session.open(key) as session:
@@ -341,8 +341,8 @@ async def test_an_opened_session_can_be_destroyed(get_session):
     assert raised.value.key == key
 
 
-async def test_a_session_that_was_destroyed_in_open_begins_no_other(get_session, store):
-    """What is changed after it has no cookie to be found by: it is refused, and nothing is left."""
+async def test_an_opened_session_cannot_be_used_again_after_destroy(get_session, store):
+    """No response could set the cookie of a new session: a change is an error and is not stored."""
     key = await key_of(await signed_in(get_session))
 
     async def destroy_and_change() -> None:
@@ -355,8 +355,8 @@ async def test_a_session_that_was_destroyed_in_open_begins_no_other(get_session,
     assert await get_session.sessions("42") == []
 
 
-async def test_an_opened_session_that_ended_meanwhile_drops_its_change(get_session):
-    """As in a request."""
+async def test_a_change_of_an_opened_session_that_has_ended_meanwhile_is_dropped(get_session):
+    """As it would be in a request."""
     client = await signed_in(get_session)
     key = await key_of(client)
     async with get_session.open(key) as session:
@@ -367,7 +367,7 @@ async def test_an_opened_session_that_ended_meanwhile_drops_its_change(get_sessi
 
 
 async def test_an_opened_session_is_closed_afterwards(get_session):
-    """It can be read, and no more."""
+    """Its data can still be read."""
     key = await key_of(await signed_in(get_session, data=Data(count=1)))
     async with get_session.open(key) as session:
         pass
@@ -378,8 +378,8 @@ async def test_an_opened_session_is_closed_afterwards(get_session):
         await session.commit()
 
 
-async def test_a_commit_at_the_end_of_open_that_fails_is_raised(get_session, store):
-    """Never lost in silence."""
+async def test_a_commit_that_fails_at_the_end_of_open_raises(get_session, store):
+    """The change is not lost silently."""
     key = await key_of(await signed_in(get_session))
     store.hook = failing("save")
     with pytest.raises(StoreUnavailable):
@@ -391,7 +391,7 @@ async def test_a_commit_at_the_end_of_open_that_fails_is_raised(get_session, sto
 
 
 async def test_check_writes_and_deletes_a_probe(get_session, store):
-    """A store that works says nothing and keeps nothing."""
+    """If the store works, nothing is raised and nothing is left behind."""
     await get_session.check()
     assert store.calls == ["create", "delete"]
     assert await store.records() == {}
@@ -399,7 +399,7 @@ async def test_check_writes_and_deletes_a_probe(get_session, store):
 
 @pytest.mark.parametrize("verb", ["create", "delete"])
 async def test_check_fails_where_requests_would(get_session, store, verb):
-    """A dead store, or one that only reads: the error says why."""
+    """If the store is down or read-only; the error has the reason."""
     store.hook = failing(verb)
     with pytest.raises(StoreUnavailable) as raised:
         await get_session.check()
@@ -407,7 +407,7 @@ async def test_check_fails_where_requests_would(get_session, store, verb):
 
 
 async def test_check_names_a_read_only_redis(start_redis):
-    """A replica that nobody promoted."""
+    """For instance a replica."""
     server = start_redis("--replicaof", "127.0.0.1", "1", "--replica-serve-stale-data", "yes")
     store = RedisStore.from_url(server.url)
     with pytest.raises(StoreUnavailable) as raised:
@@ -420,7 +420,7 @@ async def test_check_names_a_read_only_redis(start_redis):
 
 
 async def test_a_lost_index_comes_back_with_the_next_extension(redis_url, redis_client, clock):
-    """The session works meanwhile; its next stamp puts it on the list again."""
+    """The session works without its entry, and its next extension adds it again."""
     store = RedisStore.from_url(redis_url, clock=clock)
     get_session = make_provider(store, clock=clock)
     client = await signed_in(get_session)
@@ -436,8 +436,8 @@ async def test_a_lost_index_comes_back_with_the_next_extension(redis_url, redis_
     await store.aclose()
 
 
-async def test_entries_without_a_record_go(redis_url, redis_client, clock):
-    """Keys that were evicted or deleted by hand leave the list when it is read."""
+async def test_index_entries_without_a_record_are_removed(redis_url, redis_client, clock):
+    """Reading the index removes entries of records that were evicted or deleted by hand."""
     store = RedisStore.from_url(redis_url, clock=clock)
     get_session = make_provider(store, clock=clock)
     lost, alive = await signed_in(get_session), await signed_in(get_session)
@@ -449,8 +449,8 @@ async def test_entries_without_a_record_go(redis_url, redis_client, clock):
     await store.aclose()
 
 
-async def test_the_index_is_what_lives(store, get_session, clock):
-    """Sign-ins, sign-outs, other subjects, ends: the list says what the cookies say."""
+async def test_the_index_has_exactly_the_live_sessions(store, get_session, clock):
+    """After sign-ins of several subjects, revocations and expiries."""
     clients = []
     for round_ in range(30):
         subject = ("42", "7", None)[round_ % 3]
@@ -466,34 +466,21 @@ async def test_the_index_is_what_lives(store, get_session, clock):
         assert listed
 
 
-# stores that can't
+# stores that lack verbs or fail
 
 
-class Four(Store):
-    """Writes the four verbs and no more."""
-
-    def __init__(self) -> None:
-        self.inner = MemoryStore()
-
-    async def create(self, key: str, record: Record) -> bool:
-        return await self.inner.create(key, record)
-
-    async def load(self, key: str) -> Record | None:
-        return await self.inner.load(key)
-
-    async def save(self, key: str, record: Record, *, replaces: str) -> bool:
-        return await self.inner.save(key, record, replaces=replaces)
-
-    async def delete(self, key: str) -> bool:
-        return await self.inner.delete(key)
+class StoreWithoutFind(MemoryStore):
+    find = Store.find
 
 
-async def test_a_store_without_find_says_what_to_write():
-    """Listing and revoking all are errors, never an empty answer; the rest works."""
-    get_session = make_provider(Four())
+async def test_a_store_without_find_raises_an_error_that_says_what_to_write():
+    """``sessions()`` and ``revoke_all()`` need it; everything else works without it."""
+    get_session = make_provider(StoreWithoutFind())
     client = await signed_in(get_session)
     for answer in (get_session.sessions("42"), get_session.revoke_all("42")):
-        with pytest.raises(ConfigurationError, match=r"Four does not list sessions: write find"):
+        with pytest.raises(
+            ConfigurationError, match=r"StoreWithoutFind does not list sessions: write find"
+        ):
             await answer
     assert await is_alive(client)
     assert await get_session.revoke(await key_of(client), "42") is True
@@ -501,8 +488,8 @@ async def test_a_store_without_find_says_what_to_write():
     await get_session.check()
 
 
-async def test_a_store_that_fails_is_an_error_for_all_of_it(get_session, store):
-    """Never an empty list and never "0 ended"."""
+async def test_a_store_failure_is_raised_by_every_method(get_session, store):
+    """It is never an empty list or a count of 0."""
     key = await key_of(await signed_in(get_session))
     store.hook = failing("create", "load", "save", "delete", "find")
     for answer in (
@@ -519,8 +506,8 @@ async def test_a_store_that_fails_is_an_error_for_all_of_it(get_session, store):
             pass
 
 
-async def test_opening_what_is_no_session_of_this_library_finds_nothing(get_session, store, clock):
-    """A probe, a note of a revocation, anything else under a key of that form."""
+async def test_opening_a_record_that_is_not_a_session_finds_nothing(get_session, store, clock):
+    """A probe, a revocation record, or a foreign record under a key of the same form."""
     record = Record(b"", new_version(), None, clock() + HOUR)
     await store.create(NO_KEY, record)
     with pytest.raises(SessionNotFound):
@@ -528,8 +515,8 @@ async def test_opening_what_is_no_session_of_this_library_finds_nothing(get_sess
             pass
 
 
-async def test_opening_data_that_does_not_fit_follows_on_invalid(store, clock):
-    """``discard``: not found; ``raise``: invalid."""
+async def test_opening_invalid_data_follows_on_invalid(store, clock):
+    """``discard`` raises ``SessionNotFound``, ``raise`` raises ``SessionInvalid``."""
 
     class Strict(BaseModel):
         count: list[str] = []

@@ -30,7 +30,7 @@ from fastapi_async_sessions.testing import FrozenClock
 
 from .apps import SECRET
 from .doubles import WAIT_LIMIT, Gate, Hook, SpyStore, StoreCall, pass_on
-from .races import Client, opened_store, provider_without_timeouts
+from .races import Client, opened_store, provider_without_timeouts, wait_for_all
 from .servers.proxy import Proxy
 
 
@@ -372,7 +372,7 @@ async def test_cancelled_requests_do_not_hold_up_others_that_commit(
     async def add(number: int) -> Any:
         async def route(session: Session[Data]) -> None:
             session.data.items.append(str(number))
-            await all_have_loaded.wait()
+            await wait_for_all(all_have_loaded)
 
         return await client.copy().request(route)
 

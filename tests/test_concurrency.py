@@ -1,7 +1,7 @@
-"""Requests of one session that overlap: no change is lost, and nothing that ended comes back."""
+"""Overlapping requests of one session: no change is lost, and no ended session comes back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -19,13 +19,19 @@ from fastapi_async_sessions import (
     SessionEvent,
     SessionNotFound,
     SessionProvider,
-    Store,
     StoreUnavailable,
 )
-from fastapi_async_sessions.records import Record
 from fastapi_async_sessions.testing import FrozenClock
-from tests.apps import SECRET, browser, make_app
-from tests.races import Client, do_nothing, opened_store
+
+from .apps import SECRET, browser, make_app
+from .doubles import SpyStore, StoreCall, before, failing, pass_on
+from .races import (
+    Client,
+    do_nothing,
+    opened_store,
+    provider_without_timeouts,
+    wait_for_all,
+)
 
 SECOND = timedelta(seconds=1)
 IDLE = timedelta(hours=1)
@@ -50,65 +56,20 @@ class Basket(BaseModel):
     tags: set[str] = set()
 
 
-class HookedStore(Store):
-    """Runs what a test wants to happen right before a call: ``hooks["save"] = [None, end]`` runs
-    ``end`` before the second save from now on."""
-
-    def __init__(self, inner: Store) -> None:
-        self.inner = inner
-        self.hooks: dict[str, list[Callable[[], Awaitable[Any]] | None]] = {}
-        self.calls: list[str] = []
-
-    async def create(self, key: str, record: Record) -> bool:
-        await self._call("create")
-        return await self.inner.create(key, record)
-
-    async def load(self, key: str) -> Record | None:
-        await self._call("load")
-        return await self.inner.load(key)
-
-    async def save(self, key: str, record: Record, *, replaces: str) -> bool:
-        await self._call("save")
-        return await self.inner.save(key, record, replaces=replaces)
-
-    async def delete(self, key: str) -> bool:
-        await self._call("delete")
-        return await self.inner.delete(key)
-
-    async def find(self, subject: str) -> list[tuple[str, Record]]:
-        await self._call("find")
-        return await self.inner.find(subject)
-
-    async def _call(self, verb: str) -> None:
-        self.calls.append(verb)
-        waiting = self.hooks.get(verb)
-        if waiting and (hook := waiting.pop(0)):
-            await hook()
+@pytest.fixture
+def store(clock: FrozenClock) -> SpyStore:
+    """The store of all providers of a test, in memory."""
+    return SpyStore(MemoryStore(clock=clock))
 
 
 @pytest.fixture
-def clock() -> FrozenClock:
-    return FrozenClock()
-
-
-@pytest.fixture
-def store(clock: FrozenClock) -> HookedStore:
-    return HookedStore(MemoryStore(clock=clock))
-
-
-@pytest.fixture
-def events() -> list[SessionEvent]:
-    return []
-
-
-@pytest.fixture
-def provide(store: HookedStore, clock: FrozenClock, events: list[SessionEvent]) -> Any:
-    """Makes a provider; a second one over the same data is another release of the application."""
+def new_provider(store: SpyStore, clock: FrozenClock, events: list[SessionEvent]) -> Any:
+    """A function that makes a provider, as of another process or release, over the same data."""
 
     def make(model: type[BaseModel] = Basket, **options: Any) -> SessionProvider[Any]:
         settings = {"lifetime": Lifetime(idle=IDLE), "on_event": events.append, "clock": clock}
-        release = HookedStore(store)
-        return SessionProvider(model, store=release, secret_key=SECRET, **{**settings, **options})
+        own_store = SpyStore(store)
+        return SessionProvider(model, store=own_store, secret_key=SECRET, **{**settings, **options})
 
     return make
 
@@ -127,8 +88,8 @@ def change(**fields: Any) -> Callable[[Session[Any]], Awaitable[None]]:
     return route
 
 
-async def meet(client: Client, first: Any, second: Any) -> tuple[Any, Any]:
-    """Both load the same session, ``first`` commits, then ``second``: their answers."""
+async def overlap(client: Client, first: Any, second: Any) -> tuple[Any, Any]:
+    """Run two requests that both load the session before ``first`` commits, then ``second``."""
     answers: list[Any] = []
 
     async def route(session: Session[Any]) -> None:
@@ -142,24 +103,22 @@ async def meet(client: Client, first: Any, second: Any) -> tuple[Any, Any]:
 # lost updates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EVERY_STORE)
 async def test_200_writers_of_different_fields_all_succeed(
     kind: str, clock: FrozenClock, request: pytest.FixtureRequest
 ) -> None:
-    """They all loaded the same version before the first of them commits."""
+    """All of them load the session before the first one commits."""
     fields: Any = {f"field_{number}": (int, 0) for number in range(200)}
     wide = create_model("Wide", **fields)
     async with opened_store(kind, clock, request) as store:
-        patient = {"commit_timeout": timedelta(seconds=60)}
-        client = Client(
-            SessionProvider(wide, store=store, secret_key=SECRET, clock=clock, **patient)
-        )
+        client = Client(provider_without_timeouts(store, clock, wide))
         await client.sign_in()
-        everybody_is_there = asyncio.Barrier(200)
+        all_have_loaded = asyncio.Barrier(200)
 
         async def write(number: int) -> Any:
             async def route(session: Session[Any]) -> None:
-                await everybody_is_there.wait()
+                await wait_for_all(all_have_loaded)
                 setattr(session.data, f"field_{number}", number + 1)
 
             return await client.copy().request(route)
@@ -174,19 +133,18 @@ async def test_200_writers_of_different_fields_all_succeed(
 async def test_writers_in_two_processes_all_succeed(
     kind: str, clock: FrozenClock, request: pytest.FixtureRequest
 ) -> None:
-    """Each has its own provider, which knows nothing of the other's commits."""
+    """Each process has a provider of its own, which knows nothing of the other's commits."""
     async with opened_store(kind, clock, request) as store:
         providers: list[SessionProvider[Any]] = [
-            SessionProvider(Basket, store=HookedStore(store), secret_key=SECRET, clock=clock)
-            for _ in range(2)
+            provider_without_timeouts(SpyStore(store), clock, Basket) for _ in range(2)
         ]
         client = Client(providers[0])
         await client.sign_in()
-        everybody_is_there = asyncio.Barrier(30)
+        all_have_loaded = asyncio.Barrier(30)
 
         async def write(number: int) -> Any:
             async def route(session: Session[Any]) -> None:
-                await everybody_is_there.wait()
+                await wait_for_all(all_have_loaded)
                 session.data.lines.append(Line(name=str(number)))
 
             return await Client(providers[number % 2], client.cookie).request(route)
@@ -198,25 +156,23 @@ async def test_writers_in_two_processes_all_succeed(
 
 
 @pytest.mark.parametrize("kind", EVERY_STORE)
-async def test_of_many_counters_exactly_the_losers_see_a_409(
+async def test_of_many_requests_that_count_all_but_one_get_a_409(
     kind: str, clock: FrozenClock, request: pytest.FixtureRequest
 ) -> None:
-    """With ``on_conflict="raise"`` the count is the number of those who were told yes."""
+    """With ``on_conflict="raise"`` the count is the number of requests that succeeded."""
     async with opened_store(kind, clock, request) as store:
-        provider = SessionProvider(
-            Basket, store=store, secret_key=SECRET, on_conflict="raise", clock=clock
-        )
+        provider = provider_without_timeouts(store, clock, Basket, on_conflict="raise")
         app = make_app()
 
         @app.get("/begin")
         async def begin(session: Annotated[Session[Basket], Depends(provider)]) -> None:
             session.data.note = "begun"
 
-        everybody_is_there = asyncio.Barrier(26)
+        all_have_loaded = asyncio.Barrier(26)
 
         @app.get("/count")
         async def count(session: Annotated[Session[Basket], Depends(provider)]) -> int:
-            await everybody_is_there.wait()
+            await wait_for_all(all_have_loaded)
             session.data.count += 1
             return session.data.count
 
@@ -229,20 +185,20 @@ async def test_of_many_counters_exactly_the_losers_see_a_409(
             responses = await asyncio.gather(*(client.get("/count") for _ in range(26)))
             codes = sorted(response.status_code for response in responses)
             assert codes == [200] + [409] * 25
-            losers = [response for response in responses if response.status_code == 409]
-            assert {response.json()["detail"] for response in losers} == {
+            refused = [response for response in responses if response.status_code == 409]
+            assert {response.json()["detail"] for response in refused} == {
                 "Another request changed the same fields. (count)"
             }
             assert (await client.get("/")).json() == 1
 
 
-async def test_the_later_commit_wins_and_an_event_tells(
-    provide: Any, events: list[SessionEvent]
+async def test_the_later_commit_wins_and_a_conflict_event_is_emitted(
+    new_provider: Any, events: list[SessionEvent]
 ) -> None:
-    """That is ``on_conflict="overwrite"``; what only the earlier one changed stays."""
-    client = Client(provide())
+    """By default, ``on_conflict="overwrite"``; what only the earlier commit changed is kept."""
+    client = Client(new_provider())
     key = await client.sign_in()
-    early, late = await meet(client, change(count=1, note="early"), change(count=2))
+    early, late = await overlap(client, change(count=1, note="early"), change(count=2))
     assert early.is_ok
     assert late.is_ok
     data = await client.data()
@@ -251,8 +207,8 @@ async def test_the_later_commit_wins_and_an_event_tells(
     assert (event.key, event.facts) == (key, {"fields": "count"})
 
 
-async def test_a_conflict_names_its_fields(provide: Any) -> None:
-    """By their paths, nested ones too, and nothing of the late request is stored."""
+async def test_a_conflict_names_the_fields(new_provider: Any) -> None:
+    """By their paths, also nested ones; nothing of the later request is stored."""
 
     async def early(session: Session[Basket]) -> None:
         session.data.address.city = "Oslo"
@@ -265,9 +221,9 @@ async def test_a_conflict_names_its_fields(provide: Any) -> None:
         session.data.lines[0].amount = 2
         session.data.count = 7
 
-    client = Client(provide(on_conflict="raise"))
+    client = Client(new_provider(on_conflict="raise"))
     await client.request(change(lines=[Line(name="a"), Line(name="b")]))
-    _, answer = await meet(client, early, late)
+    _, answer = await overlap(client, early, late)
     assert isinstance(answer.error, SessionConflict)
     assert sorted(answer.error.fields) == ["address.city", "lines"]
     assert answer.error.status_code == 409
@@ -275,9 +231,9 @@ async def test_a_conflict_names_its_fields(provide: Any) -> None:
     assert (data.address, data.count, data.note) == (Address(city="Oslo"), 0, "early")
 
 
-async def test_a_conflict_that_was_caught_is_solved_by_reload(provide: Any) -> None:
-    """The route sees what is stored, and tries again."""
-    client = Client(provide(on_conflict="raise"))
+async def test_a_route_can_catch_a_conflict_reload_and_try_again(new_provider: Any) -> None:
+    """``reload()`` shows what the other request has stored."""
+    client = Client(new_provider(on_conflict="raise"))
     await client.sign_in()
 
     async def late(session: Session[Basket]) -> None:
@@ -304,13 +260,13 @@ class Span(BaseModel):
 
 
 @pytest.mark.parametrize("on_conflict", ["overwrite", "raise"])
-async def test_changes_that_are_valid_alone_and_not_together_are_a_409(
-    provide: Any, on_conflict: str
+async def test_changes_that_are_valid_alone_but_not_together_are_a_409(
+    new_provider: Any, on_conflict: str
 ) -> None:
-    """What is stored is always something that the next request can read."""
-    client = Client(provide(Span, on_conflict=on_conflict))
+    """What is stored is always valid for the next request."""
+    client = Client(new_provider(Span, on_conflict=on_conflict))
     await client.sign_in()
-    early, late = await meet(client, change(end=3), change(start=5))
+    early, late = await overlap(client, change(end=3), change(start=5))
     assert early.is_ok
     assert isinstance(late.error, SessionConflict)
     assert await client.data() == Span(start=1, end=3)
@@ -319,9 +275,9 @@ async def test_changes_that_are_valid_alone_and_not_together_are_a_409(
 # what the data may be
 
 
-async def test_sets_merge(provide: Any) -> None:
-    """Whatever order their items are written in."""
-    client = Client(provide(on_conflict="raise"))
+async def test_sets_merge(new_provider: Any) -> None:
+    """Whatever the order in which their items are stored."""
+    client = Client(new_provider(on_conflict="raise"))
     await client.request(change(tags={"b", "d", "f"}))
 
     async def early(session: Session[Basket]) -> None:
@@ -332,7 +288,7 @@ async def test_sets_merge(provide: Any) -> None:
         session.data.tags |= {"c", "e"}
         session.data.tags.remove("b")
 
-    _, answer = await meet(client, early, late)
+    _, answer = await overlap(client, early, late)
     assert answer.is_ok
     assert (await client.data()).tags == {"a", "c", "e", "f"}
 
@@ -353,7 +309,7 @@ class Dog(BaseModel):
 
 
 class Rich(BaseModel):
-    """Every kind of field that is written otherwise than it is named, typed or seen."""
+    """Fields whose stored form differs from their names, types or values in Python."""
 
     model_config = {"validate_by_name": True, "validate_by_alias": True}
 
@@ -371,9 +327,9 @@ class Rich(BaseModel):
         return f"{self.first_name} {self.last_name}"
 
 
-async def test_aliases_unions_computed_fields_and_sets_of_models_merge(provide: Any) -> None:
-    """What is stored goes by field names and holds no computed field; each field merges."""
-    client = Client(provide(Rich, on_conflict="raise"))
+async def test_aliases_unions_computed_fields_and_sets_of_models_merge(new_provider: Any) -> None:
+    """Data are stored under field names and without computed fields, and each field merges."""
+    client = Client(new_provider(Rich, on_conflict="raise"))
     await client.request(change(points={Point(x=1), Point(x=3)}, seen={1: frozenset("ac")}))
 
     async def early(session: Session[Rich]) -> None:
@@ -390,7 +346,7 @@ async def test_aliases_unions_computed_fields_and_sets_of_models_merge(provide: 
         session.data.seen[2] = frozenset()
         session.data.pet = Dog(age=3)
 
-    _, answer = await meet(client, early, late)
+    _, answer = await overlap(client, early, late)
     assert answer.is_ok
     data = await client.data()
     assert data.full_name == "Ada Lovelace"
@@ -401,14 +357,14 @@ async def test_aliases_unions_computed_fields_and_sets_of_models_merge(provide: 
     assert data.number is True
 
 
-async def test_nested_items_that_are_equal_but_not_the_same_are_taken_over(provide: Any) -> None:
-    """A list that holds 1 becomes one that holds true: in the route that merged, too."""
+async def test_a_merge_distinguishes_values_that_compare_equal(new_provider: Any) -> None:
+    """A list with 1 becomes one with True, in the store and in the route that merges."""
 
     class Loose(BaseModel):
         values: list[Any] = []
         note: str = ""
 
-    client = Client(provide(Loose))
+    client = Client(new_provider(Loose))
     await client.request(change(values=[1, [1]]))
 
     async def late(session: Session[Loose]) -> None:
@@ -430,11 +386,11 @@ class NewerBasket(Basket):
     theme: str = "light"
 
 
-async def test_fields_of_a_newer_release_survive_a_merge(provide: Any) -> None:
-    """An older release that runs beside it changes its own fields and drops nothing."""
-    newer = Client(provide(NewerBasket))
+async def test_fields_of_a_newer_release_survive_a_merge(new_provider: Any) -> None:
+    """An older release that runs at the same time changes its own fields and drops none."""
+    newer = Client(new_provider(NewerBasket))
     await newer.sign_in()
-    older = Client(provide(Basket), newer.cookie)
+    older = Client(new_provider(Basket), newer.cookie)
 
     async def early(session: Session[NewerBasket]) -> None:
         session.data.theme = "dark"
@@ -461,29 +417,29 @@ class Renamed(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def reads_the_old_name(cls, values: Any) -> Any:
+    def read_the_old_name(cls, values: Any) -> Any:
         if isinstance(values, dict) and "name" in values:
             values["full_name"] = values.pop("name")
         return values
 
 
-async def test_a_change_is_not_read_away_by_a_validator_that_moves_old_fields(provide: Any) -> None:
-    """An old field that would overwrite our change when it is read again does not stay."""
-    older = Client(provide(Named))
+async def test_a_change_survives_a_validator_that_moves_an_old_field(new_provider: Any) -> None:
+    """The old field is removed, as it would overwrite the change at the next read."""
+    older = Client(new_provider(Named))
     await older.request(change(name="Ada"))
-    newer = Client(provide(Renamed), older.cookie)
+    newer = Client(new_provider(Renamed), older.cookie)
     assert (await newer.data()).full_name == "Ada"
     await newer.request(change(full_name="Grace"))
     assert (await newer.data()).full_name == "Grace"
 
 
-# commit in the middle, reload, websockets, open
+# commit() within a request, reload(), websockets, open()
 
 
-async def test_commit_keeps_the_object(provide: Any) -> None:
-    """A merge puts what another request did into the same ``data``; a field that nobody else
-    changed keeps its object."""
-    client = Client(provide(on_conflict="raise"))
+async def test_commit_merges_into_the_same_object(new_provider: Any) -> None:
+    """``session.data`` is the same object before and after, and so is a field that no other request
+    has changed."""
+    client = Client(new_provider(on_conflict="raise"))
     await client.request(change(lines=[Line(name="a"), Line(name="b")], tags={"x"}))
 
     async def early(session: Session[Basket]) -> None:
@@ -511,11 +467,11 @@ async def test_commit_keeps_the_object(provide: Any) -> None:
     assert data.tags == {"x", "z"}
 
 
-async def test_commits_in_one_request_write_what_is_new_each_time(
-    provide: Any, store: HookedStore
+async def test_each_commit_of_a_request_writes_what_is_new(
+    new_provider: Any, store: SpyStore
 ) -> None:
-    """Nothing twice, and nothing at the end when nothing came after."""
-    client = Client(provide(on_conflict="raise"))
+    """No change is written twice, and the last commit writes nothing."""
+    client = Client(new_provider(on_conflict="raise"))
     await client.sign_in()
 
     async def route(session: Session[Basket]) -> None:
@@ -527,13 +483,15 @@ async def test_commits_in_one_request_write_what_is_new_each_time(
 
     store.calls.clear()
     assert (await client.copy().request(route)).is_ok
+    # two of the other requests, three of this one: its second commit merges
+    assert store.writes == ["save"] * 5
     data = await client.data()
     assert ([line.name for line in data.lines], data.note) == (["a", "b"], "b")
 
 
-async def test_reload_takes_what_is_stored_and_drops_our_own(provide: Any) -> None:
-    """What follows is merged over that, without a conflict."""
-    client = Client(provide(on_conflict="raise"))
+async def test_reload_replaces_uncommitted_changes_by_what_is_stored(new_provider: Any) -> None:
+    """Changes made afterwards merge without a conflict."""
+    client = Client(new_provider(on_conflict="raise"))
     await client.sign_in()
 
     async def route(session: Session[Basket]) -> None:
@@ -550,11 +508,11 @@ async def test_reload_takes_what_is_stored_and_drops_our_own(provide: Any) -> No
 
 
 @pytest.mark.parametrize("end", ["destroy", "revoke", "rotation", "expiry"])
-async def test_reload_tells_that_the_session_has_ended(
-    provide: Any, clock: FrozenClock, end: str
+async def test_reload_returns_false_once_the_session_has_ended(
+    new_provider: Any, clock: FrozenClock, end: str
 ) -> None:
-    """And goes on saying so; nothing that comes after it is stored."""
-    provider = provide()
+    """Each time; changes made afterwards are not stored."""
+    provider = new_provider()
     client = Client(provider)
     key = await client.sign_in()
 
@@ -569,9 +527,9 @@ async def test_reload_tells_that_the_session_has_ended(
     assert (answer.error, answer.cookie) == (None, None)
 
 
-async def test_a_websocket_merges_as_a_request_does(provide: Any) -> None:
-    """At ``commit()`` in the middle, and when its handler ends."""
-    provider = provide(on_conflict="raise", trusted_origins=())
+async def test_a_websocket_merges_as_a_request_does(new_provider: Any) -> None:
+    """At each ``commit()``, and when its handler returns."""
+    provider = new_provider(on_conflict="raise", trusted_origins=())
     app = make_app()
 
     @app.get("/begin")
@@ -607,9 +565,9 @@ async def test_a_websocket_merges_as_a_request_does(provide: Any) -> None:
         assert client.get("/add/4").json() == ["1", "commit", "2", "3", "last", "4"]
 
 
-async def test_open_merges_as_a_request_does(provide: Any) -> None:
-    """Two of them that overlap, and a request within both."""
-    provider = provide(on_conflict="raise")
+async def test_open_merges_as_a_request_does(new_provider: Any) -> None:
+    """Two blocks overlap, and a request runs within both."""
+    provider = new_provider(on_conflict="raise")
     client = Client(provider)
     key = await client.sign_in()
     async with AsyncExitStack() as stack:
@@ -622,25 +580,25 @@ async def test_open_merges_as_a_request_does(provide: Any) -> None:
     assert data.count == 1
 
 
-async def test_tasks_of_one_request_that_commit_at_once_add_nothing_twice(
-    provide: Any, store: HookedStore
+async def test_tasks_of_one_request_that_commit_concurrently_add_nothing_twice(
+    new_provider: Any, store: SpyStore
 ) -> None:
-    """A websocket with a reader and a writer of its own does this all the time."""
-    client = Client(provide(on_conflict="raise"))
+    """A websocket with one task that reads and one that writes does this all the time."""
+    client = Client(new_provider(on_conflict="raise"))
     await client.sign_in()
-    turns: list[str] = []
 
-    async def yield_a_few_times() -> None:
-        for _ in range(5):
-            await asyncio.sleep(0)
+    async def yield_before_saves(call: StoreCall) -> Any:
+        if call.verb == "save":
+            for _ in range(5):
+                await asyncio.sleep(0)
+        return await call.pass_on()
 
     async def route(session: Session[Basket]) -> None:
         async def add(name: str) -> None:
             session.data.lines.append(Line(name=name))
             await session.commit()
-            turns.append(name)
 
-        store.hooks["save"] = [yield_a_few_times] * 3
+        store.hook = yield_before_saves
         await asyncio.gather(*map(add, "abc"))
         assert [line.name for line in session.data.lines] == ["a", "b", "c"]
 
@@ -648,11 +606,11 @@ async def test_tasks_of_one_request_that_commit_at_once_add_nothing_twice(
     assert [line.name for line in (await client.data()).lines] == ["a", "b", "c"]
 
 
-async def test_a_change_that_is_made_while_a_commit_merges_is_kept(
-    provide: Any, store: HookedStore
+async def test_a_change_made_while_a_commit_is_merging_is_kept(
+    new_provider: Any, store: SpyStore
 ) -> None:
-    """Another task of the request does not wait for the commit before it goes on."""
-    client = Client(provide(on_conflict="raise"))
+    """Another task of the request may change the data before the commit returns."""
+    client = Client(new_provider(on_conflict="raise"))
     await client.sign_in()
 
     async def route(session: Session[Basket]) -> None:
@@ -662,7 +620,7 @@ async def test_a_change_that_is_made_while_a_commit_merges_is_kept(
 
         session.data.lines.append(Line(name="ours"))
         await client.copy().request(change(lines=[Line(name="theirs")]))
-        store.hooks["save"] = [None, meanwhile]
+        store.hook = before("save", meanwhile, nth=2)
         await session.commit()
         assert [line.name for line in session.data.lines] == ["theirs", "ours", "late"]
 
@@ -672,36 +630,38 @@ async def test_a_change_that_is_made_while_a_commit_merges_is_kept(
     assert data.note == "meanwhile"
 
 
-async def test_a_session_that_everybody_writes_is_a_409_in_the_end(
-    provide: Any, store: HookedStore
+async def test_a_commit_that_always_comes_too_late_is_a_409(
+    new_provider: Any, store: SpyStore
 ) -> None:
-    """Bounded by ``commit_timeout``: no request tries for ever."""
-    provider = provide(commit_timeout=timedelta(seconds=0.05))
+    """Retries end after ``commit_timeout``."""
+    provider = new_provider(commit_timeout=timedelta(seconds=0.05))
     client = Client(provider)
     key = await client.sign_in()
-    busy = Client(provide(), client.cookie)
-    turn = 0
+    other = Client(new_provider(), client.cookie)
+    writes = 0
 
-    async def somebody_writes() -> None:
-        nonlocal turn
-        turn += 1
-        store.hooks["save"] = [None]
-        await busy.copy().request(change(note=str(turn)))
-        store.hooks["save"] = [somebody_writes]
+    async def write_before_each_save(call: StoreCall) -> Any:
+        nonlocal writes
+        if call.verb == "save":
+            writes += 1
+            store.hook = pass_on
+            await other.copy().request(change(note=str(writes)))
+            store.hook = write_before_each_save
+        return await call.pass_on()
 
     async def route(session: Session[Basket]) -> None:
         session.data.count = 1
-        store.hooks["save"] = [somebody_writes]
+        store.hook = write_before_each_save
 
     answer = await client.copy().request(route)
-    store.hooks.clear()
+    store.hook = pass_on
     assert isinstance(answer.error, SessionConflict)
     assert answer.error.fields == ()
     async with provider.open(key) as session:
         assert session.data.count == 0
 
 
-# no revival
+# an ended session stays ended
 
 End = Callable[[SessionProvider[Any], Client, str, FrozenClock], Awaitable[None]]
 
@@ -764,9 +724,9 @@ async def sign_out(session: Session[Any]) -> None:
     session.renew(subject=None)
 
 
-FLIGHTS = {
-    "reader": do_nothing,
-    "writer": write,
+IN_FLIGHT = {
+    "read": do_nothing,
+    "write": write,
     "extension": do_nothing,
     "renewal": renew,
     "sign-out": sign_out,
@@ -774,28 +734,28 @@ FLIGHTS = {
     "open": write,
 }
 MOMENTS = [
-    *((flight, "in the route") for flight in FLIGHTS),
-    *((flight, "before the save") for flight in FLIGHTS if flight != "reader"),
+    *((in_flight, "in the route") for in_flight in IN_FLIGHT),
+    *((in_flight, "before the save") for in_flight in IN_FLIGHT if in_flight != "read"),
     ("merge retry", "before the load"),
     ("merge retry", "before the second save"),
 ]
 
 
 @pytest.mark.parametrize("kind", ["memory", "redis", "sqlite"])
-@pytest.mark.parametrize(("flight", "moment"), MOMENTS)
+@pytest.mark.parametrize(("in_flight", "moment"), MOMENTS)
 @pytest.mark.parametrize("end", ENDS)
-async def test_an_end_wins_against_whatever_is_in_flight(
+async def test_a_session_that_ends_stays_ended_whatever_is_in_flight(
     kind: str,
-    flight: str,
+    in_flight: str,
     moment: str,
     end: str,
     clock: FrozenClock,
     events: list[SessionEvent],
     request: pytest.FixtureRequest,
 ) -> None:
-    """No record is written back, no cookie is set, the old cookie is dead; that is no error."""
+    """No record is written, no cookie is set, no cookie opens it, and no error is raised."""
     async with opened_store(kind, clock, request) as inner:
-        store = HookedStore(inner)
+        store = SpyStore(inner)
         provider: SessionProvider[Any] = SessionProvider(
             Basket,
             store=store,
@@ -806,28 +766,24 @@ async def test_an_end_wins_against_whatever_is_in_flight(
         )
         client = Client(provider)
         key = await client.sign_in()
-        ender = client.copy()
-        clock.advance(IDLE / 5 if flight == "extension" else SECOND)
+        other = client.copy()
+        clock.advance(IDLE / 5 if in_flight == "extension" else SECOND)
 
-        async def end_it() -> None:
-            store.hooks.clear()
-            await ENDS[end](provider, ender, key, clock)
+        async def end_session() -> None:
+            await ENDS[end](provider, other, key, clock)
 
         async def route(session: Session[Any]) -> None:
-            await FLIGHTS[flight](session)
-            if flight == "merge retry":
+            await IN_FLIGHT[in_flight](session)
+            if in_flight == "merge retry":
                 await client.copy().request(change(count=1))
-            hooks: dict[str, Any] = {
-                "before the save": {"save": [end_it]},
-                "before the load": {"load": [end_it]},
-                "before the second save": {"save": [None, end_it]},
-            }
             if moment == "in the route":
-                await end_it()
+                await end_session()
+            elif moment == "before the second save":
+                store.hook = before("save", end_session, nth=2)
             else:
-                store.hooks = hooks[moment]
+                store.hook = before(moment.removeprefix("before the "), end_session)
 
-        if flight == "open":
+        if in_flight == "open":
             async with provider.open(key) as session:
                 await route(session)
         else:
@@ -835,25 +791,25 @@ async def test_an_end_wins_against_whatever_is_in_flight(
             assert (answer.error, answer.cookie) == (None, None)
         assert not await client.is_live()
         if end == "rotation":
-            assert await ender.is_live()
-            assert (await ender.data()).note == ""
+            assert await other.is_live()
+            assert (await other.data()).note == ""
         else:
             assert await inner.load(key) is None
             with pytest.raises(SessionNotFound):
                 async with provider.open(key):
                     pass
-        if flight not in ("reader", "extension"):
+        if in_flight not in ("read", "extension"):
             assert "ended_elsewhere" in kinds(events)
 
 
-async def test_a_store_that_keeps_too_long_revives_nothing(
-    provide: Any, clock: FrozenClock
+async def test_a_shorter_idle_timeout_ends_a_session_that_the_store_still_has(
+    new_provider: Any, clock: FrozenClock
 ) -> None:
-    """A lifetime that was shortened counts, and wins against a slow writer, although the store
-    still has the record with its longer life."""
-    client = Client(provide(lifetime=Lifetime(idle=IDLE * 10)))
+    """It also beats a slow request: the change is not stored, although the record would live on
+    under the longer timeout."""
+    client = Client(new_provider(lifetime=Lifetime(idle=IDLE * 10)))
     await client.sign_in()
-    shorter = Client(provide(lifetime=Lifetime(idle=IDLE)), client.cookie)
+    shorter = Client(new_provider(lifetime=Lifetime(idle=IDLE)), client.cookie)
 
     async def route(session: Session[Basket]) -> None:
         session.data.count = 1
@@ -865,14 +821,14 @@ async def test_a_store_that_keeps_too_long_revives_nothing(
     assert (await client.data()).count == 0
 
 
-# renewals and sign-ins at once
+# concurrent renewals, sign-ins and revocations
 
 
-async def test_of_two_renewals_one_wins_and_the_other_sets_no_cookie(provide: Any) -> None:
-    """One session, one key, one token that opens it."""
-    client = Client(provide())
+async def test_of_two_concurrent_renewals_only_one_sets_a_cookie(new_provider: Any) -> None:
+    """There is one session, and one token opens it."""
+    client = Client(new_provider())
     await client.sign_in()
-    winner, loser = await meet(client, renew, renew)
+    winner, loser = await overlap(client, renew, renew)
     assert winner.cookie
     assert loser.cookie is None
     assert not await client.is_live()
@@ -880,18 +836,18 @@ async def test_of_two_renewals_one_wins_and_the_other_sets_no_cookie(provide: An
     assert len(await client.provider.sessions("ada")) == 1
 
 
-async def test_a_renewal_takes_a_change_that_came_before_it(provide: Any) -> None:
-    """A writer that was first is merged: the renewal keeps its data."""
-    client = Client(provide(on_conflict="raise"))
+async def test_a_renewal_keeps_a_change_that_was_committed_before_it(new_provider: Any) -> None:
+    """The change is merged, and the renewed session has it."""
+    client = Client(new_provider(on_conflict="raise"))
     await client.sign_in()
-    _, renewal = await meet(client, change(count=1), renew)
+    _, renewal = await overlap(client, change(count=1), renew)
     data = await Client(client.provider, renewal.cookie).data()
     assert data.count == 1
 
 
-async def test_of_two_sign_ins_at_once_both_are_signed_in(provide: Any) -> None:
-    """Each has proven who they are: the second gets a session of its own, with the data."""
-    client = Client(provide())
+async def test_two_concurrent_sign_ins_both_succeed(new_provider: Any) -> None:
+    """Each user gave valid credentials: the second gets another session, with the same data."""
+    client = Client(new_provider())
     await client.request(change(note="a basket"))
 
     def sign_in(subject: str) -> Any:
@@ -900,7 +856,7 @@ async def test_of_two_sign_ins_at_once_both_are_signed_in(provide: Any) -> None:
 
         return route
 
-    answers = await meet(client, sign_in("ada"), sign_in("grace"))
+    answers = await overlap(client, sign_in("ada"), sign_in("grace"))
     assert not await client.is_live()
     for subject, answer in zip(("ada", "grace"), answers, strict=True):
         data = await Client(client.provider, answer.cookie).data()
@@ -910,11 +866,11 @@ async def test_of_two_sign_ins_at_once_both_are_signed_in(provide: Any) -> None:
 
 
 @pytest.mark.parametrize("end", ["destroy", "revoke", "expiry", "rotation"])
-async def test_a_sign_in_survives_the_end_of_the_session_that_it_began_in(
-    provide: Any, clock: FrozenClock, end: str
+async def test_a_sign_in_succeeds_if_its_anonymous_session_ends_meanwhile(
+    new_provider: Any, clock: FrozenClock, end: str
 ) -> None:
-    """Under a new key: the one that ended stays dead."""
-    provider = provide()
+    """It gets a new session under a new key; the old one stays ended."""
+    provider = new_provider()
     client = Client(provider)
     key = await client.sign_in("nobody yet")
     clock.advance(SECOND)
@@ -932,14 +888,13 @@ async def test_a_sign_in_survives_the_end_of_the_session_that_it_began_in(
 
 @pytest.mark.parametrize("moment", ["route", "create", "find", "load"])
 async def test_revoke_all_ends_a_sign_in_that_is_under_way(
-    provide: Any, store: HookedStore, clock: FrozenClock, moment: str
+    new_provider: Any, store: SpyStore, clock: FrozenClock, moment: str
 ) -> None:
-    """Whether its record is there already or not: the password has changed since it was asked."""
-    provider = provide()
+    """Whether or not its record is stored yet: the password may have changed meanwhile."""
+    provider = new_provider()
     client = Client(provider)
 
     async def revoke_ada() -> None:
-        store.hooks.clear()
         clock.advance(SECOND)
         await provider.revoke_all("ada")
 
@@ -948,12 +903,12 @@ async def test_revoke_all_ends_a_sign_in_that_is_under_way(
         if moment == "route":
             await revoke_ada()
         elif moment == "find":
-            # the sign-in is stored after the list was read and before anything is deleted
+            # the sign-in is stored after the revocation, and before the sessions are listed
             clock.advance(SECOND)
-            store.hooks["find"] = [session.commit]
+            store.hook = before("find", session.commit)
             await provider.revoke_all("ada")
         else:
-            store.hooks[moment] = [revoke_ada]
+            store.hook = before(moment, revoke_ada)
 
     answer = await client.request(route)
     assert isinstance(answer.error, SessionConflict)
@@ -962,10 +917,10 @@ async def test_revoke_all_ends_a_sign_in_that_is_under_way(
 
 
 async def test_revoke_all_ends_a_renewal_that_is_under_way(
-    provide: Any, clock: FrozenClock
+    new_provider: Any, clock: FrozenClock
 ) -> None:
-    """The session is found under its key, whatever its token is by then."""
-    provider = provide()
+    """A session keeps its key when its token changes, and is found by it."""
+    provider = new_provider()
     client = Client(provider)
     await client.sign_in()
     clock.advance(SECOND)
@@ -982,9 +937,11 @@ async def test_revoke_all_ends_a_renewal_that_is_under_way(
     assert await provider.sessions("ada") == []
 
 
-async def test_a_sign_in_after_revoke_all_stands(provide: Any, clock: FrozenClock) -> None:
-    """With the new password."""
-    provider = provide()
+async def test_a_sign_in_after_revoke_all_is_not_affected(
+    new_provider: Any, clock: FrozenClock
+) -> None:
+    """It used the new password."""
+    provider = new_provider()
     client = Client(provider)
     await provider.revoke_all("ada")
     clock.advance(SECOND)
@@ -993,11 +950,11 @@ async def test_a_sign_in_after_revoke_all_stands(provide: Any, clock: FrozenCloc
 
 
 @pytest.mark.parametrize("is_stored", [True, False])
-async def test_revoke_all_keeps_the_session_that_asked_for_it(
-    provide: Any, clock: FrozenClock, is_stored: bool
+async def test_revoke_all_can_keep_the_current_session(
+    new_provider: Any, clock: FrozenClock, is_stored: bool
 ) -> None:
-    """Signed in before, or signing in with this very request; all others end."""
-    provider = provide()
+    """Signed in before or with this very request; all other sessions end."""
+    provider = new_provider()
     others = [Client(provider) for _ in range(3)]
     for other in others:
         await other.sign_in()
@@ -1016,11 +973,11 @@ async def test_revoke_all_keeps_the_session_that_asked_for_it(
     assert len(await provider.sessions("ada")) == 1
 
 
-async def test_the_session_that_one_revocation_keeps_is_ended_by_the_next(
-    provide: Any, clock: FrozenClock
+async def test_a_session_kept_by_one_revocation_is_ended_by_the_next(
+    new_provider: Any, clock: FrozenClock
 ) -> None:
-    """An exemption is for one revocation only."""
-    provider = provide()
+    """``keep`` applies to one revocation only."""
+    provider = new_provider()
     client = Client(provider)
 
     async def route(session: Session[Any]) -> None:
@@ -1033,11 +990,11 @@ async def test_the_session_that_one_revocation_keeps_is_ended_by_the_next(
     assert await provider.sessions("ada") == []
 
 
-async def test_a_revocation_of_a_machine_whose_clock_is_behind_takes_nothing_back(
-    provide: Any, clock: FrozenClock
+async def test_a_revocation_by_a_machine_with_a_slow_clock_undoes_no_other(
+    new_provider: Any, clock: FrozenClock
 ) -> None:
-    """Of two revocations the later moment counts, whichever is written last."""
-    provider, behind = provide(), provide(clock=FrozenClock(clock.now - IDLE))
+    """Of two revocations the later time counts, whichever is stored last."""
+    provider, behind = new_provider(), new_provider(clock=FrozenClock(clock.now - IDLE))
 
     async def route(session: Session[Any]) -> None:
         session.renew(subject="ada")
@@ -1049,9 +1006,9 @@ async def test_a_revocation_of_a_machine_whose_clock_is_behind_takes_nothing_bac
     assert await provider.sessions("ada") == []
 
 
-async def test_revocations_at_once_all_succeed(provide: Any, clock: FrozenClock) -> None:
-    """They write one note between them."""
-    provider = provide()
+async def test_concurrent_revocations_all_succeed(new_provider: Any, clock: FrozenClock) -> None:
+    """They write the same revocation record."""
+    provider = new_provider()
     client = Client(provider)
     await client.sign_in()
     clock.advance(SECOND)
@@ -1060,35 +1017,35 @@ async def test_revocations_at_once_all_succeed(provide: Any, clock: FrozenClock)
 
 
 @pytest.mark.parametrize("verb", ["create", "save", "load"])
-async def test_a_sign_in_whose_store_fails_on_the_way_leaves_no_live_cookie(
-    provide: Any, store: HookedStore, clock: FrozenClock, verb: str
+async def test_a_sign_in_during_which_the_store_fails_sets_no_cookie(
+    new_provider: Any, store: SpyStore, clock: FrozenClock, verb: str
 ) -> None:
-    """A 503, no cookie, and the old token opens at most what it opened before."""
-    provider = provide()
+    """A 503; the old cookie opens at most what it opened before."""
+    provider = new_provider()
     client = Client(provider)
     await client.request(change(note="anonymous"))
     clock.advance(SECOND)
-
-    async def fail() -> None:
-        raise StoreUnavailable("told to fail")
 
     async def route(session: Session[Any]) -> None:
         if verb == "create":
             await session.destroy()
         session.renew(subject="ada")
-        store.hooks[verb] = [fail]
+        store.hook = failing(verb)
 
     answer = await client.copy().request(route)
+    store.hook = pass_on
     assert isinstance(answer.error, StoreUnavailable)
     assert not answer.cookie
     assert await client.is_live() is (verb == "save")
 
 
+@pytest.mark.parametrize("kind", EVERY_STORE)
 async def test_many_sign_ins_of_one_subject_are_all_listed(
-    clock: FrozenClock, request: pytest.FixtureRequest
+    kind: str, clock: FrozenClock, request: pytest.FixtureRequest
 ) -> None:
-    """And one revocation ends them all."""
-    async for provider in every_provider(clock, request):
+    """One revocation ends them all."""
+    async with opened_store(kind, clock, request) as store:
+        provider = provider_without_timeouts(store, clock, Basket)
         clients = [Client(provider) for _ in range(50)]
         await asyncio.gather(*(client.sign_in() for client in clients))
         assert len(await provider.sessions("ada")) == 50
@@ -1096,11 +1053,3 @@ async def test_many_sign_ins_of_one_subject_are_all_listed(
         assert await provider.revoke_all("ada") == 50
         assert await provider.sessions("ada") == []
         assert await asyncio.gather(*(client.is_live() for client in clients)) == [False] * 50
-
-
-async def every_provider(
-    clock: FrozenClock, request: pytest.FixtureRequest
-) -> AsyncIterator[SessionProvider[Any]]:
-    for kind in EVERY_STORE:
-        async with opened_store(kind, clock, request) as store:
-            yield SessionProvider(Basket, store=store, secret_key=SECRET, clock=clock)

@@ -1,4 +1,4 @@
-"""The session cookie: its configuration, the header that is written, the headers that are read."""
+"""The session cookie: its options, the header that sets it, the headers that are read."""
 
 from datetime import timedelta
 from typing import Annotated, Any
@@ -31,9 +31,9 @@ from .apps import (
 )
 from .doubles import SpyStore
 
-WHOLE = {"samesite": "strict", "domain": "example.com", "path": "/a", "partitioned": True}
+EVERY_ATTRIBUTE = {"samesite": "strict", "domain": "example.com", "path": "/a", "partitioned": True}
 
-CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
+INVALID_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"samesite": "none", "secure": False}, 'samesite="none"'),
     ({"samesite": "laxx"}, "samesite"),
     ({"samesite": "Lax"}, "samesite"),
@@ -73,11 +73,11 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "named"), CONTRADICTIONS)
-def test_a_contradiction_is_an_error_where_it_is_written(
+@pytest.mark.parametrize(("options", "named"), INVALID_OPTIONS)
+def test_options_that_browsers_would_reject_are_refused_at_once(
     options: dict[str, Any], named: str
 ) -> None:
-    """What browsers would refuse or read otherwise raises, and names the argument."""
+    """So are options that they would read differently; the error names the argument."""
     with pytest.raises(ConfigurationError, match=named):
         CookieConfig(**options)
 
@@ -97,7 +97,7 @@ HEADERS: list[tuple[dict[str, Any], str]] = [
         "__Host-session={}; Path=/; HttpOnly; Secure; SameSite=None; Partitioned",
     ),
     (
-        WHOLE,
+        EVERY_ATTRIBUTE,
         "__Secure-session={}; Path=/a; Domain=example.com; HttpOnly; Secure; SameSite=Strict; "
         "Partitioned",
     ),
@@ -138,10 +138,10 @@ def sent(cookie: str) -> list[tuple[bytes, bytes]]:
 
 
 @pytest.mark.parametrize(("options", "header"), HEADERS)
-async def test_the_header_is_exactly_this_and_deletion_is_the_same(
+async def test_the_exact_header_that_sets_the_cookie_and_the_one_that_deletes_it(
     options: dict[str, Any], header: str
 ) -> None:
-    """Creation and deletion differ in value and age alone, so that a browser drops the cookie."""
+    """They differ only in value and age, or a browser would not delete the cookie."""
     app = make_cookie_app(make_provider(clock=FrozenClock(), cookie=CookieConfig(**options)))
     _, headers, _ = await call(app, "/a/count")
     (created,) = raw_set_cookies(headers)
@@ -158,8 +158,8 @@ async def test_the_header_is_exactly_this_and_deletion_is_the_same(
 
 
 @pytest.mark.parametrize("options", [options for options, _ in HEADERS])
-async def test_a_browser_forgets_what_was_destroyed(options: dict[str, Any]) -> None:
-    """A cookie jar is empty after the sign-out, whatever the attributes."""
+async def test_a_browser_deletes_the_cookie_of_a_destroyed_session(options: dict[str, Any]) -> None:
+    """Whatever the attributes of the cookie."""
     app = make_cookie_app(make_provider(cookie=CookieConfig(**options)))
     async with browser(app) as client:
         client.base_url = f"https://{options.get('domain') or 'testserver'}"  # type: ignore[assignment]
@@ -171,7 +171,7 @@ async def test_a_browser_forgets_what_was_destroyed(options: dict[str, Any]) -> 
 
 
 async def test_a_persistent_cookie_lives_as_long_as_its_session() -> None:
-    """``Max-Age`` is what the session has left, and goes out again when it is extended."""
+    """``Max-Age`` is the time that the session has left; each extension sends it again."""
     clock = FrozenClock()
     lifetime = Lifetime(idle=timedelta(minutes=10), absolute=timedelta(minutes=15))
     cookie = CookieConfig(persistent=True)
@@ -200,22 +200,24 @@ async def test_a_persistent_cookie_lives_as_long_as_its_session() -> None:
         (timedelta(days=4000), 34560000),
     ],
 )
-def test_max_age_is_whole_positive_and_400_days_at_most(age: timedelta, seconds: int) -> None:
-    """RFC 6265bis caps it, and a negative or zero age would delete what is being set."""
+def test_max_age_is_a_whole_number_of_seconds_from_1_to_400_days(
+    age: timedelta, seconds: int
+) -> None:
+    """RFC 6265bis has that limit, and an age of 0 or less would delete the cookie."""
     header = Cookie("session", CookieConfig(persistent=True)).set("x", age)
     assert f"; Max-Age={seconds};".encode() in header
 
 
 async def test_the_default_cookie_does_not_outlive_the_browser() -> None:
-    """Neither ``Max-Age`` nor ``Expires`` (NIST SP 800-63B-4, 5.1)."""
+    """It has neither ``Max-Age`` nor ``Expires`` (NIST SP 800-63B-4, 5.1)."""
     async with browser(make_cookie_app(make_provider())) as client:
         (header,) = session_cookies(await client.get("/a/count"))
     assert "max-age" not in header.lower()
     assert "expires" not in header.lower()
 
 
-async def test_a_cookie_shows_nothing_of_its_framework_or_its_session() -> None:
-    """The name is generic and the value is random: no data, no subject, no key."""
+async def test_a_cookie_reveals_neither_the_framework_nor_anything_of_its_session() -> None:
+    """The name is generic, and the value is random: it contains no data, subject or key."""
     get_session = make_provider()
     app = make_app()
 
@@ -253,7 +255,7 @@ async def valid_cookie(app: FastAPI) -> str:
 
 
 async def count_seen(app: FastAPI, *headers: bytes) -> int:
-    """What ``/a/read`` says to these ``Cookie`` headers: 1 with the session, 0 without."""
+    """What ``/a/read`` returns for these ``Cookie`` headers: 1 with the session, 0 without."""
     status, sent_headers, body = await call(
         app, "/a/read", headers=[(b"cookie", header) for header in headers]
     )
@@ -331,7 +333,7 @@ def _filled(headers: list[bytes], value: str) -> list[bytes]:
 async def test_a_session_is_found_in_these_headers(
     app: FastAPI, store: SpyStore, headers: list[bytes]
 ) -> None:
-    """Whatever stands beside it, and forgeries of its own name in any order."""
+    """Among other cookies, and among forgeries of its own name in any order."""
     filled = _filled(headers, await valid_cookie(app))
     store.calls.clear()
     assert await count_seen(app, *filled) == 1
@@ -342,15 +344,15 @@ async def test_a_session_is_found_in_these_headers(
 async def test_these_headers_have_no_session(
     app: FastAPI, store: SpyStore, headers: list[bytes]
 ) -> None:
-    """Other names, quoted or damaged values, too many, too much: a new session, and no call."""
+    """Other names, quoted or damaged values, too many or too long cookies: a new session."""
     filled = _filled(headers, await valid_cookie(app))
     store.calls.clear()
     assert await count_seen(app, *filled) == 0
     assert store.calls == []
 
 
-async def test_two_different_good_cookies_are_no_session(store: SpyStore) -> None:
-    """One of them was planted, and nothing tells which: an event does (cookie tossing)."""
+async def test_of_two_different_valid_cookies_neither_is_accepted(store: SpyStore) -> None:
+    """One of them may have been planted (cookie tossing): an event is emitted."""
     events: list[Any] = []
     app = make_cookie_app(make_provider(store, on_event=events.append))
     one, two = [await valid_cookie(app) for _ in range(2)]
@@ -372,10 +374,10 @@ async def test_two_different_good_cookies_are_no_session(store: SpyStore) -> Non
         (b"other=1", None),
     ],
 )
-async def test_a_bad_cookie_is_told_once_and_never_shown(
+async def test_a_rejected_cookie_is_reported_once_without_its_value(
     store: SpyStore, caplog: pytest.LogCaptureFixture, header: bytes, kind: str | None
 ) -> None:
-    """The event says why, without the value; a cookie that is not ours is no event."""
+    """The event has the reason; other cookies cause no event."""
     events: list[Any] = []
     app = make_cookie_app(make_provider(store, on_event=events.append))
     assert await count_seen(app, header) == 0
@@ -384,8 +386,8 @@ async def test_a_bad_cookie_is_told_once_and_never_shown(
     assert "\n" not in "".join(record.getMessage() for record in caplog.records)
 
 
-async def test_a_token_counts_in_the_cookie_only(app: FastAPI, store: SpyStore) -> None:
-    """Not in the query, not in another header (ASVS 14.2.1)."""
+async def test_a_token_is_accepted_from_the_cookie_only(app: FastAPI, store: SpyStore) -> None:
+    """Not from the query string or another header (ASVS 14.2.1)."""
     value = await valid_cookie(app)
     store.calls.clear()
     _, _, body = await call(
@@ -397,21 +399,20 @@ async def test_a_token_counts_in_the_cookie_only(app: FastAPI, store: SpyStore) 
     assert (body, store.calls) == (b"0", [])
 
 
-# keys
+# secrets
 
 
-def rotated(store: SpyStore, secrets: Any) -> FastAPI:
-    """Another process with the same store and other secrets."""
-    store.__dict__.pop("_claimed", None)
-    return make_cookie_app(make_provider(store, secret_key=secrets))
+def app_with_secrets(store: SpyStore, secrets: Any) -> FastAPI:
+    """An application, as of another process, with the same store and these secrets."""
+    return make_cookie_app(make_provider(SpyStore(store), secret_key=secrets))
 
 
-async def test_a_cookie_under_an_older_key_is_accepted_and_signed_again_once(
+async def test_a_cookie_signed_with_an_older_secret_is_signed_again_once(
     store: SpyStore,
 ) -> None:
-    """The same session, without a write; the new cookie verifies under the newest key alone."""
-    old = await valid_cookie(rotated(store, OLDER_SECRET))
-    both = rotated(store, [SECRET, OLDER_SECRET])
+    """It opens the same session without a write, and is then valid under the newest secret."""
+    old = await valid_cookie(app_with_secrets(store, OLDER_SECRET))
+    both = app_with_secrets(store, [SECRET, OLDER_SECRET])
     store.calls.clear()
     async with browser(both, old) as client:
         response = await client.get("/a/read")
@@ -423,35 +424,35 @@ async def test_a_cookie_under_an_older_key_is_accepted_and_signed_again_once(
     async with browser(both, new) as client:
         response = await client.get("/a/read")
         assert (response.json(), set_cookie_kind(response)) == (1, None)
-    assert await count_seen(rotated(store, SECRET), f"{COOKIE}={new}".encode()) == 1
+    assert await count_seen(app_with_secrets(store, SECRET), f"{COOKIE}={new}".encode()) == 1
 
 
-async def test_the_newest_key_signs(store: SpyStore) -> None:
-    """A new cookie of a provider with two secrets opens nothing under the older one."""
-    new = await valid_cookie(rotated(store, [SECRET, OLDER_SECRET]))
+async def test_the_newest_secret_signs(store: SpyStore) -> None:
+    """A new cookie of a provider with two secrets is invalid under the older one alone."""
+    new = await valid_cookie(app_with_secrets(store, [SECRET, OLDER_SECRET]))
     header = f"{COOKIE}={new}".encode()
-    assert await count_seen(rotated(store, SECRET), header) == 1
-    assert await count_seen(rotated(store, OLDER_SECRET), header) == 0
+    assert await count_seen(app_with_secrets(store, SECRET), header) == 1
+    assert await count_seen(app_with_secrets(store, OLDER_SECRET), header) == 0
 
 
-async def test_a_cookie_under_a_removed_key_is_no_session(store: SpyStore) -> None:
-    """Never an error, never a deletion, and the store is not asked."""
-    old = await valid_cookie(rotated(store, OLDER_SECRET))
-    app = rotated(store, [SECRET, "a-third-secret-for-the-tests-0123456789-abc"])
+async def test_a_cookie_signed_with_a_removed_secret_is_ignored(store: SpyStore) -> None:
+    """It causes no error, no deletion and no store call."""
+    old = await valid_cookie(app_with_secrets(store, OLDER_SECRET))
+    app = app_with_secrets(store, [SECRET, "a-third-secret-for-the-tests-0123456789-abc"])
     store.calls.clear()
     assert await count_seen(app, f"{COOKIE}={old}".encode()) == 0
     assert store.calls == []
 
 
-async def test_a_stale_cookie_of_a_destroyed_session_is_removed(store: SpyStore) -> None:
-    """Signing again never brings back what the same request ended."""
-    old = await valid_cookie(rotated(store, OLDER_SECRET))
-    async with browser(rotated(store, [SECRET, OLDER_SECRET]), old) as client:
+async def test_destroy_deletes_a_cookie_that_an_older_secret_signed(store: SpyStore) -> None:
+    """The cookie is not signed again in a request that destroys its session."""
+    old = await valid_cookie(app_with_secrets(store, OLDER_SECRET))
+    async with browser(app_with_secrets(store, [SECRET, OLDER_SECRET]), old) as client:
         assert set_cookie_kind(await client.get("/a/end")) == "removed"
 
 
-async def test_every_new_session_has_a_token_of_its_own(app: FastAPI) -> None:
-    """64 characters of base64url, 48 random bytes, no two alike."""
+async def test_every_new_session_has_its_own_token(app: FastAPI) -> None:
+    """It is 48 random bytes, in base64url 64 characters, and no two are alike."""
     tokens = [(await valid_cookie(app)).partition(".")[0] for _ in range(50)]
     assert len(set(tokens)) == 50
     assert len({token[:21] for token in tokens}) == len({token[22:] for token in tokens}) == 50
@@ -461,7 +462,7 @@ async def test_every_new_session_has_a_token_of_its_own(app: FastAPI) -> None:
 @pytest.mark.parametrize(
     "attributes", [{"secure": "false"}, {"partitioned": 1}, {"path": None}, {"domain": 5}], ids=str
 )
-def test_an_attribute_of_another_type_is_an_error(attributes: dict[str, Any]) -> None:
-    """What comes from a file or the environment as text is no truth value."""
+def test_an_option_of_the_wrong_type_is_an_error(attributes: dict[str, Any]) -> None:
+    """For instance text from a file or the environment instead of a bool."""
     with pytest.raises(ConfigurationError, match=next(iter(attributes))):
         CookieConfig(**attributes)

@@ -1,8 +1,8 @@
-"""What a session does over its life, over HTTP: one table says it for every kind of response.
+"""What becomes of a session when its request ends, specified as a table.
 
-``TABLE`` is the specification: what a route did with its session, what then left with the
-response, and what the store holds. It holds for each kind of response that a route can give and
-for each way in which a route can end, on a store in memory and on a real Redis.
+``NEW`` and ``STORED`` list what a route may do with its session and, for each, the cookie that the
+response sets, the record in the store and the store's calls. They apply to every kind of response
+and to every way in which a route can end, with a store in memory and with a real Redis.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ from .apps import (
     session_cookies,
     set_cookie_kind,
 )
-from .doubles import SpyStore, failing, pass_on
+from .doubles import WAIT_LIMIT, Gate, SpyStore, StoreCall, failing, pass_on
 
 HAS_GENERATOR_ROUTES = importlib.util.find_spec("fastapi.sse") is not None
 
@@ -144,75 +144,75 @@ async def committed_twice(session: Session[Data]) -> None:
     await session.commit()
 
 
-# what is left of it
+# what it results in
 
 
-class Left(NamedTuple):
-    """After the request: what ``Set-Cookie`` did, what the store holds, which calls it had."""
+class Outcome(NamedTuple):
+    """What ``Set-Cookie`` did, what the store has afterwards, and which calls it received."""
 
     cookie: str | None
-    held: str | None
+    record: str | None
     calls: str
 
 
 class Row(NamedTuple):
-    """What an action leaves when the route returned, and when it raised."""
+    """The outcome of an action if the route returns, and if it raises."""
 
-    returned: Left
-    raised: Left
+    returned: Outcome
+    raised: Outcome
 
 
 Action = Callable[[Session[Data]], Awaitable[None]]
 
-# An anonymous visitor without a cookie: nothing is loaded.
-NOTHING = Left(None, None, "")
+# a request without a cookie: nothing is loaded
+NOTHING = Outcome(None, None, "")
 NEW: dict[Action, Row] = {
     unchanged: Row(NOTHING, NOTHING),
-    changed: Row(Left("sent", "1", "create"), NOTHING),
-    assigned: Row(Left("sent", "7", "create"), NOTHING),
+    changed: Row(Outcome("sent", "1", "create"), NOTHING),
+    assigned: Row(Outcome("sent", "7", "create"), NOTHING),
     default_again: Row(NOTHING, NOTHING),
     renewed: Row(NOTHING, NOTHING),
-    signed_in: Row(Left("sent", "0 ada", "create load"), NOTHING),
+    signed_in: Row(Outcome("sent", "0 ada", "create load"), NOTHING),
     destroyed: Row(NOTHING, NOTHING),
-    destroyed_then_changed: Row(Left("sent", "5", "create"), NOTHING),
+    destroyed_then_changed: Row(Outcome("sent", "5", "create"), NOTHING),
     committed_then_changed: Row(
-        Left("sent", "11", "create save"),
-        Left("sent", "1", "create"),
+        Outcome("sent", "11", "create save"),
+        Outcome("sent", "1", "create"),
     ),
-    committed_twice: Row(Left("sent", "1", "create"), Left("sent", "1", "create")),
+    committed_twice: Row(Outcome("sent", "1", "create"), Outcome("sent", "1", "create")),
 }
 
-# A visitor with a stored session: count 1, and one line with the tag "red".
-AS_IT_WAS = Left(None, "1 red", "load")
-ENDED = Left("removed", None, "load delete")
+# a request with a stored session: count 1, and one line with the tag "red"
+UNCHANGED = Outcome(None, "1 red", "load")
+ENDED = Outcome("removed", None, "load delete")
 STORED: dict[Action, Row] = {
-    unchanged: Row(AS_IT_WAS, AS_IT_WAS),
-    changed: Row(Left(None, "2 red", "load save"), AS_IT_WAS),
-    changed_deep: Row(Left(None, "1 red,blue", "load save"), AS_IT_WAS),
-    assigned: Row(Left(None, "7", "load save"), AS_IT_WAS),
-    assigned_equal: Row(AS_IT_WAS, AS_IT_WAS),
-    default_again: Row(Left(None, "0", "load save"), AS_IT_WAS),
-    renewed: Row(Left("sent", "1 red", "load save"), AS_IT_WAS),
-    renewed_twice_and_changed: Row(Left("sent", "2 red", "load save"), AS_IT_WAS),
-    signed_in: Row(Left("sent", "1 red ada", "load save load"), AS_IT_WAS),
-    signed_in_and_changed: Row(Left("sent", "2 red ada", "load save load"), AS_IT_WAS),
+    unchanged: Row(UNCHANGED, UNCHANGED),
+    changed: Row(Outcome(None, "2 red", "load save"), UNCHANGED),
+    changed_deep: Row(Outcome(None, "1 red,blue", "load save"), UNCHANGED),
+    assigned: Row(Outcome(None, "7", "load save"), UNCHANGED),
+    assigned_equal: Row(UNCHANGED, UNCHANGED),
+    default_again: Row(Outcome(None, "0", "load save"), UNCHANGED),
+    renewed: Row(Outcome("sent", "1 red", "load save"), UNCHANGED),
+    renewed_twice_and_changed: Row(Outcome("sent", "2 red", "load save"), UNCHANGED),
+    signed_in: Row(Outcome("sent", "1 red ada", "load save load"), UNCHANGED),
+    signed_in_and_changed: Row(Outcome("sent", "2 red ada", "load save load"), UNCHANGED),
     destroyed: Row(ENDED, ENDED),
     destroyed_not_awaited: Row(ENDED, ENDED),
-    destroyed_then_changed: Row(Left("sent", "5", "load delete create"), ENDED),
-    destroyed_not_awaited_then_changed: Row(Left("sent", "5", "load delete create"), ENDED),
+    destroyed_then_changed: Row(Outcome("sent", "5", "load delete create"), ENDED),
+    destroyed_not_awaited_then_changed: Row(Outcome("sent", "5", "load delete create"), ENDED),
     renewed_then_destroyed: Row(ENDED, ENDED),
-    destroyed_then_signed_in: Row(Left("sent", "0 ada", "load delete create load"), ENDED),
+    destroyed_then_signed_in: Row(Outcome("sent", "0 ada", "load delete create load"), ENDED),
     committed_then_changed: Row(
-        Left(None, "12 red", "load save save"),
-        Left(None, "2 red", "load save"),
+        Outcome(None, "12 red", "load save save"),
+        Outcome(None, "2 red", "load save"),
     ),
     renewed_and_committed: Row(
-        Left("sent", "1 red", "load save"),
-        Left("sent", "1 red", "load save"),
+        Outcome("sent", "1 red", "load save"),
+        Outcome("sent", "1 red", "load save"),
     ),
 }
 
-# the kinds of response
+# kinds of response and of ending
 
 
 def as_text(session: Session[Data]) -> str:
@@ -259,7 +259,7 @@ def end(how: str) -> None:
 
 
 def add_route(app: FastAPI, get_session: Any, kind: str, action: Action, ending: str) -> int:
-    """Add the route ``/act`` and return the status that it answers with when it returns."""
+    """Add the route ``/act``, and return its status if it does not raise."""
     UserSession = Annotated[Session[Data], Depends(get_session)]
 
     async def acting(session: UserSession) -> Session[Data]:
@@ -267,7 +267,7 @@ def add_route(app: FastAPI, get_session: Any, kind: str, action: Action, ending:
         end(ending)
         return session
 
-    # what a generator does comes after the commit, and a 422 before the route
+    # the body of a generator runs after the commit, and after a 422 the route does not run
     Acted = Annotated[Session[Data], Depends(acting)]
 
     if kind == INVALID:
@@ -301,7 +301,7 @@ def add_route(app: FastAPI, get_session: Any, kind: str, action: Action, ending:
 
 
 def add_me(app: FastAPI, get_session: Any) -> None:
-    """Add ``/me``, which tells what a session is, and ``/begin``, which begins one."""
+    """Add ``/me``, which returns the session as text, and ``/begin``, which begins one."""
 
     @app.get("/me")
     async def me(session: Annotated[Session[Data], Depends(get_session)]) -> str:
@@ -323,35 +323,28 @@ def make_lifecycle_app(get_session: Any) -> FastAPI:
     return app
 
 
-async def what_is_seen(app: FastAPI, cookie: str | None) -> str:
+async def seen_with(app: FastAPI, cookie: str | None) -> str:
     async with browser(app, cookie) as client:
         return str((await client.get("/me")).json())
 
 
-@pytest.fixture
-def clock() -> FrozenClock:
-    return FrozenClock()
-
-
-@pytest.fixture(params=["memory", "redis"])
-async def store(request: pytest.FixtureRequest, clock: FrozenClock) -> AsyncIterator[SpyStore]:
-    if request.param == "memory":
-        yield SpyStore(MemoryStore(clock=clock))
-        return
-    inner = RedisStore.from_url(request.getfixturevalue("redis_url"), clock=clock)
-    yield SpyStore(inner)
-    await inner.aclose()
-
-
-def ways() -> list[Any]:
-    """Every kind of response with every ending; on Redis each once, for it knows neither."""
+def responses() -> list[Any]:
+    """Every kind of response with every ending; with Redis each kind and each ending once."""
     without_generators = pytest.mark.skipif(
         not HAS_GENERATOR_ROUTES, reason="this FastAPI has no generator routes"
     )
-    return [
-        pytest.param(
-            store, kind, ending, marks=without_generators if kind in GENERATOR_KINDS else ()
+
+    def marks(store: str, kind: str, ending: str) -> list[pytest.MarkDecorator]:
+        is_slow = (kind != "model" and ending != "returned") or (
+            store == "redis" and (kind, ending) != ("model", "returned")
         )
+        return [
+            *([without_generators] if kind in GENERATOR_KINDS else []),
+            *([pytest.mark.slow] if is_slow else []),
+        ]
+
+    return [
+        pytest.param(store, kind, ending, marks=marks(store, kind, ending))
         for store in ("memory", "redis")
         for kind in (*KINDS, *GENERATOR_KINDS, INVALID)
         for ending in ENDINGS
@@ -359,58 +352,60 @@ def ways() -> list[Any]:
     ]
 
 
-class Seen(NamedTuple):
-    """What a request did, as the client and the store see it."""
+class Observed(NamedTuple):
+    """What the client and the store see of a request and afterwards."""
 
     status: int
-    left: Left
+    outcome: Outcome
     headers: tuple[str | None, str | None]
     next: str
     old: str | None
 
 
-@pytest.mark.parametrize(("store", "kind", "ending"), ways(), indirect=["store"])
+@pytest.mark.parametrize(("store", "kind", "ending"), responses(), indirect=["store"])
 async def test_the_table(store: SpyStore, clock: FrozenClock, kind: str, ending: str) -> None:
-    """The store, the cookie, the cache headers, the next request and the old cookie, row by row."""
+    """Each row: the store, the cookie, the cache headers, the next request and the old cookie."""
     get_session = make_provider(store, clock=clock)
     app = make_lifecycle_app(get_session)
-    doing: list[Action] = []
+    current: list[Action] = []
 
     async def act(session: Session[Data]) -> None:
-        await doing[-1](session)
+        await current[-1](session)
 
     status = add_route(app, get_session, kind, act, ending)
     returned = ending == "returned" and kind != INVALID
-    # an unhandled error is answered outside of the application's routes, without its headers
+    # an unhandled error is answered outside of the routes, without their headers
     is_bare = ending == "raised an unhandled error"
-    expected: dict[str, Seen] = {}
-    found: dict[str, Seen] = {}
-    for begins, table in (("new", NEW), ("stored", STORED)):
+    expected: dict[str, Observed] = {}
+    found: dict[str, Observed] = {}
+    for begins_as, table in (("new", NEW), ("stored", STORED)):
         for action, row in table.items():
-            name = f"{begins}: {action.__name__}"
-            doing.append(action)
-            left = row.returned if returned else row.raised
-            expected[name] = should_be(left, begins == "stored", is_bare, ENDINGS[ending] or status)
-            found[name] = await one_request(app, get_session, store, begins == "stored")
+            name = f"{begins_as}: {action.__name__}"
+            current.append(action)
+            outcome = row.returned if returned else row.raised
+            expected[name] = predict(
+                outcome, begins_as == "stored", is_bare, ENDINGS[ending] or status
+            )
+            found[name] = await observe(app, get_session, store, begins_as == "stored")
     assert found == expected
 
 
-def should_be(left: Left, begins_stored: bool, is_bare: bool, status: int) -> Seen:
-    """What follows from what is left: who has the cookie of the one session that is held."""
-    cookie = None if is_bare else left.cookie
-    is_as_before = left.cookie is None
-    seen = left.held or "new"
-    return Seen(
+def predict(outcome: Outcome, begins_stored: bool, is_bare: bool, status: int) -> Observed:
+    """What follows from the outcome: the old cookie is valid unless the response sets another."""
+    cookie = None if is_bare else outcome.cookie
+    is_as_before = outcome.cookie is None
+    seen = outcome.record or "new"
+    return Observed(
         status=status,
-        left=left._replace(cookie=cookie),
+        outcome=outcome._replace(cookie=cookie),
         headers=(None if is_bare else "Cookie", "no-store" if cookie else None),
         next=seen if cookie or is_as_before else "new",
         old=None if not begins_stored else seen if is_as_before else "new",
     )
 
 
-async def one_request(app: FastAPI, get_session: Any, store: SpyStore, begins_stored: bool) -> Seen:
-    """Send a browser to ``/act`` and look at what there is afterwards."""
+async def observe(app: FastAPI, get_session: Any, store: SpyStore, begins_stored: bool) -> Observed:
+    """Request ``/act``, and observe the response, the store, and what the cookies open."""
     await store.inner.clear()
     store.keys.clear()
     async with browser(app) as client:
@@ -418,29 +413,29 @@ async def one_request(app: FastAPI, get_session: Any, store: SpyStore, begins_st
         store.calls.clear()
         response = await client.get("/act")
         calls = " ".join(store.calls)
-        stored = [await held(get_session, key) for key in await store.records()]
+        stored = [await as_stored(get_session, key) for key in await store.records()]
         cache = response.headers.get("cache-control")
-        return Seen(
+        return Observed(
             status=response.status_code,
-            left=Left(set_cookie_kind(response), "+".join(stored) or None, calls),
+            outcome=Outcome(set_cookie_kind(response), "+".join(stored) or None, calls),
             headers=(response.headers.get("vary"), cache if cache == "no-store" else None),
             next=(await client.get("/me")).json(),
-            old=old and await what_is_seen(app, old),
+            old=old and await seen_with(app, old),
         )
 
 
-async def held(get_session: Any, key: str) -> str:
+async def as_stored(get_session: Any, key: str) -> str:
     async with get_session.open(key) as session:
         return as_text(session)
 
 
-# a store that nobody fills, and one that fails
+# store failures
 
 
-async def test_anonymous_readers_leave_nothing(
+async def test_anonymous_reads_store_nothing(
     store: SpyStore, request: pytest.FixtureRequest
 ) -> None:
-    """A hundred reads without a cookie: no record, no cookie, no call of the store."""
+    """A hundred reads without a cookie cause no record, no cookie and no store call."""
     get_session = make_provider(store)
     app = make_lifecycle_app(get_session)
     async with browser(app) as client:
@@ -464,10 +459,10 @@ FAILING_COMMITS: dict[Action, str] = {
 
 @pytest.mark.parametrize("kind", ["model", "RedirectResponse", "StreamingResponse"])
 @pytest.mark.parametrize("action", FAILING_COMMITS)
-async def test_a_failed_commit_is_a_503_and_leaves_all_as_it_was(
+async def test_a_failed_commit_is_a_503_and_changes_nothing(
     store: SpyStore, clock: FrozenClock, action: Action, kind: str
 ) -> None:
-    """The client is told to come back, gets no cookie, and the one it has works on."""
+    """The response says when to retry and sets no cookie, and the old cookie stays valid."""
     get_session = make_provider(store, clock=clock)
     app = make_lifecycle_app(get_session)
     add_route(app, get_session, kind, action, "returned")
@@ -479,7 +474,7 @@ async def test_a_failed_commit_is_a_503_and_leaves_all_as_it_was(
         assert (set_cookie_kind(response), response.headers["vary"]) == (None, "Cookie")
         store.hook = pass_on
         assert (await client.get("/me")).json() == "1 red"
-    assert await what_is_seen(app, before) == "1 red"
+    assert await seen_with(app, before) == "1 red"
     assert len(await store.records()) == 1
 
 
@@ -487,7 +482,7 @@ async def test_a_failed_commit_is_a_503_and_leaves_all_as_it_was(
 async def test_a_session_that_could_not_be_created_sets_no_cookie(
     store: SpyStore, action: Action
 ) -> None:
-    """A cookie never leaves for a session that is not stored."""
+    """A cookie is set only for a session that is stored."""
     get_session = make_provider(store)
     app = make_lifecycle_app(get_session)
     add_route(app, get_session, "model", action, "returned")
@@ -498,10 +493,10 @@ async def test_a_session_that_could_not_be_created_sets_no_cookie(
     assert await store.records() == {}
 
 
-async def test_a_destroy_that_fails_is_told_although_the_route_raised(
+async def test_a_failed_destroy_is_a_503_even_if_the_route_raised(
     store: SpyStore, clock: FrozenClock
 ) -> None:
-    """Who signed out and still has a session must know: the 503 goes before the route's error."""
+    """A user whose sign-out failed must know: the 503 replaces the route's own error."""
     get_session = make_provider(store, clock=clock)
     app = make_lifecycle_app(get_session)
     add_route(app, get_session, "model", destroyed_not_awaited, "raised HTTPException")
@@ -514,10 +509,10 @@ async def test_a_destroy_that_fails_is_told_although_the_route_raised(
         assert (await client.get("/me")).json() == "1 red"
 
 
-async def test_a_store_that_cannot_read_is_a_503_and_never_a_new_session(
+async def test_a_failed_load_is_a_503_and_never_a_new_session(
     store: SpyStore, clock: FrozenClock
 ) -> None:
-    """Nobody is signed out by an outage: no cookie goes out, and afterwards the old one works."""
+    """An outage signs no user out: no cookie is set, and afterwards the old one is valid."""
     get_session = make_provider(store, clock=clock)
     app = make_lifecycle_app(get_session)
     async with browser(app) as client:
@@ -532,8 +527,8 @@ async def test_a_store_that_cannot_read_is_a_503_and_never_a_new_session(
     assert store.writes == ["create"]
 
 
-async def test_routes_without_a_session_never_ask_the_store() -> None:
-    """They work while it is down, with a session's cookie too; so do docs, 404 and 405."""
+async def test_routes_without_a_session_never_call_the_store() -> None:
+    """They work while it is down, even with a session cookie; so do docs, 404 and 405."""
     store = SpyStore(MemoryStore())
     get_session = make_provider(store)
     app = make_lifecycle_app(get_session)
@@ -554,10 +549,10 @@ async def test_routes_without_a_session_never_ask_the_store() -> None:
     assert store.calls == []
 
 
-async def test_a_redis_that_was_killed_comes_back(
+async def test_requests_succeed_again_after_redis_was_restarted(
     start_redis: Callable[..., Any], clock: FrozenClock
 ) -> None:
-    """503 while it is gone; afterwards the same process and the same cookie go on."""
+    """They are a 503 meanwhile; the process need not be restarted, and the cookie stays valid."""
     server = start_redis("--appendonly", "yes", "--appendfsync", "always")
     store = RedisStore.from_url(server.url, clock=clock)
     get_session = make_provider(store, clock=clock)
@@ -586,7 +581,7 @@ async def test_a_redis_that_was_killed_comes_back(
 async def test_a_redis_that_dies_while_the_route_runs_is_a_503(
     start_redis: Callable[..., Any], clock: FrozenClock
 ) -> None:
-    """The load was fine, the commit is not: an error, no cookie, and the old cookie works on."""
+    """The load succeeded, the commit fails: no cookie is set, and the old one stays valid."""
     server = start_redis("--appendonly", "yes", "--appendfsync", "always")
     store = RedisStore.from_url(server.url, clock=clock)
     get_session = make_provider(store, clock=clock)
@@ -609,7 +604,7 @@ async def test_a_redis_that_dies_while_the_route_runs_is_a_503(
 async def test_a_redis_that_hangs_is_a_503_in_time(
     start_redis: Callable[..., Any], clock: FrozenClock
 ) -> None:
-    """A store that takes calls and never answers holds no request beyond ``store_timeout``."""
+    """A store that never answers delays a request by ``store_timeout`` at most."""
     server = start_redis()
     store = RedisStore.from_url(server.url, clock=clock)
     get_session = make_provider(store, clock=clock, store_timeout=timedelta(milliseconds=50))
@@ -627,7 +622,7 @@ async def test_a_redis_that_hangs_is_a_503_in_time(
 async def test_an_application_starts_while_its_store_is_down(
     start_redis: Callable[..., Any],
 ) -> None:
-    """Nothing connects at import or start; the readiness check tells, and requests answer 503."""
+    """The readiness check fails meanwhile, and requests with a session are a 503."""
     server = start_redis()
     store = RedisStore.from_url(server.url)
     get_session = make_provider(store)
@@ -644,16 +639,18 @@ async def test_an_application_starts_while_its_store_is_down(
         assert (await client.get("/me")).json() == "new"
 
 
-async def test_an_error_of_a_users_own_store_is_a_503_without_its_text(
+async def test_an_error_of_a_custom_store_is_a_503_without_its_text(
     clock: FrozenClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a driver says may hold a password: neither the client nor the log sees it."""
+    """A driver's message may contain a password: it reaches neither the client nor the log."""
 
-    class Broken(SpyStore):
-        async def save(self, key: str, record: Any, *, replaces: str) -> bool:
-            raise ValueError(f"password=hunter2 {record.body!r}")
+    async def fail_to_save(call: StoreCall) -> Any:
+        if call.verb == "save":
+            raise ValueError(f"password=hunter2 {call.arguments['record'].body!r}")
+        return await call.pass_on()
 
-    get_session = make_provider(Broken(MemoryStore(clock=clock)), clock=clock)
+    store = SpyStore(MemoryStore(clock=clock), fail_to_save)
+    get_session = make_provider(store, clock=clock)
     app = make_lifecycle_app(get_session)
     add_route(app, get_session, "model", changed, "returned")
     caplog.set_level(logging.DEBUG)
@@ -666,17 +663,13 @@ async def test_an_error_of_a_users_own_store_is_a_503_without_its_text(
         assert (await client.get("/me")).json() == "1 red"
 
 
-async def test_a_commit_that_takes_too_long_is_a_503(clock: FrozenClock) -> None:
-    """A write without an end is given up after ``commit_timeout``, and an event tells."""
+async def test_a_commit_that_takes_too_long_is_a_503(
+    clock: FrozenClock, events: list[SessionEvent]
+) -> None:
+    """It is abandoned after ``commit_timeout``, and an event is emitted."""
 
-    class Endless(SpyStore):
-        async def save(self, key: str, record: Any, *, replaces: str) -> bool:
-            await asyncio.Event().wait()
-            raise AssertionError
-
-    events: list[SessionEvent] = []
     get_session = make_provider(
-        Endless(MemoryStore(clock=clock)),
+        SpyStore(MemoryStore(clock=clock), Gate("save")),
         clock=clock,
         commit_timeout=timedelta(milliseconds=20),
         on_event=events.append,
@@ -691,10 +684,10 @@ async def test_a_commit_that_takes_too_long_is_a_503(clock: FrozenClock) -> None
     assert [event.kind for event in events] == ["created", "store_error"]
 
 
-async def test_a_hook_that_fails_changes_nothing(
+async def test_an_event_hook_that_fails_changes_nothing(
     clock: FrozenClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """``on_event`` is told and its errors are logged; sign-in and sign-out go on."""
+    """Errors of ``on_event`` are logged, and the request succeeds."""
 
     def hook(event: SessionEvent) -> None:
         raise RuntimeError("a broken hook")
@@ -709,8 +702,8 @@ async def test_a_hook_that_fails_changes_nothing(
     assert "a broken hook" in caplog.text
 
 
-async def test_a_response_that_its_model_refuses_rolls_back() -> None:
-    """The route returned, FastAPI could not make a response of it: nothing is stored."""
+async def test_a_response_that_fails_validation_rolls_back() -> None:
+    """The route has returned, but FastAPI rejects the response: nothing is stored."""
     store = SpyStore(MemoryStore())
     get_session = make_provider(store)
     app = make_app()
@@ -726,19 +719,19 @@ async def test_a_response_that_its_model_refuses_rolls_back() -> None:
     assert store.calls == []
 
 
-# when it happens
+# when the commit happens
 
 
 @pytest.mark.parametrize("kind", ["model", "RedirectResponse", "FileResponse", "StreamingResponse"])
-async def test_the_write_is_done_when_the_first_byte_leaves(kind: str) -> None:
-    """Who follows a redirect finds what the request before it wrote."""
+async def test_the_commit_is_complete_before_the_response_starts(kind: str) -> None:
+    """So a client that follows a redirect finds what the first request has written."""
     store = SpyStore(MemoryStore())
     get_session = make_provider(store)
     app = make_lifecycle_app(get_session)
     add_route(app, get_session, kind, changed, "returned")
     writes_at_start: list[list[str]] = []
 
-    async def watched(scope: Any, receive: Any, send: Any) -> None:
+    async def watched_app(scope: Any, receive: Any, send: Any) -> None:
         async def watching_send(message: Any) -> None:
             if message["type"] == "http.response.start":
                 writes_at_start.append(store.writes)
@@ -746,28 +739,14 @@ async def test_the_write_is_done_when_the_first_byte_leaves(kind: str) -> None:
 
         await app(scope, receive, watching_send)
 
-    await call(watched, "/act")
+    await call(watched_app, "/act")
     assert writes_at_start == [["create"]]
 
 
-class GateStore(SpyStore):
-    """Holds each save until the gate opens."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__(inner)
-        self.reached = asyncio.Event()
-        self.gate = asyncio.Event()
-
-    async def save(self, key: str, record: Any, *, replaces: str) -> bool:
-        self.reached.set()
-        await self.gate.wait()
-        return await super().save(key, record, replaces=replaces)
-
-
-async def test_a_request_that_is_cancelled_before_its_commit_commits_nothing(
+async def test_a_request_cancelled_before_its_commit_commits_nothing(
     clock: FrozenClock,
 ) -> None:
-    """The state is as before, but for a ``destroy()`` that was awaited."""
+    """Only a ``destroy()`` that was awaited has happened."""
     store = SpyStore(MemoryStore(clock=clock))
     get_session = make_provider(store, clock=clock)
     app = make_lifecycle_app(get_session)
@@ -788,7 +767,7 @@ async def test_a_request_that_is_cancelled_before_its_commit_commits_nothing(
         for query, then in (("", "1 red"), ("?destroy=1", "new")):
             reached.clear()
             task = asyncio.create_task(client.get("/slow" + query))
-            await reached.wait()
+            await asyncio.wait_for(reached.wait(), WAIT_LIMIT)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -796,28 +775,29 @@ async def test_a_request_that_is_cancelled_before_its_commit_commits_nothing(
     assert store.writes == ["create", "delete"]
 
 
-async def test_a_request_that_is_cancelled_in_its_commit_finishes_it(clock: FrozenClock) -> None:
-    """The write is done whole, however often the task is cancelled; then the cancel goes on."""
-    store = GateStore(MemoryStore(clock=clock))
+async def test_a_request_cancelled_during_its_commit_completes_it(clock: FrozenClock) -> None:
+    """However often the task is cancelled; then the cancellation is raised."""
+    gate = Gate("save")
+    store = SpyStore(MemoryStore(clock=clock), gate)
     get_session = make_provider(store, clock=clock)
     app = make_lifecycle_app(get_session)
     add_route(app, get_session, "model", changed, "returned")
     async with browser(app) as client:
         await client.get("/begin")
         task = asyncio.create_task(client.get("/act"))
-        await store.reached.wait()
+        await asyncio.wait_for(gate.reached.wait(), WAIT_LIMIT)
         for _ in range(3):
             task.cancel()
             await asyncio.sleep(0)
         assert not task.done()
-        store.gate.set()
+        gate.open()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert (await client.get("/me")).json() == "2 red"
 
 
-async def test_a_stream_that_breaks_keeps_what_was_committed() -> None:
-    """The commit was before the first byte: what fails afterwards takes nothing back."""
+async def test_a_stream_that_fails_leaves_the_commit_in_place() -> None:
+    """The commit comes before the first byte, and a later failure does not undo it."""
     get_session = make_provider()
     app = make_lifecycle_app(get_session)
 
@@ -847,11 +827,11 @@ AFTER: dict[str, Callable[[Session[Data]], Any]] = {
 
 
 async def try_all(session: Session[Data]) -> list[str]:
-    """What of ``AFTER`` a session refuses, and that its data can be read."""
+    """Read the session's count and try all of ``AFTER``; return the count and what is refused."""
     refused = [str(session.data.count)]
-    for name, wish in AFTER.items():
+    for name, attempt in AFTER.items():
         try:
-            result = wish(session)
+            result = attempt(session)
             if result is not None:
                 await result
         except SessionClosed:
@@ -859,8 +839,8 @@ async def try_all(session: Session[Data]) -> list[str]:
     return refused
 
 
-async def test_a_background_task_can_read_and_nothing_more() -> None:
-    """What would come too late raises, and is not lost without a word."""
+async def test_a_background_task_can_only_read() -> None:
+    """What would come too late raises an error and is not silently lost."""
     store = SpyStore(MemoryStore())
     get_session = make_provider(store)
     app = make_app()
@@ -882,8 +862,8 @@ async def test_a_background_task_can_read_and_nothing_more() -> None:
     assert store.calls == ["create"]
 
 
-async def test_a_stream_can_read_and_nothing_more() -> None:
-    """A ``StreamingResponse`` runs after the commit as well."""
+async def test_a_stream_can_only_read() -> None:
+    """A ``StreamingResponse`` too is generated after the commit."""
     get_session = make_provider()
     app = make_app()
 
@@ -901,8 +881,8 @@ async def test_a_stream_can_read_and_nothing_more() -> None:
 
 @pytest.mark.skipif(not HAS_GENERATOR_ROUTES, reason="this FastAPI has no generator routes")
 @pytest.mark.parametrize("kind", GENERATOR_KINDS)
-async def test_a_generator_route_can_read_and_nothing_more(kind: str) -> None:
-    """FastAPI runs its body after the route has returned: it never races the commit."""
+async def test_a_generator_route_can_only_read(kind: str) -> None:
+    """FastAPI runs its body after the commit, never at the same time."""
     store = SpyStore(MemoryStore())
     get_session = make_provider(store)
     app = make_app()
@@ -932,7 +912,7 @@ async def test_a_generator_route_can_read_and_nothing_more(kind: str) -> None:
 async def test_a_change_after_the_commit_is_logged_as_an_error(
     is_changed: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It can't be stored any more, and nobody would notice; reading alone logs nothing."""
+    """It cannot be stored, and would be lost unnoticed; mere reading logs nothing."""
     store = SpyStore(MemoryStore())
     get_session = make_provider(store)
     app = make_app()
@@ -956,13 +936,13 @@ async def test_a_change_after_the_commit_is_logged_as_an_error(
     assert store.calls == ["create"]
 
 
-# what a session shows
+# what a session reveals
 
 
-async def test_a_session_shows_no_secret_and_cannot_be_copied(
+async def test_a_session_reveals_no_secret_and_cannot_be_copied(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """``repr``, pickle, ``deepcopy``, ``vars`` and a response made of it give nothing away."""
+    """Not by ``repr``, pickle, ``deepcopy``, ``vars``, or as a response."""
     get_session = make_provider()
     app = make_lifecycle_app(get_session)
     shown: list[str] = []
@@ -988,8 +968,8 @@ async def test_a_session_shows_no_secret_and_cannot_be_copied(
     assert signature not in text
 
 
-async def test_the_key_is_no_cookie(clock: FrozenClock) -> None:
-    """``session.key`` may be shown in a list of devices: sent as a cookie it opens nothing."""
+async def test_the_key_is_not_a_cookie(clock: FrozenClock) -> None:
+    """``session.key`` may be shown in a list of devices: as a cookie it opens nothing."""
     get_session = make_provider(clock=clock)
     app = make_lifecycle_app(get_session)
     keys: list[str | None] = []
@@ -1005,11 +985,11 @@ async def test_the_key_is_no_cookie(clock: FrozenClock) -> None:
         first = (await client.get("/key")).json()
         assert (await client.get("/key")).json() == first
     assert keys == [None, first]
-    assert await what_is_seen(app, first) == "new"
+    assert await seen_with(app, first) == "new"
 
 
-async def test_commit_keeps_data_the_same_object() -> None:
-    """What a route took out of ``data`` before a commit is still part of it afterwards."""
+async def test_commit_keeps_the_data_object() -> None:
+    """A reference into ``data`` from before a commit is still part of it afterwards."""
     get_session = make_provider()
     app = make_lifecycle_app(get_session)
 
@@ -1026,8 +1006,8 @@ async def test_commit_keeps_data_the_same_object() -> None:
         assert (await client.get("/me")).json() == "0 x"
 
 
-async def test_reload_drops_what_was_not_committed(clock: FrozenClock) -> None:
-    """It takes the stored data again; False says that the session has ended."""
+async def test_reload_discards_uncommitted_changes(clock: FrozenClock) -> None:
+    """``data`` is again what is stored; False means that the session has ended."""
     store = SpyStore(MemoryStore(clock=clock))
     get_session = make_provider(store, clock=clock)
     app = make_lifecycle_app(get_session)
@@ -1048,12 +1028,12 @@ async def test_reload_drops_what_was_not_committed(clock: FrozenClock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("action", "left"), [(changed, None), (renewed, None), (signed_in, "1 red ada")]
+    ("action", "result"), [(changed, None), (renewed, None), (signed_in, "1 red ada")]
 )
-async def test_a_session_that_was_ended_elsewhere_is_not_brought_back(
-    store: SpyStore, action: Action, left: str | None
+async def test_a_session_that_was_ended_elsewhere_stays_ended(
+    store: SpyStore, action: Action, result: str | None
 ) -> None:
-    """A plain change is dropped with it, without a cookie; a sign-in gets a session of its own."""
+    """A change is dropped, and no cookie is set; a sign-in begins a new session."""
     get_session = make_provider(store)
     app = make_lifecycle_app(get_session)
 
@@ -1066,5 +1046,5 @@ async def test_a_session_that_was_ended_elsewhere_is_not_brought_back(
     async with browser(app) as client:
         await client.get("/begin")
         response = await client.get("/act")
-        assert (response.status_code, set_cookie_kind(response)) == (200, left and "sent")
-        assert (await client.get("/me")).json() == (left or "new")
+        assert (response.status_code, set_cookie_kind(response)) == (200, result and "sent")
+        assert (await client.get("/me")).json() == (result or "new")

@@ -1,8 +1,8 @@
-"""The README is true: its programs run, curl shows what it says, its links lead somewhere.
+"""The README is correct: its programs run, its transcript is that of curl, its links work.
 
-The rule: all ``python`` blocks together, in their order, are one module, and the new side of each
-``diff`` block is a part of it. So a reader who follows the page from the top has the same program.
-The environment gives the variables that it asks for.
+All ``python`` blocks together, in order, form one module, which includes the new side of each
+``diff`` block: a reader who follows the page from the top has the same program. The environment
+variables that the page reads are set here.
 """
 
 import importlib.util
@@ -45,7 +45,7 @@ def _new_side(diff: str) -> str:
 
 
 @pytest.fixture
-def manual_path(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+def program_path(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     environment = {
         "SESSION_SECRET": "n3vxTq0uVbGJ5h1yQKpXfW8sLmZr2AtE",
         "SESSION_SECRET_NEW": "Yc7RkD4oPjS6gHwB9eUiNaM0lVxTzFq5",
@@ -55,26 +55,26 @@ def manual_path(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "test_manual.py"
+    path = tmp_path / "test_program.py"
     path.write_text("\n\n".join(blocks("python", "diff")))
     return path
 
 
 @pytest.fixture
-def manual(manual_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module that the page writes."""
-    spec = importlib.util.spec_from_file_location("manual", manual_path)
+def program(program_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module that the page consists of."""
+    spec = importlib.util.spec_from_file_location("program", program_path)
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "manual", module)
+    monkeypatch.setitem(sys.modules, "program", module)
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture
-def client(manual: ModuleType) -> Iterator[TestClient]:
-    with TestClient(manual.app, base_url="https://testserver") as client:
+def client(program: ModuleType) -> Iterator[TestClient]:
+    with TestClient(program.app, base_url="https://testserver") as client:
         yield client
-        client.portal.call(manual.redis_store.aclose)  # the page's lifespan closes the first store
+        client.portal.call(program.redis_store.aclose)  # its lifespan closes the first store
 
 
 def test_the_first_program_is_the_example() -> None:
@@ -82,15 +82,16 @@ def test_the_first_program_is_the_example() -> None:
     assert len(blocks("python")[0].splitlines()) <= 30
 
 
-def test_its_tests_pass(manual_path: Path) -> None:
-    # no plugin is needed, and no configuration
+@pytest.mark.slow
+def test_the_tests_in_the_page_pass(program_path: Path) -> None:
+    # neither a plugin nor configuration is needed
     options = ["-q", "-p", "no:asyncio", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options]
-    run = subprocess.run([*command, manual_path], capture_output=True, text=True)
+    run = subprocess.run([*command, program_path], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout
 
 
-def test_data_is_kept(client: TestClient) -> None:
+def test_data_persists(client: TestClient) -> None:
     client.post("/cart/apple")
 
     assert client.post("/cart/bread").json() == ["apple", "bread"]
@@ -105,16 +106,16 @@ def test_sign_in_and_out(client: TestClient) -> None:
     assert client.get("/account").status_code == 401
 
 
-def test_who_has_no_session_is_asked_for_one(client: TestClient) -> None:
+def test_a_required_session(client: TestClient) -> None:
     assert client.get("/cart").status_code == 401
     client.post("/cart/apple")
     assert client.get("/cart").json() == ["apple"]
 
 
 def test_remember_me(client: TestClient) -> None:
-    answer = client.post("/sign-in-and-stay?name=ada")
+    response = client.post("/sign-in-and-stay?name=ada")
 
-    assert "Max-Age=1209600" in answer.headers["set-cookie"]
+    assert "Max-Age=1209600" in response.headers["set-cookie"]
 
 
 def test_two_kinds_of_session(client: TestClient) -> None:
@@ -124,8 +125,8 @@ def test_two_kinds_of_session(client: TestClient) -> None:
     assert set(client.cookies) == {"__Host-session", "__Secure-staff"}
 
 
-def test_devices(client: TestClient, manual: ModuleType) -> None:
-    with TestClient(manual.app, base_url="https://testserver") as phone:
+def test_devices(client: TestClient, program: ModuleType) -> None:
+    with TestClient(program.app, base_url="https://testserver") as phone:
         for device in (client, phone):
             device.post("/sign-in?name=ada&password=demo")
         (other,) = [each for each in client.get("/devices").json() if not each["here"]]
@@ -134,7 +135,7 @@ def test_devices(client: TestClient, manual: ModuleType) -> None:
         phone.post("/sign-in?name=ada&password=demo")
         assert client.post("/password").json() == 1
         assert phone.get("/account").status_code == 401
-        client.portal.call(manual.give_bonus, "ada")
+        client.portal.call(program.give_bonus, "ada")
         assert client.get("/cart").json() == ["bonus"]
 
 
@@ -142,23 +143,23 @@ def test_readiness(client: TestClient) -> None:
     assert client.get("/ready").status_code == 200
 
 
-def test_what_was_moved_from_other_libraries(client: TestClient, manual: ModuleType) -> None:
+def test_code_ported_from_other_libraries(client: TestClient, program: ModuleType) -> None:
     assert client.post("/fastapi-sessions/apple").status_code == 401
     assert client.post("/starlette/apple").json() == 1
     assert client.post("/fastapi-sessions/bread").json() == ["apple", "bread"]
     assert client.post("/starsessions/sign-in?name=ada").status_code == 200
 
 
-def test_a_migration_reads_what_was_once_written(manual: ModuleType) -> None:
-    with pytest.raises(ValidationError) as refused:
-        manual.UserData.model_validate({"cart": "apple,bread"})
+def test_a_migration_converts_older_data(program: ModuleType) -> None:
+    with pytest.raises(ValidationError) as invalid:
+        program.UserData.model_validate({"cart": "apple,bread"})
 
-    migrated = manual.migrate({"cart": "apple,bread"}, refused.value)
+    migrated = program.migrate({"cart": "apple,bread"}, invalid.value)
 
     assert migrated.cart == ["apple", "bread"]
 
 
-def test_the_transcript_is_what_curl_shows(tmp_path: Path) -> None:
+def test_the_transcript_is_the_output_of_curl(tmp_path: Path) -> None:
     (transcript,) = [text for text in blocks("console") if "curl" in text]
     shown = re.split(r"^\$ ", transcript, flags=re.MULTILINE)[1:]
     assert shown[0] == "uvicorn examples.quickstart:app\n"
@@ -167,7 +168,12 @@ def test_the_transcript_is_what_curl_shows(tmp_path: Path) -> None:
             command, _, output = step.partition("\n")
             arguments = shlex.split(command.replace("http://127.0.0.1:8000", url))
             run = subprocess.run(
-                [*arguments, "--silent"], cwd=tmp_path, capture_output=True, text=True, check=True
+                [*arguments, "--silent"],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=60,
             )
             assert _masked(run.stdout) == _masked(output)
 
@@ -178,21 +184,21 @@ def _masked(text: str) -> str:
     return text.rstrip("\n")
 
 
-def test_the_two_commands_are_there() -> None:
+def test_the_page_has_the_start_and_test_commands() -> None:
     commands = "".join(blocks("console"))
 
     assert f"$ {START}\n" in commands
     assert f"$ {TEST}\n" in commands
 
 
-def test_every_link_to_a_file_leads_to_one() -> None:
+def test_every_link_to_a_file_works() -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
 
     assert links
     assert [link for link in links if not (ROOT / link).is_file()] == []
 
 
-def test_every_link_to_a_section_leads_to_one() -> None:
+def test_every_link_to_a_section_works() -> None:
     titles = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
     anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
     linked = set(re.findall(r"\]\(#([^)]+)\)", README))
@@ -202,7 +208,7 @@ def test_every_link_to_a_section_leads_to_one() -> None:
     assert [title for title in sections if f"[{title}](#" not in README] == []
 
 
-def test_the_changelog_tells_this_version() -> None:
+def test_the_newest_release_in_the_changelog_is_this_version() -> None:
     versions = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d$", CHANGELOG, re.MULTILINE)
 
     assert versions[0] == fastapi_async_sessions.__version__

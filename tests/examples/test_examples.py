@@ -1,4 +1,4 @@
-"""Each example does what it says, and the shop is a real application: used as its visitors do."""
+"""Each example does what its docstring says; the shop is used as its customers use it."""
 
 import os
 import re
@@ -31,7 +31,7 @@ Browser = Callable[..., TestClient]
 
 @pytest.fixture
 def browser() -> Iterator[Browser]:
-    """Opens browsers on the shop, each with cookies of its own."""
+    """A function that opens a browser on the shop, with cookies of its own."""
     with ExitStack() as stack:
 
         def open_browser(agent: str = "Firefox/140.0 (Linux)") -> TestClient:
@@ -43,16 +43,16 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
-    """Lets time pass for the library."""
+def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
+    """A function that advances the time of the library."""
 
     def pass_time(by: timedelta) -> None:
-        class Later(datetime):
+        class LaterDatetime(datetime):
             @classmethod
             def now(cls, tz: Any = None) -> datetime:
                 return datetime.now(tz) + by
 
-        monkeypatch.setattr("fastapi_async_sessions.lifetime.datetime", Later)
+        monkeypatch.setattr("fastapi_async_sessions.lifetime.datetime", LaterDatetime)
 
     return pass_time
 
@@ -85,15 +85,15 @@ class TestShop:
         counts = [re.search(r"<strong>(\d+)</strong>", page)[1] for page in pages]
         assert counts == ["1", "1", "2"]
 
-    def test_signs_in_and_goes_to_the_page_that_was_wanted(self, browser: Browser) -> None:
+    def test_sign_in_redirects_to_the_requested_page(self, browser: Browser) -> None:
         client = browser()
-        asked = client.get("/account", follow_redirects=False)
-        form = client.get(asked.headers["location"]).text
-        wanted = re.search(r'name="next" value="([^"]*)"', form)[1]
+        redirected = client.get("/account", follow_redirects=False)
+        form = client.get(redirected.headers["location"]).text
+        requested = re.search(r'name="next" value="([^"]*)"', form)[1]
 
-        signed_in = sign_in(client, next=wanted)
+        signed_in = sign_in(client, next=requested)
 
-        assert (asked.status_code, signed_in.status_code) == (303, 303)
+        assert (redirected.status_code, signed_in.status_code) == (303, 303)
         assert signed_in.headers["location"] == "/account"
         page = client.get("/account").text
         assert "Welcome, demo." in page
@@ -115,7 +115,7 @@ class TestShop:
     @pytest.mark.parametrize(
         ("name", "password"), [("demo", "wrong"), ("nobody", PASSWORD), ("", ""), ("<b>", "x")]
     )
-    def test_answers_a_wrong_name_or_password_alike(
+    def test_a_wrong_name_and_a_wrong_password_get_the_same_response(
         self, browser: Browser, name: str, password: str
     ) -> None:
         client = browser()
@@ -130,10 +130,10 @@ class TestShop:
     @pytest.mark.parametrize(
         "target", ["https://example.com", "//example.com", "/\\example.com", "/a?b", "account"]
     )
-    def test_leads_nowhere_but_to_its_own_pages(self, browser: Browser, target: str) -> None:
+    def test_sign_in_redirects_only_within_the_shop(self, browser: Browser, target: str) -> None:
         assert sign_in(browser(), next=target).headers["location"] == "/"
 
-    def test_fills_a_cart_that_goes_along_when_its_owner_signs_in(self, browser: Browser) -> None:
+    def test_the_cart_is_kept_at_the_sign_in(self, browser: Browser) -> None:
         client = browser()
         assert "Added to your cart: honey." in client.post("/cart/honey").text
         client.post("/cart/bread")
@@ -147,7 +147,7 @@ class TestShop:
         assert client.post("/cart/nothing").status_code == 404
         assert "Cart (2)" in client.post("/cart/nothing/remove").text
 
-    def test_gives_nobody_the_cart_of_another_user(self, browser: Browser) -> None:
+    def test_another_user_does_not_get_the_cart(self, browser: Browser) -> None:
         client = browser()
         sign_in(client)
         client.post("/cart/honey")
@@ -156,7 +156,7 @@ class TestShop:
 
         assert "Your cart is empty." in client.get("/cart").text
 
-    def test_remembers_who_asks_for_it(self, browser: Browser) -> None:
+    def test_remember_me_sets_a_persistent_cookie(self, browser: Browser) -> None:
         plain, remembered = sign_in(browser()), sign_in(browser(), remember="true")
 
         assert "Max-Age" not in plain.headers["set-cookie"]
@@ -172,7 +172,7 @@ class TestShop:
         assert "__Host-shop" not in client.cookies
         assert thief.get("/account", follow_redirects=False).status_code == 303
 
-    def test_lists_devices_and_signs_out_one(self, browser: Browser) -> None:
+    def test_lists_devices_and_signs_one_out(self, browser: Browser) -> None:
         laptop, phone = browser(), browser("Chrome Android")
         sign_in(laptop)
         sign_in(phone)
@@ -186,7 +186,7 @@ class TestShop:
         assert phone.get("/account", follow_redirects=False).status_code == 303
         assert laptop.get("/account", follow_redirects=False).status_code == 200
 
-    def test_leaves_the_devices_of_others_alone(self, browser: Browser) -> None:
+    def test_does_not_sign_out_devices_of_other_users(self, browser: Browser) -> None:
         mine, theirs, theirs_too = browser(), browser(), browser()
         sign_in(mine)
         for client in (theirs, theirs_too):
@@ -208,14 +208,14 @@ class TestShop:
         states = [c.get("/account", follow_redirects=False).status_code for c in (there, elsewhere)]
         assert states == [303, 303]
 
-    def test_asks_for_the_password_again_before_it_is_changed(
-        self, browser: Browser, later: Callable[[timedelta], None]
+    def test_changing_the_password_requires_a_recent_sign_in(
+        self, browser: Browser, advance: Callable[[timedelta], None]
     ) -> None:
         client = browser()
         sign_in(client)
         assert client.get("/account/password", follow_redirects=False).status_code == 200
 
-        later(timedelta(minutes=6))
+        advance(timedelta(minutes=6))
 
         asked = client.get("/account/password", follow_redirects=False)
         assert asked.headers["location"] == "/sign-in?next=/account/password"
@@ -226,7 +226,7 @@ class TestShop:
         assert sign_in(client, next="/account/password").headers["location"] == "/account/password"
         assert client.get("/account/password", follow_redirects=False).status_code == 200
 
-    def test_a_new_password_ends_all_other_devices(
+    def test_a_new_password_signs_all_other_devices_out(
         self, browser: Browser, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(users, "_hashes", dict(users._hashes))
@@ -253,7 +253,7 @@ class TestShop:
             {"origin": "null"},
         ],
     )
-    def test_refuses_a_form_from_another_site(
+    def test_rejects_a_form_of_another_site(
         self, browser: Browser, headers: dict[str, str]
     ) -> None:
         client = browser()
@@ -263,7 +263,7 @@ class TestShop:
 
         assert client.get("/account", follow_redirects=False).status_code == 200
 
-    def test_takes_its_own_forms(self, browser: Browser) -> None:
+    def test_accepts_its_own_forms(self, browser: Browser) -> None:
         client = browser()
         headers = {"sec-fetch-site": "same-origin", "origin": HTTPS}
 
@@ -289,10 +289,10 @@ class TestAdministration:
         assert client.get("/account", follow_redirects=False).status_code == 200
 
     @pytest.mark.parametrize(("name", "password"), [("demo", PASSWORD), ("admin", PASSWORD)])
-    def test_lets_nobody_else_in(self, browser: Browser, name: str, password: str) -> None:
+    def test_rejects_everybody_else(self, browser: Browser, name: str, password: str) -> None:
         assert sign_in_admin(browser(), name, password).status_code == 403
 
-    def test_takes_no_cookie_of_the_shop(self, browser: Browser) -> None:
+    def test_does_not_accept_a_cookie_of_the_shop(self, browser: Browser) -> None:
         client = browser()
         sign_in(client, "admin", ADMIN_PASSWORD)
         client.cookies.set("__Secure-admin", client.cookies["__Host-shop"])
@@ -317,7 +317,7 @@ class TestWebsocket:
         with TestClient(websocket.app, base_url=HTTPS) as client:
             yield client
 
-    def test_keeps_what_was_said(self, client: TestClient) -> None:
+    def test_remembers_earlier_messages(self, client: TestClient) -> None:
         client.post("/join?nickname=Ada")
 
         with client.websocket_connect("wss://testserver/echo") as socket:
@@ -328,7 +328,7 @@ class TestWebsocket:
             socket.send_text("again")
             assert socket.receive_text() == "Ada said: hello, again"
 
-    def test_ends_with_the_session(self, client: TestClient) -> None:
+    def test_closes_when_the_session_ends(self, client: TestClient) -> None:
         client.post("/join?nickname=Ada")
 
         with client.websocket_connect("wss://testserver/echo") as socket:
@@ -339,7 +339,7 @@ class TestWebsocket:
 
         assert closed.value.code == 1008
 
-    def test_needs_a_session(self, client: TestClient) -> None:
+    def test_requires_a_session(self, client: TestClient) -> None:
         with (
             pytest.raises(WebSocketDenialResponse) as denied,
             client.websocket_connect("wss://testserver/echo"),
@@ -348,7 +348,7 @@ class TestWebsocket:
 
         assert denied.value.status_code == 401
 
-    def test_refuses_another_origin(self, client: TestClient) -> None:
+    def test_rejects_another_origin(self, client: TestClient) -> None:
         client.post("/join?nickname=Ada")
 
         with (
@@ -385,16 +385,20 @@ class TestStreaming:
 
 @contextmanager
 def uvicorn(target: str, port: int, **environment: str) -> Iterator[str]:
-    """The command that the example names, in a process of its own."""
+    """Run the command that the example names, in another process."""
     command = [sys.executable, "-m", "uvicorn", target, "--port", str(port), "--log-level", "error"]
     with subprocess.Popen(command, cwd=ROOT, env=os.environ | environment) as process:
         try:
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
-def until_it_answers(url: str) -> None:
+def wait_until_it_listens(url: str) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:
@@ -406,6 +410,7 @@ def until_it_answers(url: str) -> None:
     raise TimeoutError(url)
 
 
+@pytest.mark.slow
 def test_two_applications_share_the_sessions_of_a_service() -> None:
     ports = [free_port() for _ in range(3)]
     environment = {
@@ -419,7 +424,7 @@ def test_two_applications_share_the_sessions_of_a_service() -> None:
             for name, port in zip(("service", "shop", "blog"), ports, strict=True)
         ]
         for url in urls:
-            until_it_answers(url)
+            wait_until_it_listens(url)
         service, shop, blog = urls
 
         signed_in = httpx.post(f"{shop}/sign-in?name=Ada")
@@ -433,9 +438,14 @@ def test_two_applications_share_the_sessions_of_a_service() -> None:
         assert httpx.get(f"{service}/sessions/{'0' * 64}").status_code == 401
 
 
-def test_the_tests_of_your_app_pass() -> None:
+@pytest.mark.slow
+def test_the_tests_of_the_example_pass() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     run = subprocess.run(
-        [*command, "examples/test_your_app.py"], cwd=ROOT, capture_output=True, text=True
+        [*command, "examples/test_your_app.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert run.returncode == 0, run.stdout

@@ -1,7 +1,7 @@
-"""The shop in a real browser: what its visitors see, and what the browser itself does for them.
+"""The shop in a real browser: its pages, and what the browser itself contributes.
 
-Chromium is a package of the system, which playwright only drives. ``serve`` listens on the loopback
-address, where browsers take ``Secure`` and ``__Host-`` cookies without TLS.
+Playwright drives the Chromium of the system. ``serve`` listens on the loopback address, where
+browsers accept ``Secure`` and ``__Host-`` cookies without TLS.
 """
 
 import asyncio
@@ -20,13 +20,15 @@ from tests.servers.asgi import serve
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 if CHROMIUM is None:
     pytest.skip(
-        "the shop was not tried in a browser: there is no Chromium here (apt-get install chromium)",
+        "the shop was not tested in a browser: Chromium is missing (apt-get install chromium)",
         allow_module_level=True,
     )
 playwright = pytest.importorskip(
     "playwright.sync_api",
-    reason="the shop was not tried in a browser: playwright is missing (pip install playwright)",
+    reason="the shop was not tested in a browser: playwright is missing (pip install playwright)",
 )
+
+pytestmark = pytest.mark.slow
 
 FLAGS = ["--disable-gpu", "--disable-quic", "--disable-sync"]
 COOKIE = "__Host-shop"
@@ -36,14 +38,14 @@ SIGN_IN_PAGE = re.compile(r"/sign-in(\?|$)")
 
 @pytest.fixture(scope="module")
 def shop() -> Iterator[str]:
-    """The shop's address, as its visitors write it."""
+    """The shop's address, with the host name that users type."""
     with serve(login.app) as url:
         yield url.replace("127.0.0.1", "localhost")
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """One headless Chromium, with nothing of the user's in it."""
+    """A headless Chromium with an empty profile."""
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -52,7 +54,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def open_profile(chromium: Any) -> Iterator[Callable[[], Any]]:
-    """Opens profiles, each with cookies of its own; their tabs share them."""
+    """A function that opens a profile, whose tabs share its cookies."""
     with ExitStack() as stack:
 
         def open_one() -> Any:
@@ -70,7 +72,7 @@ def profile(open_profile: Callable[[], Any]) -> Any:
 
 
 def sign_in(profile: Any, shop: str) -> Any:
-    """A tab in which the visitor has filled in the form."""
+    """Sign in with the form, and return the tab."""
     tab = profile.new_page()
     tab.goto(f"{shop}/sign-in")
     tab.get_by_label("Name").fill("demo")
@@ -81,15 +83,15 @@ def sign_in(profile: Any, shop: str) -> Any:
 
 
 def cart(profile: Any, shop: str) -> dict[str, int]:
-    """What a new tab shows in the cart."""
+    """The numbers of items in the cart, as a new tab shows them."""
     tab = profile.new_page()
     tab.goto(f"{shop}/cart")
     rows = [row.get_by_role("cell").all_inner_texts() for row in tab.locator("tbody tr").all()]
     return {name: int(number) for name, number, *_ in rows}
 
 
-def test_a_visitor_signs_in_by_the_form_and_stays_so(shop: str, profile: Any) -> None:
-    """The page that was wanted comes after the form, and the next tab is signed in too."""
+def test_signing_in_with_the_form(shop: str, profile: Any) -> None:
+    """The requested page comes after the form, and the next tab is signed in too."""
     tab = profile.new_page()
     tab.goto(f"{shop}/account")
     assert tab.url == f"{shop}/sign-in?next=/account"
@@ -104,8 +106,8 @@ def test_a_visitor_signs_in_by_the_form_and_stays_so(shop: str, profile: Any) ->
     assert other.get_by_role("heading", name="Your devices").is_visible()
 
 
-def test_the_keyboard_is_enough_to_sign_in(shop: str, profile: Any) -> None:
-    """Tab leads to the link and through the form, Enter follows and sends."""
+def test_signing_in_with_the_keyboard_only(shop: str, profile: Any) -> None:
+    """Tab reaches the link and the fields, and Enter follows the link and submits the form."""
     tab = profile.new_page()
     tab.goto(shop)
     press, type_text = tab.keyboard.press, tab.keyboard.type
@@ -116,7 +118,7 @@ def test_the_keyboard_is_enough_to_sign_in(shop: str, profile: Any) -> None:
     press("Enter")
     tab.wait_for_url(SIGN_IN_PAGE)
     tab.wait_for_function("document.activeElement.tagName === 'INPUT'")
-    type_text("demo")  # the first field has the focus by itself
+    type_text("demo")  # the first field has autofocus
     press("Tab")
     type_text(PASSWORD)
     press("Enter")
@@ -130,7 +132,7 @@ def test_the_keyboard_is_enough_to_sign_in(shop: str, profile: Any) -> None:
 def test_two_tabs_add_to_the_cart_at_once(
     shop: str, profile: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both requests have loaded the same session before one of them stores it: both items stay."""
+    """Both requests load the same session before either stores it, and both items are kept."""
     tabs = [profile.new_page(), profile.new_page()]
     for tab in tabs:
         tab.goto(shop)
@@ -139,14 +141,14 @@ def test_two_tabs_add_to_the_cart_at_once(
     async def load_together(key: str) -> Any:
         record = await load(key)
         if not met:
-            await barrier.wait()
+            await asyncio.wait_for(barrier.wait(), 30)
             met.append(key)
         return record
 
     met: list[str] = []
     monkeypatch.setattr(sessions.store, "load", load_together)
     with tabs[0].expect_navigation(), tabs[1].expect_navigation():
-        # the answer to the first click comes only after the second one
+        # the response to the first click waits for the second one
         for tab, item in zip(tabs, ["apple", "honey"], strict=True):
             tab.get_by_role("button", name=f"Add {item}").evaluate("button => button.click()")
 
@@ -157,7 +159,7 @@ def test_two_tabs_add_to_the_cart_at_once(
 def test_signing_out_everywhere_else_ends_another_browsers_session(
     shop: str, open_profile: Callable[[], Any]
 ) -> None:
-    """It is sent to the form at its next step; the browser that asked for it stays signed in."""
+    """Its next click leads to the form; the browser that asked for it stays signed in."""
     laptop, phone = open_profile(), open_profile()
     here, there = sign_in(laptop, shop), sign_in(phone, shop)
     here.goto(f"{shop}/account")
@@ -172,23 +174,23 @@ def test_signing_out_everywhere_else_ends_another_browsers_session(
 
 
 def test_the_cookie_is_gone_after_signing_out(shop: str, profile: Any) -> None:
-    """The browser keeps nothing of it, and the page before it opens no account."""
+    """The browser deletes it, and the account requires a sign-in again."""
     tab = sign_in(profile, shop)
-    before = names_of_cookies(profile)
+    before = cookie_names(profile)
     tab.get_by_role("button", name="Sign out").click()
     tab.wait_for_url(SIGN_IN_PAGE)
 
     assert before == [COOKIE]
-    assert names_of_cookies(profile) == []
+    assert cookie_names(profile) == []
     tab.goto(f"{shop}/account")
     assert tab.url == f"{shop}/sign-in?next=/account"
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-def test_the_cookie_is_taken_without_tls_on_the_loopback_address(
+def test_the_cookie_is_accepted_without_tls_on_the_loopback_address(
     shop: str, profile: Any, host: str
 ) -> None:
-    """As ``__Host-``, ``Secure`` and ``HttpOnly``: it comes back, and no script reads it."""
+    """The browser sends it back although it is ``Secure``, and no script can read it."""
     tab = profile.new_page()
     tab.goto(shop.replace("localhost", host))
     tab.reload()
@@ -203,24 +205,24 @@ def test_the_cookie_is_taken_without_tls_on_the_loopback_address(
 @pytest.mark.parametrize(
     ("host", "site"), [("127.0.0.1", "cross-site"), ("localhost", "same-site")]
 )
-def test_a_form_of_another_site_is_refused(shop: str, profile: Any, host: str, site: str) -> None:
-    """403, and nothing in the cart; also from another port of the host, which gets the cookie."""
+def test_a_form_of_another_site_is_rejected(shop: str, profile: Any, host: str, site: str) -> None:
+    """The response is a 403, also for another port of the host, whose requests have the cookie."""
     tab = sign_in(profile, shop)
 
-    async def lure(scope: Any, receive: Any, send: Any) -> None:
+    async def attacker_page(scope: Any, receive: Any, send: Any) -> None:
         page = f'<form method="post" action="{shop}/cart/honey"><button>Win</button></form>'
         headers = [(b"content-type", b"text/html")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": page.encode()})
 
-    with serve(lure, lifespan="off") as url:
+    with serve(attacker_page, lifespan="off") as url:
         tab.goto(url.replace("127.0.0.1", host))
         with tab.expect_navigation() as navigation:
             tab.get_by_role("button", name="Win").click()
         response = navigation.value
         sent = response.request.all_headers()
         shown = tab.content()
-        tab.goto("about:blank")  # lets go of the connection to the page's server
+        tab.goto("about:blank")  # closes the connection to the page's server
 
     assert response.status == 403
     assert "Cross-origin request rejected." in shown
@@ -229,5 +231,5 @@ def test_a_form_of_another_site_is_refused(shop: str, profile: Any, host: str, s
     assert cart(profile, shop) == {}
 
 
-def names_of_cookies(profile: Any) -> list[str]:
+def cookie_names(profile: Any) -> list[str]:
     return [cookie["name"] for cookie in profile.cookies()]

@@ -14,6 +14,7 @@ import re
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -555,6 +556,7 @@ async def test_a_session_as_a_response_shows_its_data_and_nothing_else(site):
 # rules for the source
 
 
+@cache
 def modules() -> list[tuple[str, ast.Module]]:
     """The path and the syntax tree of each file of the package."""
     return [
