@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 from fastapi_async_sessions import MemoryStore, SessionConflict
 from fastapi_async_sessions._core.shapes import Additive
 from fastapi_async_sessions.testing import FrozenClock
-from tests.apps import SpyStore
+from tests.doubles import SpyStore
 from tests.races import Client, provider_without_timeouts
 
 
