@@ -14,10 +14,10 @@ class Record:
 
     Attributes:
         body: Opaque bytes, at most ``MAX_BODY_BYTES``.
-        version: Differs with every write; at most 512 characters of ``[A-Za-z0-9_.-]``.
-        owner: Whose session it is, for ``Store.find`` and ``Store.delete_owned``; opaque text of 1
-            to 400 characters. None: nobody is signed in.
-        expires_at: An aware datetime in UTC, from which on the record no longer exists.
+        version: Different after every write; at most 512 characters of ``[A-Za-z0-9_.-]``.
+        owner: The user whose session it is, for ``find`` and ``delete_owned`` of a store: opaque
+            text of 1 to 400 characters; None if nobody is signed in.
+        expires_at: An aware datetime in UTC; from then on the record does not exist.
     """
 
     body: bytes = field(repr=False)
@@ -49,7 +49,7 @@ _MAX_VERSION = 512
 
 
 def new_version(replaces: str = "") -> str:
-    """Return the version of a write: its own random name, then those of the 24 writes before.
+    """Return the version of a write: its own random name, then those of the 24 writes before it.
 
     When a reply was lost, the names show whether the write was done, even if others followed it.
     """
@@ -62,5 +62,5 @@ def new_version(replaces: str = "") -> str:
 
 
 def includes_write(version: str, write: str) -> bool:
-    """Return whether a version is that of this write, or of one of the three writes after it."""
+    """Return whether a version is that of this write, or of one of the 24 writes after it."""
     return write.partition(".")[0] in version.split(".")

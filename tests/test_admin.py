@@ -424,7 +424,7 @@ async def test_a_lost_index_comes_back_with_the_next_extension(redis_url, redis_
     store = RedisStore.from_url(redis_url, clock=clock)
     get_session = make_provider(store, clock=clock)
     client = await signed_in(get_session)
-    (index,) = await redis_client.keys("*:subject:*")
+    (index,) = await redis_client.keys("*:owner:*")
     await redis_client.delete(index)
     assert await get_session.sessions("42") == []
     assert await is_alive(client)
@@ -441,7 +441,7 @@ async def test_index_entries_without_a_record_are_removed(redis_url, redis_clien
     store = RedisStore.from_url(redis_url, clock=clock)
     get_session = make_provider(store, clock=clock)
     lost, alive = await signed_in(get_session), await signed_in(get_session)
-    (index,) = await redis_client.keys("*:subject:*")
+    (index,) = await redis_client.keys("*:owner:*")
     await redis_client.delete(f"sessions:{await key_of(lost)}")
     assert await redis_client.zcard(index) == 2
     assert [each.key for each in await get_session.sessions("42")] == [await key_of(alive)]
@@ -491,7 +491,7 @@ async def test_a_store_without_find_raises_an_error_that_says_what_to_write():
 async def test_a_store_failure_is_raised_by_every_method(get_session, store):
     """It is never an empty list or a count of 0."""
     key = await key_of(await signed_in(get_session))
-    store.hook = failing("create", "load", "save", "delete", "find")
+    store.hook = failing("create", "load", "save", "delete", "find", "delete_owned")
     for answer in (
         get_session.sessions("42"),
         get_session.revoke(key),

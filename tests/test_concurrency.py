@@ -78,6 +78,11 @@ def kinds(events: list[SessionEvent]) -> list[str]:
     return [event.kind for event in events]
 
 
+async def as_ada(session: Session[Any]) -> None:
+    """A route that signs in."""
+    session.renew(subject="ada")
+
+
 def change(**fields: Any) -> Callable[[Session[Any]], Awaitable[None]]:
     """A route that sets fields."""
 
@@ -886,7 +891,7 @@ async def test_a_sign_in_succeeds_if_its_anonymous_session_ends_meanwhile(
     assert stored.key != key
 
 
-@pytest.mark.parametrize("moment", ["route", "create", "find", "load"])
+@pytest.mark.parametrize("moment", ["route", "create", "delete_owned", "load"])
 async def test_revoke_all_ends_a_sign_in_that_is_under_way(
     new_provider: Any, store: SpyStore, clock: FrozenClock, moment: str
 ) -> None:
@@ -902,10 +907,10 @@ async def test_revoke_all_ends_a_sign_in_that_is_under_way(
         session.renew(subject="ada")
         if moment == "route":
             await revoke_ada()
-        elif moment == "find":
-            # the sign-in is stored after the revocation, and before the sessions are listed
+        elif moment == "delete_owned":
+            # the sign-in is stored after the revocation, and before anything is deleted
             clock.advance(SECOND)
-            store.hook = before("find", session.commit)
+            store.hook = before("delete_owned", session.commit)
             await provider.revoke_all("ada")
         else:
             store.hook = before(moment, revoke_ada)
@@ -945,6 +950,69 @@ async def test_a_sign_in_after_revoke_all_is_not_affected(
     client = Client(provider)
     await provider.revoke_all("ada")
     clock.advance(SECOND)
+    await client.sign_in()
+    assert await client.is_live()
+
+
+@pytest.mark.parametrize(("verb", "nth"), [("delete_owned", 1), ("delete_owned", 2), ("save", 1)])
+async def test_a_sign_in_while_sessions_are_deleted_fails(
+    new_provider: Any, store: SpyStore, clock: FrozenClock, verb: str, nth: int
+) -> None:
+    """Its request began after the revocation, but a page could still delete its session. It is
+    refused, so that no sign-in that succeeded is ended; the next one stays."""
+    provider = new_provider()
+    await Client(provider).sign_in()
+    clock.advance(SECOND)
+    late, answers = Client(provider), list[Any]()
+
+    async def sign_in_late() -> None:
+        clock.advance(SECOND)
+        answers.append(await late.request(as_ada))
+
+    store.hook = before(verb, sign_in_late, nth=nth)
+    await provider.revoke_all("ada")
+    (answer,) = answers
+    assert isinstance(answer.error, SessionConflict)
+    assert await provider.sessions("ada") == []
+    clock.advance(SECOND)
+    await late.sign_in()
+    assert await late.is_live()
+
+
+async def test_a_revocation_that_was_not_completed_refuses_sign_ins_for_a_while(
+    new_provider: Any, store: SpyStore, clock: FrozenClock
+) -> None:
+    """As long as one of its calls could still be under way, and no longer."""
+    provider = new_provider()
+    store.hook = failing("delete_owned")
+    with pytest.raises(StoreUnavailable):
+        await provider.revoke_all("ada")
+    store.hook = pass_on
+    settings, client = provider.repository.settings, Client(provider)
+    clock.advance(settings.commit_timeout + settings.store_timeout - SECOND)
+    answer = await client.request(as_ada)
+    assert isinstance(answer.error, SessionConflict)
+    clock.advance(SECOND)
+    await client.sign_in()
+    assert await client.is_live()
+
+
+async def test_sign_ins_are_refused_until_the_last_of_several_revocations_is_done(
+    new_provider: Any, store: SpyStore, clock: FrozenClock
+) -> None:
+    """One that ends first says nothing for the one that is still deleting."""
+    provider, client = new_provider(), Client(new_provider())
+    answers = list[Any]()
+
+    async def revoke_and_sign_in() -> None:
+        clock.advance(SECOND)
+        await provider.revoke_all("ada")
+        clock.advance(SECOND)
+        answers.append(await client.request(as_ada))
+
+    store.hook = before("delete_owned", revoke_and_sign_in)
+    await provider.revoke_all("ada")
+    assert isinstance(answers[0].error, SessionConflict)
     await client.sign_in()
     assert await client.is_live()
 
@@ -1014,6 +1082,9 @@ async def test_concurrent_revocations_all_succeed(new_provider: Any, clock: Froz
     clock.advance(SECOND)
     assert sum(await asyncio.gather(*(provider.revoke_all("ada") for _ in range(5)))) == 1
     assert not await client.is_live()
+    clock.advance(SECOND)
+    await client.sign_in()
+    assert await client.is_live()
 
 
 @pytest.mark.parametrize("verb", ["create", "save", "load"])

@@ -194,7 +194,7 @@ async def test_signing_out_by_renewing_keeps_the_data(app, store):
     answer = (await client.get("/")).json()
     assert (answer["subject"], answer["since"], answer["count"]) == (None, None, 1)
     assert (await browser(app, signed_in).get("/")).json()["new"] is True
-    assert [record.subject for record in (await store.records()).values()] == [None]
+    assert [record.owner for record in (await store.records()).values()] == [None]
 
 
 async def test_another_user_may_sign_in_to_a_signed_in_session(app, get_session, clock):

@@ -94,7 +94,7 @@ class Harness:
         listed = {session.key for session in await self.provider.sessions(subject)}
         records = await self.store.records()
         owner = f"session:{subject}"
-        assert listed == {key for key, record in records.items() if record.subject == owner}
+        assert listed == {key for key, record in records.items() if record.owner == owner}
         assert listed == {key for key, _ in await self.store.inner.find(owner)}
         return listed
 

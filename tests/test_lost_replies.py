@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastapi_async_sessions.records import Record, includes_write, new_version
 from fastapi_async_sessions.stores.memory import MemoryStore
@@ -11,15 +13,24 @@ from tests.apps import Data, Line
 from tests.races import Client, provider_without_timeouts
 
 
-@pytest.mark.parametrize("writes", range(6))
-def test_a_version_remembers_the_three_writes_before_it(writes: int) -> None:
+@pytest.mark.parametrize("writes", [0, 1, 23, 24, 25, 60])
+def test_a_version_remembers_the_24_writes_before_it(writes: int) -> None:
     """So that a request whose reply was lost knows its write under those of others."""
     mine = version = new_version("somebody.else")
     for _ in range(writes):
         version = new_version(version)
-    assert includes_write(version, mine) is (writes <= 3)
+    assert includes_write(version, mine) is (writes <= 24)
     assert not includes_write(version, new_version())
-    assert len(version) <= 64
+
+
+@given(st.text("ab.-_", max_size=600))
+def test_a_version_has_at_most_512_characters(before: str) -> None:
+    """Whatever it replaces; the earliest writes are left out, never a part of a name."""
+    version = new_version(before)
+    assert len(version) <= 512
+    own, *names = version.split(".")
+    assert len(own) == 14
+    assert names == before.split(".")[: len(names)]
 
 
 class ForgetfulStore(MemoryStore):

@@ -47,9 +47,9 @@ class SessionAdmin(Generic[Model]):
         self.repository = repository
 
     async def sessions(self, subject: str | None, limit: int = 100) -> list[StoredSession[Model]]:
-        """The live sessions of a subject, the latest sign-in first; for None an empty list.
+        """Return the live sessions of a subject, the latest sign-in first; none for None.
 
-        Where there are more than ``limit``, it lists those that last the longest.
+        If there are more than ``limit``, these are the ones that expire last.
         """
         repository = self.repository
         if not is_subject(subject) or limit < 1:
@@ -101,14 +101,16 @@ class SessionAdmin(Generic[Model]):
     async def revoke_all(self, subject: str | None, *, keep: Session[Any] | None = None) -> int:
         """End all sessions of a subject except ``keep``, and return their number; for None, 0.
 
-        A sign-in of that subject that is in flight at this moment ends as well, with a
-        ``SessionConflict``, and so does one that is made while this runs: call it after the
-        password has changed. A sign-in that succeeds afterwards stays. The clock decides which
-        sign-ins these are; a test with a frozen clock must move it before the next sign-in.
+        A sign-in of that subject that is in flight ends as well, with a ``SessionConflict``, and so
+        does one that is made while this call runs; so call it after a change of the password. A
+        sign-in that succeeds after it stays. By the clock, a request that did not begin later than
+        this call is in flight: a test with a frozen clock must therefore move it before the next
+        sign-in.
 
         Raises:
-            StoreUnavailable: it failed, or took longer than ``commit_timeout``. What was ended
-                stays so, and another call goes on from there.
+            StoreUnavailable: the store failed, or ``commit_timeout`` was too short. The sessions
+                that have been ended stay ended, and another call ends the others. Until then
+                sign-ins may fail for ``commit_timeout`` and ``store_timeout`` together.
         """
         repository = self.repository
         if not is_subject(subject):
@@ -118,7 +120,7 @@ class SessionAdmin(Generic[Model]):
             async with asyncio.timeout(limit):
                 return await self._revoke_all(subject, keep)
         except TimeoutError:
-            reason = f"not all sessions of a subject were revoked within {limit:g} seconds"
+            reason = f"not all sessions of the subject were deleted within {limit:g} seconds"
         repository.events.emit("store_error", reason=reason)
         raise StoreUnavailable(reason)
 

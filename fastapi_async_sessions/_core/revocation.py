@@ -1,14 +1,15 @@
 """The revocation of all sessions of a subject, and of those beyond a limit.
 
-It wins against sign-ins in flight, and ends none that is accepted after it. First a record under a
-key of its own says when the sessions were revoked and until when they are being deleted, then they
-are deleted page by page, then that record says that this is done. A sign-in writes its session,
-then loads that record. If the sessions were revoked after the sign-in's request began, or are being
-deleted at this moment, it deletes its session again and fails. So each page may delete whatever it
-finds: a session whose sign-in succeeded is older than the revocation, or is written after the last
-page.
+First, a record with a key of its own is written: it says when the sessions were revoked, and that
+they are being deleted. Then they are deleted, page by page, and the record is written again: they
+are no longer being deleted. A sign-in first writes its session and then loads that record. If the
+revocation is not older than the request, or sessions are being deleted, the sign-in deletes its
+session again and fails.
 
-The record has an end by itself, for a process that dies before it has said that it is done.
+A page can therefore delete every session that it finds: none of them is of a sign-in that has
+succeeded after the revocation. Either it loaded the record before the revocation was written, and
+is older, or it loaded it after the last page. The record says until when that page has come at the
+latest, for a process that dies before it.
 """
 
 from datetime import timedelta
@@ -29,31 +30,40 @@ class Revocation(NamedTuple):
     """A revocation of all sessions of an owner; times are microseconds.
 
     Attributes:
-        at: What began at this moment or before ends.
-        deleting_until: Until this moment sessions may still be deleted.
-        version: That of the record.
-        before: The revocation that it replaced.
+        at: When the sessions were revoked. A request that did not begin later signs nobody in.
+        running: The number of calls that are deleting sessions.
+        until: When all of them have ended, also those that did not say so.
+        version: The version of the record.
+        before: The revocation that this one replaced, if there was one.
     """
 
     at: int
-    deleting_until: int
-    version: str = ""
+    running: int
+    until: int
+    version: str
     before: "Revocation | None" = None
 
-    def exempts(self, since: int) -> bool:
-        """Whether a request that began at a moment may sign in, as far as others are concerned."""
-        return self.before is None or not self.before.ends(since, self.at)
+    def is_running(self, now: int) -> bool:
+        """Return whether sessions may still be deleted at this time."""
+        return self.running > 0 and now < self.until
 
     def ends(self, since: int, now: int) -> bool:
-        """Whether a sign-in of a request that began at a moment fails."""
-        return self.at >= since or now < self.deleting_until
+        """Return whether a sign-in fails now, if its request began at ``since``."""
+        return self.at >= since or self.is_running(now)
+
+    def exempts(self, since: int) -> bool:
+        """Return whether the session to keep, of a request that began at ``since``, may sign in.
+
+        It may not if an earlier revocation ends it too.
+        """
+        return self.before is None or not self.before.ends(since, self.at)
 
 
 class Revocations:
     """The revocations of one owner, sealed with the secret of that owner.
 
     Args:
-        age: Which secret that is: 0 the newest.
+        age: Which secret that is: 0 is the newest.
     """
 
     def __init__(self, repository: Repository[Any], owner: str, age: int = 0) -> None:
@@ -62,12 +72,12 @@ class Revocations:
         self._age = age
 
     async def begin(self) -> Revocation:
-        """Write down that all sessions end now, and that sign-ins fail until ``end``."""
+        """Write the record that all sessions are revoked now and being deleted."""
         store, settings = self._repository.store, self._repository.settings
         before: Record | None = None
         for _ in range(_MAX_TRIES):
             now = settings.now()
-            revocation = self._next(now, before)
+            revocation = self._next(now, None if before is None else self._read(before))
             record = self._record(revocation, now)
             if before is None:
                 is_written = await store.create(self._key, record)
@@ -79,17 +89,24 @@ class Revocations:
         raise StoreUnavailable("the revocation of a subject's sessions could not be written")
 
     async def end(self, revocation: Revocation) -> None:
-        """Let the owner sign in again, once all sessions are deleted."""
-        before = revocation.before
-        if before is not None and revocation.at < before.deleting_until:
-            return  # another process may still be deleting: sign-ins wait until its time is over
-        # its version names the one before it, so that the exempt session stays exempt
-        done = Revocation(revocation.at, 0, new_version(revocation.version))
-        record = self._record(done, self._repository.settings.now())
-        await self._repository.store.save(self._key, record, replaces=revocation.version)
+        """Write the record that the sessions are deleted, so that the owner can sign in again."""
+        store, settings = self._repository.store, self._repository.settings
+        for _ in range(_MAX_TRIES):
+            # the version includes the one before it, so that an exempt session stays exempt
+            version, running = new_version(revocation.version), revocation.running - 1
+            done = self._record(
+                revocation._replace(version=version, running=running), settings.now()
+            )
+            if await store.save(self._key, done, replaces=revocation.version):
+                return
+            record = await store.load(self._key)
+            current = None if record is None else self._read(record)
+            if current is None:
+                return
+            revocation = current
 
     async def forbids(self, since: int, exempt_from: str | None) -> bool:
-        """Whether a sign-in fails whose request began at a moment.
+        """Return whether a sign-in fails, if its request began at ``since`` (microseconds).
 
         ``exempt_from`` is the version of a revocation that does not count.
         """
@@ -99,29 +116,29 @@ class Revocations:
         revocation = self._read(record)
         return revocation is not None and revocation.ends(since, self._repository.settings.now())
 
-    def _next(self, now: int, record: Record | None) -> Revocation:
+    def _next(self, now: int, before: Revocation | None) -> Revocation:
         settings = self._repository.settings
-        # the last call may be sent at the end of the one and take all of the other
-        longest = (settings.commit_timeout + settings.store_timeout) // _MICROSECOND
-        before = None if record is None else self._read(record)
-        at, deleting_until = now, now + longest
-        if before is not None:
-            # of two revocations at once the later moments count, whichever is written last
-            at, deleting_until = max(at, before.at), max(deleting_until, before.deleting_until)
-        return Revocation(at, deleting_until, new_version(), before)
+        # the last page may be asked for at the end of the one, and take as long as the other
+        until = now + (settings.commit_timeout + settings.store_timeout) // _MICROSECOND
+        if before is None:
+            return Revocation(now, 1, until, new_version())
+        # of two concurrent revocations the later times count, whichever is written last
+        running = before.running + 1 if before.is_running(now) else 1
+        at, until = max(now, before.at), max(until, before.until)
+        return Revocation(at, running, until, new_version(), before)
 
     def _record(self, revocation: Revocation, now: int) -> Record:
-        content = b"%d %d" % (revocation.at, revocation.deleting_until)
+        content = b"%d %d %d" % (revocation.at, revocation.running, revocation.until)
         body = self._repository.seal.close(self._key, None, content, age=self._age)
         return Record(body, revocation.version, None, from_microseconds(now) + _KEPT_FOR)
 
     def _read(self, record: Record) -> Revocation | None:
-        """The revocation that a record holds; None: it was not sealed here, and does not count."""
+        """Return the revocation that a record holds; None if it was not sealed here."""
         content = self._repository.seal.open(self._key, None, record.body)
         if content is None:
             return None
-        at, deleting_until = map(int, content.split())
-        return Revocation(at, deleting_until, record.version)
+        at, running, until = map(int, content.split())
+        return Revocation(at, running, until, record.version)
 
 
 async def revoke_beyond_limit(repository: Repository[Any], subject: str, newest: str) -> None:

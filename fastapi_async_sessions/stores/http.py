@@ -234,8 +234,10 @@ def _path(key: str) -> str:
 
 
 def _owner_path(owner: str) -> str:
-    # quote() leaves dots, and "." or ".." as a segment would name another path
-    return f"/owners/{quote(owner, safe='').replace('.', '%2E')}/sessions"
+    # Quoted twice, the dots too: servers and proxies decode a path before they look for slashes and
+    # dots in it. An owner of letters, digits, "-" and "_" is sent as it is.
+    segment = quote(owner, safe="").replace(".", "%2E")
+    return f"/owners/{quote(segment)}/sessions"
 
 
 def _checked_url(base_url: str) -> httpx.URL:

@@ -1,20 +1,24 @@
 """A session service: any store over HTTP, for ``HTTPStore`` and other clients.
 
-PUT     /sessions/{key}            If-None-Match: *        create        201, or 412: it exists
-PUT     /sessions/{key}            If-Match: "<version>"   save          204, or 412
-GET     /sessions/{key}                                    load          200 with ETag, or 404
-DELETE  /sessions/{key}                                    delete        204, or 404
-GET     /owners/{owner}/sessions   ?limit=100              find          200
-DELETE  /owners/{owner}/sessions   ?keep=<key>             delete_owned  200
-GET     /count                                             count         200
-DELETE  /sessions                                          clear         204
-POST    /purge                                             purge         200
+    PUT     /sessions/{key}            If-None-Match: *        create        201, or 412: it exists
+    PUT     /sessions/{key}            If-Match: "<version>"   save          204, or 412
+    GET     /sessions/{key}                                    load          200 with ETag, or 404
+    DELETE  /sessions/{key}                                    delete        204, or 404
+    GET     /owners/{owner}/sessions   ?limit=100              find          200
+    DELETE  /owners/{owner}/sessions   ?keep=<key>             delete_owned  200
+    GET     /count                                             count         200
+    DELETE  /sessions                                          clear         204
+    POST    /purge                                             purge         200
+
+An owner in a path is percent-encoded twice, with its dots, unless it is letters, digits, "-" and
+"_" anyway.
 """
 
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 from fastapi import (
     APIRouter,
@@ -183,18 +187,17 @@ async def _clear(store: _Store) -> Response:
     return _answer(204)
 
 
-# :path, for an owner may have a slash, which the server has decoded
-@_router.get("/owners/{owner:path}/sessions", response_model=list[StoredRecord])
+@_router.get("/owners/{owner}/sessions", response_model=list[StoredRecord])
 async def _find(owner: str, store: _Store, limit: Annotated[int, Query(ge=1)] = 100) -> Response:
-    found = await store.find(owner, limit)
+    found = await store.find(unquote(owner), limit)
     return _answer(200, RECORDS.dump_json([StoredRecord.of(*each) for each in found]))
 
 
-@_router.delete("/owners/{owner:path}/sessions", response_model=Count)
+@_router.delete("/owners/{owner}/sessions", response_model=Count)
 async def _delete_owned(
     owner: str, store: _Store, keep: Annotated[str | None, Query(pattern=KEY)] = None
 ) -> Response:
-    return _answer_count(await store.delete_owned(owner, keep=keep))
+    return _answer_count(await store.delete_owned(unquote(owner), keep=keep))
 
 
 @_router.get("/count", response_model=Count)

@@ -271,7 +271,7 @@ def _table(name: str) -> Table:
         Column("expires_at", BigInteger, nullable=False, index=True),
         Column("body", LargeBinary, nullable=False),
         # both columns: the sessions of an owner are read in order, and expired ones are skipped
-        Index(f"ix_{name}_owner", "owner", "expires_at"),
+        Index(None, "owner", "expires_at"),
     )
 
 

@@ -14,7 +14,9 @@ from .clock import FrozenClock
 
 _LIFETIME = timedelta(hours=1)
 _TICK = timedelta(milliseconds=1)
+_MINUTE = timedelta(minutes=1)
 _CROWD = 50
+_MANY = 120  # more than find() lists where no limit is given
 
 
 _Scenario = Callable[[Any, Store, FrozenClock], Coroutine[Any, Any, None]]
@@ -100,6 +102,19 @@ class StoreContract:
             loaded = _existing(await store.load(key)).expires_at
             _expect(loaded.utcoffset(), timedelta(0), "the UTC offset of expires_at")
             _expect(loaded, expires_at, "expires_at")
+
+    @_behaviour
+    async def test_a_version_may_have_512_characters(
+        self, store: Store, clock: FrozenClock
+    ) -> None:
+        """They are kept and compared to the last one."""
+        key, longest, newer = _key(), "v" * 511, _record(clock, body=b"new")
+        record = replace(_record(clock), version=longest + "a")
+        await store.create(key, record)
+        _expect(await store.load(key), record, "load() after create()")
+        saved = await store.save(key, newer, replaces=longest + "b")
+        _expect(saved, False, "save() over a version whose last character is another")
+        _expect(await store.save(key, newer, replaces=longest + "a"), True, "save() over its own")
 
     @_behaviour
     async def test_an_unknown_key_is_missing(self, store: Store, clock: FrozenClock) -> None:
@@ -397,6 +412,22 @@ class StoreContract:
         _expect([await store.load(key) for key in keys], [None] * 3, "load() after clear()")
         if type(store).find is not Store.find:
             _expect(await store.find("user:42"), [], "find() after clear()")
+        if type(store).count is not Store.count:
+            _expect(await store.count(), 0, "count() after clear()")
+
+    # count
+
+    @_behaviour
+    async def test_count_follows_what_is_stored(self, store: Store, clock: FrozenClock) -> None:
+        """Every key counts once, whoever it belongs to and however often it was written."""
+        _skip_without("count", store)
+        before, keys = await store.count(), [_key() for _ in range(4)]
+        for key, owner in zip(keys, (None, None, "user:1", "user:2"), strict=True):
+            record = _record(clock, owner=owner)
+            await store.create(key, record)
+            await store.save(key, _record(clock, owner=owner), replaces=record.version)
+        await store.delete(keys[0])
+        _expect(await store.count() - before, 3, "how many more count() returns")
 
     # find
 
@@ -492,7 +523,7 @@ class StoreContract:
         _expect(key in keys and len(keys) == 2, True, "find() lists both")
 
     @_behaviour
-    async def test_a_owner_may_be_any_text(self, store: Store, clock: FrozenClock) -> None:
+    async def test_an_owner_may_be_any_text(self, store: Store, clock: FrozenClock) -> None:
         """Spaces, line ends, quotes, wildcards, other scripts, case, hundreds of characters."""
         _skip_without("find", store)
         salt = secrets.token_hex(4)
@@ -517,6 +548,146 @@ class StoreContract:
         owner, keys = _owner(), {_key() for _ in range(_CROWD)}
         await asyncio.gather(*(store.create(key, _record(clock, owner=owner)) for key in keys))
         _expect({key for key, _ in await store.find(owner)}, keys, "the keys that find() lists")
+
+    @_behaviour
+    async def test_find_lists_no_more_than_its_limit(
+        self, store: Store, clock: FrozenClock
+    ) -> None:
+        """Those that expire last, of all that there are; a hundred where no limit is given."""
+        _skip_without("find", store)
+        owner, made = _owner(), list[tuple[str, Record]]()
+        for minutes in range(_MANY):
+            key, record = _key(), _record(clock, owner=owner, life=_LIFETIME + _MINUTE * minutes)
+            await store.create(key, record)
+            made.insert(0, (key, record))
+        for limit in (1, 3, _MANY - 1, _MANY, _MANY + 1):
+            _expect(await store.find(owner, limit), made[:limit], f"find(limit={limit})")
+        _expect(await store.find(owner), made[:100], "find() without a limit")
+
+    # delete_owned
+
+    @_behaviour
+    async def test_delete_owned_removes_the_sessions_of_one_owner(
+        self, store: Store, clock: FrozenClock
+    ) -> None:
+        """It is repeated until it returns 0, and the numbers add up to how many there were."""
+        _skip_without("find", store)
+        owner, other = _owner(), _owner()
+        keys = await self._create_all(store, clock, owner, 3)
+        left = await self._create_all(store, clock, other, 2)
+        left += await self._create_all(store, clock, None, 2)
+        _expect(await _delete_all_owned(store, owner), 3, "what delete_owned() returned in all")
+        _expect([await store.load(key) for key in keys], [None] * 3, "load() after that")
+        _expect(await store.find(owner), [], "find() after that")
+        _expect(None in [await store.load(key) for key in left], False, "another session is gone")
+        _expect(len(await store.find(other)), 2, "how many sessions another owner has")
+
+    @_behaviour
+    async def test_delete_owned_removes_any_number(self, store: Store, clock: FrozenClock) -> None:
+        """Each call that returns more than 0 has made progress."""
+        _skip_without("find", store)
+        owner = _owner()
+        keys = await self._create_all(store, clock, owner, _MANY)
+        _expect(await _delete_all_owned(store, owner), _MANY, "what delete_owned() returned in all")
+        _expect(await store.find(owner), [], "find() after that")
+        _expect([await store.load(key) for key in keys], [None] * _MANY, "load() after that")
+
+    @_behaviour
+    async def test_delete_owned_keeps_one_session(self, store: Store, clock: FrozenClock) -> None:
+        """It is not counted; a key that the owner does not have changes nothing."""
+        _skip_without("find", store)
+        owner = _owner()
+        keys = await self._create_all(store, clock, owner, 3)
+        for keep in keys[1], keys[1], _key():
+            is_kept = keep in keys
+            left = {key for key, _ in await store.find(owner)}
+            deleted = await _delete_all_owned(store, owner, keep)
+            _expect(deleted, len(left) - is_kept, "what delete_owned(keep=...) returned in all")
+            kept = [key for key, _ in await store.find(owner)]
+            _expect(kept, [keep] if is_kept else [], "find() after that")
+
+    @_behaviour
+    async def test_delete_owned_counts_live_sessions(
+        self, store: Store, clock: FrozenClock
+    ) -> None:
+        """Neither deleted nor expired ones, nor those that belong to another owner by now."""
+        _skip_without("find", store)
+        owner, moved, record = _owner(), _key(), _record(clock, life=_LIFETIME * 2)
+        deleted, *_ = await self._create_all(store, clock, owner, 3)
+        await store.delete(deleted)
+        await store.create(moved, replace(record, owner=owner))
+        newer = replace(record, owner=_owner(), version=new_version())
+        await store.save(moved, newer, replaces=record.version)
+        clock.advance(_LIFETIME)
+        await self._create_all(store, clock, owner, 2)
+        _expect(await _delete_all_owned(store, owner), 2, "what delete_owned() returned in all")
+        _expect(await store.load(moved), newer, "load() of what belongs to another owner")
+
+    @_behaviour
+    async def test_save_never_brings_back_what_delete_owned_removed(
+        self, store: Store, clock: FrozenClock
+    ) -> None:
+        """As after delete(); the key can be created again, and its new session is listed."""
+        _skip_without("find", store)
+        key, record = _key(), _record(clock, owner=_owner())
+        await store.create(key, record)
+        await _delete_all_owned(store, str(record.owner))
+        late = await store.save(key, _record(clock, owner=record.owner), replaces=record.version)
+        _expect(late, False, "save() after delete_owned()")
+        _expect(await store.load(key), None, "load() after that")
+        again = _record(clock, owner=record.owner)
+        _expect(await store.create(key, again), True, "create() after delete_owned()")
+        _expect(await store.find(str(record.owner)), [(key, again)], "find() after that")
+
+    @_behaviour
+    async def test_delete_owned_leaves_a_session_that_changes_its_owner(
+        self, store: Store, clock: FrozenClock
+    ) -> None:
+        """Checking the owner and removing the record is one step: either the save wins, and the
+        session lives on under its new owner, or it is refused, and the session is gone."""
+        _skip_without("find", store)
+        for place in (0, _CROWD // 2, _CROWD):
+            owner, new_owner = _owner(), _owner()
+            records = {_key(): _record(clock, owner=owner) for _ in range(_CROWD)}
+            for key, record in records.items():
+                await store.create(key, record)
+            calls: list[Coroutine[Any, Any, int]] = [
+                store.save(key, _record(clock, owner=new_owner), replaces=record.version)
+                for key, record in records.items()
+            ]
+            calls.insert(place, _delete_all_owned(store, owner))
+            saved = await asyncio.gather(*calls)
+            deleted = saved.pop(place)
+            alive = [await store.load(key) is not None for key in records]
+            _expect(alive, saved, "which sessions live on, by whether their save() returned True")
+            _expect(deleted, _CROWD - sum(saved), "what delete_owned() returned in all")
+
+    @_behaviour
+    async def test_concurrent_calls_of_delete_owned_share_the_sessions(
+        self, store: Store, clock: FrozenClock
+    ) -> None:
+        """Each session is counted by the call that removed it, and after a 0 none is left."""
+        _skip_without("find", store)
+        owner = _owner()
+        await self._create_all(store, clock, owner, _CROWD)
+        counts = await asyncio.gather(*(_delete_all_owned(store, owner) for _ in range(3)))
+        _expect(sum(counts), _CROWD, "what delete_owned() returned in all")
+        _expect(await store.find(owner), [], "find() after that")
+
+    async def _create_all(
+        self, store: Store, clock: FrozenClock, owner: str | None, count: int
+    ) -> list[str]:
+        keys = [_key() for _ in range(count)]
+        for key in keys:
+            await store.create(key, _record(clock, owner=owner))
+        return keys
+
+
+async def _delete_all_owned(store: Store, owner: str, keep: str | None = None) -> int:
+    deleted = 0
+    while page := await store.delete_owned(owner, keep=keep):
+        deleted += page
+    return deleted
 
 
 def _skip_without(verb: str, store: Store) -> None:

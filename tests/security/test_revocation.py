@@ -240,7 +240,7 @@ async def test_a_revocation_that_fails_halfway_is_an_error_and_can_be_repeated(
 ):
     """It never returns a count; the second call ends the rest."""
     clients = [await signed_in(app) for _ in range(2)]
-    store.hook = failing("delete")
+    store.hook = failing("delete_owned")
     response = await clients[0].post("/password")
     assert response.status_code == 503
     store.hook = pass_on
