@@ -54,7 +54,7 @@ class DataSite(ScriptedSite):
         (key,) = dict.fromkeys(self.store.keys)
         record = await self.store.inner.load(key)
         assert record is not None
-        written = with_json(self.provider, key, record, raw)
+        written = with_json(self.get_session, key, record, raw)
         assert await self.store.inner.save(key, written, replaces=record.version)
 
 
@@ -186,7 +186,7 @@ async def test_data_is_stored_under_field_names() -> None:
         "x",
     ]
     ((key, record),) = (await site.store.records()).items()
-    assert json_of(site.provider, key, record) == b'{"name":"ada","first":"byron","plain":"x"}'
+    assert json_of(site.get_session, key, record) == b'{"name":"ada","first":"byron","plain":"x"}'
 
 
 class Computed(BaseModel):
