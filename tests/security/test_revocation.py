@@ -8,7 +8,7 @@ from fastapi import Depends, HTTPException
 
 from fastapi_async_sessions import Session
 
-from ..apps import Data, browser, cookie_value, set_cookie_kind
+from ..apps import Data, browser, cookie_value, session_records, set_cookie_kind
 from ..doubles import failing, pass_on
 from ..sites import make_sign_in_site
 
@@ -75,12 +75,12 @@ async def is_live(client: Any) -> bool:
     return not (await client.get("/")).json()["new"]
 
 
-async def test_signing_out_ends_the_session_for_every_copy_of_the_cookie(app, store):
+async def test_signing_out_ends_the_session_for_every_copy_of_the_cookie(app, get_session, store):
     """The record is deleted, the cookie is removed, and a copy of it opens no session."""
     client = browser(app)
     copy = cookie_value(await client.post("/sign-in/ada"))
     assert set_cookie_kind(await client.post("/sign-out")) == "removed"
-    assert await store.records() == {}
+    assert await session_records(get_session, store) == {}
     assert not await is_live(browser(app, copy))
 
 
@@ -110,7 +110,7 @@ async def test_a_slow_request_does_not_revive_an_ended_session(app, get_session,
 
     response = await browser(app, copy).post("/slow")
     assert (response.status_code, set_cookie_kind(response)) == (200, None)
-    assert await store.records() == {}
+    assert await session_records(get_session, store) == {}
     assert not await is_live(browser(app, copy))
 
 
