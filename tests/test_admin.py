@@ -471,6 +471,7 @@ async def test_the_index_has_exactly_the_live_sessions(store, get_session, clock
 
 class StoreWithoutFind(MemoryStore):
     find = Store.find
+    delete_owned = Store.delete_owned
 
 
 async def test_a_store_without_find_raises_an_error_that_says_what_to_write():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hmac import digest
 from typing import NoReturn
 
-from pydantic import SecretStr
+from pydantic import SecretBytes, SecretStr
 
 from ..errors import ConfigurationError
 from .tokens import join_parts
@@ -43,7 +43,8 @@ class Keyring:
             raise ConfigurationError(
                 f"secret_key takes one secret, or 2 to {_MAX_SECRETS}, newest first"
             )
-        self._secrets = [_checked(secret) for secret in given]
+        # in a wrapper, so that no error tracker that prints attributes shows them
+        self._secrets = [SecretBytes(_checked(secret)) for secret in given]
         if len(set(self._secrets)) < len(self._secrets):
             raise ConfigurationError("secret_key holds the same secret twice")
 
@@ -54,7 +55,9 @@ class Keyring:
         key (NIST SP 800-108, 7.6).
         """
         salt = join_parts(purpose, *(part.encode() for part in audience))
-        return [digest(secret, salt, hashlib.sha256) for secret in self._secrets]
+        return [
+            digest(secret.get_secret_value(), salt, hashlib.sha256) for secret in self._secrets
+        ]
 
     def __len__(self) -> int:
         return len(self._secrets)
