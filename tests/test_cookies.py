@@ -103,7 +103,7 @@ HEADERS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"persistent": True},
-        "__Host-session={}; Max-Age=3600; Path=/; HttpOnly; Secure; SameSite=Lax",
+        "__Host-session={}; Max-Age=86400; Path=/; HttpOnly; Secure; SameSite=Lax",
     ),
 ]
 EXPIRED = "Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
@@ -121,6 +121,10 @@ def make_cookie_app(get_session: Any) -> FastAPI:
     @app.get("/a/read")
     async def read(session: UserSession) -> int:
         return session.data.count
+
+    @app.get("/a/renew")
+    async def renew(session: UserSession) -> None:
+        session.renew()
 
     @app.get("/a/end")
     async def end(session: UserSession) -> None:
@@ -153,7 +157,7 @@ async def test_the_exact_header_that_sets_the_cookie_and_the_one_that_deletes_it
     assert (raw_set_cookies(headers), body) == ([], b"1")
     _, headers, _ = await call(app, "/a/end", headers=sent(pair))
     (removed,) = raw_set_cookies(headers)
-    aged = header.format("").replace("; Max-Age=3600", "")
+    aged = header.format("").replace("; Max-Age=86400", "")
     assert removed == aged.replace(f"{name}=;", f"{name}=; {EXPIRED};")
 
 
@@ -170,8 +174,9 @@ async def test_a_browser_deletes_the_cookie_of_a_destroyed_session(options: dict
         assert len(client.cookies) == 0
 
 
-async def test_a_persistent_cookie_lives_as_long_as_its_session() -> None:
-    """``Max-Age`` is the time that the session has left; each extension sends it again."""
+async def test_a_persistent_cookie_lives_until_the_absolute_end_of_its_session() -> None:
+    """``Max-Age`` does not say the idle end, which moves: no extension sends the cookie again, and
+    a renewal, which does, says what is left."""
     clock = FrozenClock()
     lifetime = Lifetime(idle=timedelta(minutes=10), absolute=timedelta(minutes=15))
     cookie = CookieConfig(persistent=True)
@@ -181,11 +186,23 @@ async def test_a_persistent_cookie_lives_as_long_as_its_session() -> None:
 
     async with browser(app) as client:
         ages: list[str | None] = []
-        for minutes in (0, 0.5, 5, 5):
-            clock.advance(timedelta(minutes=minutes))
-            headers = session_cookies(await client.get("/a/read" if minutes else "/a/count"))
+        for path in ("/a/count", "/a/read", "/a/count", "/a/renew", "/a/read"):
+            headers = session_cookies(await client.get(path))
             ages.append(headers[0].split("; ")[1] if headers else None)
-    assert ages == ["Max-Age=600", None, "Max-Age=570", "Max-Age=270"]
+            clock.advance(timedelta(minutes=4))
+        assert (await client.get("/a/read")).json() == 0
+    assert ages == ["Max-Age=900", None, None, "Max-Age=180", None]
+
+
+async def test_a_persistent_cookie_without_an_absolute_end_lives_as_long_as_browsers_allow() -> (
+    None
+):
+    """The record decides when the session has ended."""
+    lifetime = Lifetime(idle=timedelta(days=14), absolute=None)
+    cookie = CookieConfig(persistent=True)
+    async with browser(make_cookie_app(make_provider(lifetime=lifetime, cookie=cookie))) as client:
+        (header,) = session_cookies(await client.get("/a/count"))
+    assert "; Max-Age=34560000;" in header
 
 
 @pytest.mark.parametrize(
