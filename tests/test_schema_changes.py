@@ -482,9 +482,9 @@ class Gadget:
 
 
 async def test_a_pickle_in_the_store_is_never_loaded(releases):
-    """Its code does not run, with or without a valid header before it."""
+    """Its code does not run, with or without a valid seal before it."""
     cookies = await releases.stored(First(name="Ada"))
-    for overwrite in (releases.overwrite, releases.overwrite_json):
+    for overwrite in (releases.overwrite_json, releases.overwrite):
         await overwrite(pickle.dumps(Gadget()))
         assert (await read(releases.site(First), cookies))["new"] is True
     assert Gadget.ran is False

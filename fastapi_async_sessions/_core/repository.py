@@ -125,9 +125,10 @@ class Repository(Generic[Model]):
         """The header of a record; None: it is no session of ours."""
         try:
             content = self._content(key, record)
-            return Header.unpack(content)[0] if content else None
+            header = Header.unpack(content)[0] if content else None
         except CorruptBody:
             return None
+        return header if header and self._is_owned(record.owner, header.subject) else None
 
     def _content(self, key: str, record: Record) -> bytes:
         if len(record.body) > MAX_BODY_BYTES:
