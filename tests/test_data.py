@@ -26,7 +26,7 @@ from pydantic import (
     field_validator,
 )
 
-from fastapi_async_sessions import Record, SessionInvalid, SessionTooLarge
+from fastapi_async_sessions import SessionInvalid, SessionTooLarge
 from fastapi_async_sessions._core.codec import Codec
 
 from .apps import (

@@ -406,7 +406,7 @@ class SessionMachine(RuleBasedStateMachine):
         return expected if self.is_live(expected) else None
 
     def ended_by(self, browser: Browser) -> Expected | None:
-        """The session that a sign-out with the browser's cookie ends: with an outdated token too."""
+        """The session that a sign-out with this cookie ends: with an outdated token too."""
         expected = browser.session
         if expected is None or browser.secret not in self.secrets:
             return None

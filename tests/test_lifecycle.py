@@ -200,9 +200,13 @@ STORED: dict[Action, Row] = {
     destroyed: Row(ENDED, ENDED),
     destroyed_not_awaited: Row(ENDED, ENDED),
     destroyed_then_changed: Row(Outcome("sent", "5", "load delete create create"), ENDED),
-    destroyed_not_awaited_then_changed: Row(Outcome("sent", "5", "load delete create create"), ENDED),
+    destroyed_not_awaited_then_changed: Row(
+        Outcome("sent", "5", "load delete create create"), ENDED
+    ),
     renewed_then_destroyed: Row(ENDED, ENDED),
-    destroyed_then_signed_in: Row(Outcome("sent", "0 ada", "load delete create create load"), ENDED),
+    destroyed_then_signed_in: Row(
+        Outcome("sent", "0 ada", "load delete create create load"), ENDED
+    ),
     committed_then_changed: Row(
         Outcome(None, "12 red", "load save save"),
         Outcome(None, "2 red", "load save"),

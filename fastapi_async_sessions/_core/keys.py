@@ -55,9 +55,7 @@ class Keyring:
         key (NIST SP 800-108, 7.6).
         """
         salt = join_parts(purpose, *(part.encode() for part in audience))
-        return [
-            digest(secret.get_secret_value(), salt, hashlib.sha256) for secret in self._secrets
-        ]
+        return [digest(secret.get_secret_value(), salt, hashlib.sha256) for secret in self._secrets]
 
     def __len__(self) -> int:
         return len(self._secrets)
