@@ -28,7 +28,7 @@ from ..errors import ConfigurationError, SignInReason, SignInRequired
 from ..events import SessionEvent
 from ..lifetime import Clock, Lifetime, utc_now
 from ..stores.base import Store
-from .cookies import MAX_COOKIE_AGE, Cookie, CookieConfig
+from .cookies import MAX_COOKIE_AGE, Cookie, CookieConfig, SameSite
 from .jar import SCOPE_KEY, Entry, Jar, shared_cookie
 from .origin import OriginCheck
 from .verifier import CookieVerifier, Rejected, Verified
@@ -117,7 +117,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         super().__init__(Repository(settings))
         self.cookie = Cookie(name, cookie)
         self.verifier = CookieVerifier(keyring, audience=self.cookie.audience)
-        self._samesite = cookie.samesite
+        self._samesite: SameSite = cookie.samesite
         self._origin = OriginCheck(trusted_origins) if check_origin else None
         # FastAPI reads these two for the security scheme in OpenAPI
         self.model = APIKey.model_validate({"in": "cookie", "name": self.cookie.name})
