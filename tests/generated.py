@@ -1,6 +1,6 @@
 """Settings of the tests whose cases hypothesis makes, and JSON values with edits for them.
 
-``HYPOTHESIS_PROFILE=long`` tries fifty times as many cases, and other ones each time.
+``HYPOTHESIS_PROFILE=long`` tries twenty times as many cases, and other ones each time.
 """
 
 import os
@@ -15,7 +15,7 @@ IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 def cases(count: int) -> settings:
     """So many cases by default, the same ones each time."""
     return settings(
-        max_examples=count * 50 if IS_LONG else count,
+        max_examples=count * 20 if IS_LONG else count,
         derandomize=not IS_LONG,
         deadline=None,
         database=None,
