@@ -42,7 +42,7 @@ class SessionNotFound(SessionError):
 class SessionInvalid(SessionError, HTTPException):
     """The session's data does not fit its model, as it was stored or as the route left it.
 
-    ``fields`` are dotted paths into the data. ``problems`` tell more of each, such as
+    ``fields`` are dotted paths into the data. ``problems`` say more of each, such as
     ``"n: expected int, got str"``; neither includes values.
     """
 

@@ -1,13 +1,12 @@
 """A websocket's handler that runs a group of tasks, which the client's disconnection ends."""
 
-from typing import Annotated, Any
-
 import pytest
-from fastapi import Depends, WebSocket, WebSocketDisconnect
+from fastapi import WebSocket, WebSocketDisconnect
 from starlette.testclient import TestClient
 
-from fastapi_async_sessions import MemoryStore
-from tests.apps import make_app, make_provider
+from fastapi_async_sessions import MemoryStore, Session
+from tests.apps import Data, make_provider
+from tests.test_websocket import make_socket_app
 
 
 def raise_in_group(*errors: BaseException) -> BaseException:
@@ -31,23 +30,12 @@ def test_a_group_of_nothing_but_disconnects_is_a_normal_end(
 
 
 def _count_after(error: BaseException) -> int:
-    app, get_session = make_app(), make_provider(MemoryStore())
-    UserSession = Annotated[Any, Depends(get_session)]
-
-    @app.get("/begin")
-    async def begin(session: UserSession) -> None:
-        session.data.count = 1
-
-    @app.get("/count")
-    async def count(session: UserSession) -> int:
-        return session.data.count
-
-    @app.websocket("/ws")
-    async def socket(websocket: WebSocket, session: UserSession) -> None:
+    async def fail(websocket: WebSocket, session: Session[Data]) -> None:
         await websocket.accept()
         session.data.count = 2
         raise error
 
+    app = make_socket_app(make_provider(MemoryStore()), fail)
     with TestClient(app, base_url="https://testserver") as client:
         client.get("/begin")
         with pytest.raises(BaseExceptionGroup), client.websocket_connect("wss://testserver/ws"):

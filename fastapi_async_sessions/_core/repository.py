@@ -74,7 +74,7 @@ class Repository(Generic[Model]):
         self.events = Events(settings.name, settings.on_event)
         self.store = BoundedStore(settings.store, settings.store_timeout, self.events)
         self.codec = Codec(settings.model)
-        self._told: set[str] = set()  # fields of which an event has told that they are unreadable
+        self._reported: set[str] = set()  # unreadable fields that an event has named
         self._queues: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def load(self, key: str, *secret_hashes: bytes) -> LoadedSession[Model] | None:
@@ -140,8 +140,8 @@ class Repository(Generic[Model]):
         if partly is None:
             return None
         fields = ", ".join(self.codec.fields_of(error)) or "data"
-        if fields not in self._told:
-            self._told.add(fields)
+        if fields not in self._reported:
+            self._reported.add(fields)
             self.events.emit("unreadable", stored.key, fields=fields)
         data, unread = partly
         base = self.codec.restored(self.codec.dump(data), unread)

@@ -105,7 +105,7 @@ def parts_of(values: JSON, paths: Iterable[Path]) -> dict[Path, JSON]:
 def place_of(values: JSON, error: Mapping[str, Any], shape: Shape) -> tuple[Path, bool]:
     """The innermost field that an error is about, and whether it is a forbidden key.
 
-    Lists, dicts and unions are one part: only a model tells what a missing field is.
+    Lists, dicts and unions are one part: only a model says what a missing field is.
     """
     location: Path = error["loc"]
     if error["type"] == _FORBIDDEN and _get(values, location) is not _ABSENT:

@@ -548,12 +548,7 @@ class DeleteOwnedLeavesTheVersion(Correct):
             self.records[key] = replace(record, owner=None, expires_at=self.clock())
         return len(page)
 
-    async def save(self, key, record, *, replaces):
-        existing = self.records.get(key)
-        if existing is None or existing.version not in (replaces, record.version):
-            return False
-        self.records[key] = record
-        return True
+    save = SaveRevivesExpired.save
 
 
 @fails("test_delete_owned_leaves_a_session_that_changes_its_owner")

@@ -1,6 +1,5 @@
 """RedisStore over TLS: a proxy that ends it, and Redis itself, with certificates at both ends."""
 
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,20 +9,12 @@ from fastapi_async_sessions.records import Record, new_version
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import StoreContract
 from tests.servers.proxy import Proxy
+from tests.stores.test_redis import opened
 
 # the servers of the wheels were built without TLS
 speaks_tls = pytest.mark.debian("redis-server")
 
 KEY = "a" * 64
-
-
-@asynccontextmanager
-async def opened(url, **options):
-    store = RedisStore.from_url(url, **options)
-    try:
-        yield store
-    finally:
-        await store.aclose()
 
 
 def record():
