@@ -16,8 +16,9 @@ from .releases import REDIS, Release
 from .waits import until
 
 SLOTS = 16384
-_READY_WITHIN = 20.0
+_READY_WITHIN = 60.0
 _NODE_TIMEOUT = 1000  # milliseconds until a silent node is given up
+_PATIENT = 60_000
 
 
 class RedisCluster:
@@ -51,6 +52,11 @@ class RedisCluster:
     def stop(self) -> None:
         for node in self.nodes:
             node.stop()
+
+    def be_patient(self) -> None:
+        """Give up no node that is silent for seconds, as on a busy machine it may be."""
+        for node in self.nodes:
+            node.command("CONFIG", "SET", "cluster-node-timeout", _PATIENT)
 
     def flush(self) -> None:
         for node in self.nodes:
@@ -173,7 +179,8 @@ def redis_cluster(
     with ExitStack() as stack:
         cluster = RedisCluster(tmp_path_factory.mktemp("cluster"), release=redis_release)
         stack.callback(cluster.stop)
-        yield cluster.start()
+        cluster.start().be_patient()
+        yield cluster
 
 
 @pytest.fixture
