@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from datetime import datetime
 from types import TracebackType
 from typing import Any
 
@@ -87,11 +88,19 @@ class Store(ABC):
         """Remove expired records and return their number; 0 where the server removes them."""
         return 0
 
+    async def count_expired(self) -> int | None:
+        """Return the number of records that ``purge`` would remove; None if it is not known."""
+        return None
+
     async def clear(self) -> None:
         """Remove every record of this store, and nothing else."""
         raise ConfigurationError(
             f"{type(self).__name__} cannot be cleared: write clear() to use it"
         )
+
+    async def server_time(self) -> datetime | None:
+        """Return the time of the server's clock, in UTC; None if the store has no such clock."""
+        return None
 
     async def open(self) -> None:
         """Prepare for use; ``lifespan`` calls it once, before the first request."""

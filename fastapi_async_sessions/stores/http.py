@@ -4,7 +4,8 @@ import asyncio
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address
 from typing import TypeVar
@@ -108,6 +109,13 @@ class HTTPStore(Store):
     async def purge(self) -> int:
         reply = await self._request("POST", "/purge", within=_MAINTENANCE_TIMEOUT)
         return _parse(COUNT, reply).count
+
+    async def server_time(self) -> datetime | None:
+        """Return the ``Date`` of the service's answer, which counts whole seconds."""
+        reply = await self._request("GET", _path("0" * 64))
+        with suppress(ValueError):
+            return parsedate_to_datetime(reply.headers.get("Date", "")).astimezone(UTC)
+        return None
 
     async def clear(self) -> None:
         await self._request("DELETE", "/sessions", within=_MAINTENANCE_TIMEOUT)

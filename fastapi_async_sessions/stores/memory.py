@@ -95,6 +95,9 @@ class MemoryStore(Store):
             self._drop(key)
         return len(expired)
 
+    async def count_expired(self) -> int:
+        return len(self._records) - await self.count()
+
     async def clear(self) -> None:
         self._records.clear()
         self._keys.clear()

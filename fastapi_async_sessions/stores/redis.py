@@ -6,11 +6,11 @@ import os
 import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
 from itertools import chain
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from ..errors import ConfigurationError, StoreUnavailable
 from ..lifetime import Clock, utc_now
@@ -175,6 +175,16 @@ class RedisStore(Store):
         ours = re.compile(rf"{re.escape(self._prefix)}:[0-9a-f]{{64}}".encode())
         names = self._client.scan(f"{self._prefix}:*")
         return sum([1 async for name in names if ours.fullmatch(name)])
+
+    async def count_expired(self) -> int:
+        return 0  # Redis removes them
+
+    async def server_time(self) -> datetime:
+        answer = await self._client.command("TIME")
+        if isinstance(answer, dict):  # in a cluster every node answers
+            answer = next(iter(cast(dict[str, Any], answer).values()))
+        seconds, microseconds = map(int, answer)
+        return from_microseconds(seconds * 1_000_000 + microseconds)
 
     async def clear(self) -> None:
         ours = re.compile(rf"{re.escape(self._prefix)}:(owner:)?[0-9a-f]{{64}}".encode())

@@ -5,7 +5,8 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Self, TypeVar
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 from ..errors import ConfigurationError, StoreUnavailable
 from ..lifetime import Clock, utc_now
@@ -178,15 +179,29 @@ class SQLStore(Store):
                 return purged
             await asyncio.sleep(time.monotonic() - started)
 
+    async def count_expired(self) -> int:
+        ((expired,),) = await self._rows(self._statements.count_expired, now=self._now())
+        return int(expired)
+
+    async def server_time(self) -> datetime | None:
+        if self._engine.dialect.name == "sqlite":
+            return None  # it runs in this process
+        ((now,),) = await self._rows(select(func.clock_timestamp()))
+        return cast(datetime, now).astimezone(UTC)
+
     async def clear(self) -> None:
         await self._count(delete(self.table))
+
+    async def create_table(self) -> None:
+        """Create the table with its indexes; what exists stays as it is."""
+        await self._count(CreateTable(self.table, if_not_exists=True))
+        for index in self.table.indexes:
+            await self._count(CreateIndex(index, if_not_exists=True))
 
     async def open(self) -> None:
         """Create the table if that was asked for, and check that it can be read."""
         if self._create_table:
-            await self._count(CreateTable(self.table, if_not_exists=True))
-            for index in self.table.indexes:
-                await self._count(CreateIndex(index, if_not_exists=True))
+            await self.create_table()
         await self.load("0" * 64)
 
     async def aclose(self) -> None:
@@ -289,6 +304,7 @@ class _Statements(NamedTuple):
     find: Executable
     delete_owned: Executable
     count_live: Executable
+    count_expired: Executable
     purge: Executable
 
 
@@ -301,6 +317,7 @@ def _statements(table: Table, dialect: str) -> _Statements:
         find=_find(table),
         delete_owned=_delete_owned(table, dialect),
         count_live=select(func.count()).select_from(table).where(_is_not_expired(table)),
+        count_expired=select(func.count()).select_from(table).where(~_is_not_expired(table)),
         purge=_purge(table, dialect),
     )
 

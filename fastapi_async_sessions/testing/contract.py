@@ -385,7 +385,10 @@ class StoreContract:
     async def test_purge_removes_expired_records_only(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """It returns their number, or 0 when the server removes expired records by itself."""
+        """It returns their number, or 0 when the server removes expired records by itself.
+
+        A store that implements ``count_expired`` knows that number beforehand.
+        """
         expired, live = [_key() for _ in range(3)], [_key() for _ in range(3)]
         for key in expired:
             await store.create(key, _record(clock))
@@ -393,8 +396,11 @@ class StoreContract:
         for key in live:
             await store.create(key, kept)
         clock.advance(_LIFETIME * 2)
+        expected: object = await store.count_expired()
         purged: object = await store.purge()
         _expect(type(purged), int, "the type of what purge() returns")
+        if expected is not None:
+            _expect(expected, purged, "what count_expired() returned before purge()")
         _expect([await store.load(key) for key in live], [kept] * 3, "live records after purge()")
         _expect(
             [await store.load(key) for key in expired], [None] * 3, "expired ones after purge()"

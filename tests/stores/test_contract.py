@@ -704,6 +704,12 @@ class PurgeOnlyCounts(Correct):
         return sum(not self.is_live(record) for record in self.records.values())
 
 
+@fails("test_purge_removes_expired_records_only")
+class CountsLiveRecordsAsExpired(Correct):
+    async def count_expired(self):
+        return len(self.records)
+
+
 @fails("test_clear_removes_every_record")
 class ClearDoesNothing(Correct):
     async def clear(self):
