@@ -114,14 +114,16 @@ class SessionAdmin(Generic[Model]):
             return 0
         limit = repository.settings.commit_timeout.total_seconds()
         try:
-            async with asyncio.timeout(limit):
-                return await self._revoke_all(subject, keep)
+            async with asyncio.timeout(limit) as bound:
+                return await self._revoke_all(subject, keep, bound)
         except TimeoutError:
             reason = f"not all sessions of the subject were deleted within {limit:g} seconds"
         repository.events.emit("store_error", reason=reason)
         raise StoreUnavailable(reason)
 
-    async def _revoke_all(self, subject: str, keep: Session[Any] | None) -> int:
+    async def _revoke_all(
+        self, subject: str, keep: Session[Any] | None, bound: asyncio.Timeout
+    ) -> int:
         repository = self.repository
         revocation = await begin_revocation(repository, subject)
         kept, count = None, 0
@@ -133,6 +135,9 @@ class SessionAdmin(Generic[Model]):
             owner = repository.owner(subject)
             while page := await repository.store.delete_owned(owner, keep=kept):
                 count += page
+                # a driver may lose a cancellation: on Python 3.11 asyncio.wait_for() does
+                if asyncio.get_running_loop().time() >= (bound.when() or 0):
+                    raise TimeoutError
         finally:
             if count:
                 repository.events.emit("revoked", count=str(count))

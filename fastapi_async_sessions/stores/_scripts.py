@@ -152,21 +152,25 @@ end
 """,
 )
 
-# Deletes a session if it belongs to the owner. Either way it is not in the index afterwards.
-DELETE_OWNED = Script(
+# Answers whether a session is live and belongs to the owner, and drops its entry if not. With
+# "delete" a session that does is deleted, and its entry dropped as well.
+CHECK_OWNER = Script(
     _LIVE_VERSION,
     _HEAD,
     r"""
-local function operation(key, index, now, owner)
+local function operation(key, index, condition, owner)
+  local now, verb = string.match(condition, '^(%d+) (%a+)$')
   local head = read_head(key)
-  local is_owned = live_version(head, now) and owner_of(head) == owner
-  if is_owned then
+  local stays = live_version(head, now) and owner_of(head) == owner
+  local answer = stays and 1 or 0
+  if stays and verb == 'delete' then
     redis.call('DEL', key)
+    stays = false
   end
-  if index ~= key then
+  if index ~= key and not stays then
     redis.call('ZREM', index, string.sub(key, -64))
   end
-  return is_owned and 1 or 0
+  return answer
 end
 """,
 )

@@ -1,13 +1,13 @@
 """Sessions in the memory of one process."""
 
+import asyncio
 import logging
 import os
 import re
 import sys
+from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
-from collections.abc import Iterator
 from datetime import datetime
-from heapq import nlargest, nsmallest
 
 from ..errors import ConfigurationError
 from ..lifetime import Clock, utc_now
@@ -33,7 +33,8 @@ class MemoryStore(Store):
         self._max_sessions = max_sessions
         self._clock = clock
         self._records: OrderedDict[str, Record] = OrderedDict()
-        self._keys: dict[str, set[str]] = {}
+        # of each owner, the first to expire first
+        self._entries: dict[str, list[tuple[datetime, str]]] = {}
         self._creates_until_purge = _PURGE_EVERY
 
     async def open(self) -> None:
@@ -75,13 +76,14 @@ class MemoryStore(Store):
         return existed
 
     async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
-        return nlargest(limit, self._owned(owner), key=_expires_at)
+        latest = self._live_entries(owner)[: -limit - 1 : -1]
+        return [(key, self._records[key]) for _, key in latest]
 
     async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
-        others = (found for found in self._owned(owner) if found[0] != keep)
-        page = nsmallest(_PAGE, others, key=_expires_at)
-        for key, _ in page:
+        page = [key for _, key in self._live_entries(owner)[: _PAGE + 1] if key != keep][:_PAGE]
+        for key in page:
             self._drop(key)
+        await asyncio.sleep(0)  # other tasks run between the calls of one that repeats this
         return len(page)
 
     async def count(self) -> int:
@@ -100,29 +102,28 @@ class MemoryStore(Store):
 
     async def clear(self) -> None:
         self._records.clear()
-        self._keys.clear()
+        self._entries.clear()
 
     def _live(self, key: str) -> Record | None:
         record = self._records.get(key)
         return record if record is not None and record.expires_at > self._clock() else None
 
-    def _owned(self, owner: str) -> Iterator[tuple[str, Record]]:
-        now = self._clock()
-        records = ((key, self._records[key]) for key in self._keys.get(owner, ()))
-        return (found for found in records if found[1].expires_at > now)
+    def _live_entries(self, owner: str) -> list[tuple[datetime, str]]:
+        entries = self._entries.get(owner, [])
+        return entries[bisect_right(entries, self._clock(), key=lambda entry: entry[0]) :]
 
     def _put(self, key: str, record: Record) -> None:
         self._records[key] = record
         if record.owner is not None:
-            self._keys.setdefault(record.owner, set()).add(key)
+            insort(self._entries.setdefault(record.owner, []), (record.expires_at, key))
 
     def _drop(self, key: str) -> None:
         record = self._records.pop(key, None)
         if record is not None and record.owner is not None:
-            keys = self._keys[record.owner]
-            keys.discard(key)
-            if not keys:
-                del self._keys[record.owner]
+            entries = self._entries[record.owner]
+            del entries[bisect_left(entries, (record.expires_at, key))]
+            if not entries:
+                del self._entries[record.owner]
 
     async def _make_room(self) -> None:
         # purging once for as many creates as there are records is O(1) per create, amortized
@@ -132,7 +133,3 @@ class MemoryStore(Store):
             self._creates_until_purge = max(_PURGE_EVERY, len(self._records))
         if len(self._records) >= self._max_sessions:
             self._drop(next(iter(self._records)))
-
-
-def _expires_at(found: tuple[str, Record]) -> datetime:
-    return found[1].expires_at

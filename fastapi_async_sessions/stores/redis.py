@@ -18,9 +18,9 @@ from ..records import Record, from_microseconds, to_microseconds
 from ._batcher import Batcher
 from ._scripts import (
     ADD_TO_INDEX,
+    CHECK_OWNER,
     CREATE,
     DELETE,
-    DELETE_OWNED,
     REFUSED,
     SAVE,
     SAVED_NEW_HEAD,
@@ -41,6 +41,7 @@ except ImportError:
     ) from None
 
 _Item = TypeVar("_Item")
+_Words = str | tuple[Any, ...]
 
 logger = logging.getLogger("fastapi_async_sessions")
 
@@ -59,11 +60,11 @@ class RedisStore(Store):
     live sessions, or the index of a user's sessions. A failover may lose the last writes, including
     a logout: ``min-replicas-to-write`` limits how many more of them an isolated master accepts.
 
-    The user of the client needs these rights on the keys of its prefix, beside those of any
-    connection; ``scan`` only for ``count`` and ``clear``::
+    The user of the client needs these rights, and ``scan`` for ``count`` and ``clear`` alone::
 
-        ACL SETUSER app on >password ~sessions:* +@connection +cluster +get +getrange +mget +set
-            +del +zadd +zrem +zrange +zrevrange +zremrangebyscore +pexpire +eval +evalsha +scan
+        ACL SETUSER app on >password ~sessions:* +@connection +cluster
+            +get +getrange +mget +exists +set +del +pexpire +eval +evalsha +scan
+            +zadd +zrem +zrange +zrevrange +zremrangebyscore
 
     Raises:
         ConfigurationError: the client is none of these or decodes responses, or the prefix has
@@ -145,31 +146,24 @@ class RedisStore(Store):
         return bool(was_live)
 
     async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
-        index, found = self._index(owner), dict[str, Record]()
         while True:
-            words = ("ZREVRANGE", index, 0, limit + _PAGE - 1)
+            words = ("ZREVRANGE", self._index(owner), 0, limit + _PAGE - 1)
             keys = [member.decode() for member in await self._client.command(*words)]
-            stale: list[str] = []
-            for chunk in _chunks([key for key in keys if key not in found]):
-                if len(found) >= limit:
-                    break
-                live = await self._load_owned(chunk, owner)
-                stale += [key for key in chunk if key not in live]
-                found |= live
-            if not stale:
+            found = await self._load_owned(keys[:limit], owner)
+            # where some have ended, the window moves on to others; all of it is checked at once
+            if len(found) == len(keys[:limit]) or await self._check(keys, owner) == keys:
                 break
-            found |= await self._drop_entries(stale, owner)
-        return sorted(found.items(), key=lambda item: item[1].expires_at, reverse=True)[:limit]
+        return sorted(found.items(), key=lambda item: item[1].expires_at, reverse=True)
 
     async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
-        index, deleted = self._index(owner), 0
-        while not deleted:
-            members = await self._client.command("ZRANGE", index, 0, _PAGE - 1)
+        words = ("ZRANGE", self._index(owner), 0, _PAGE - 1)
+        while True:
+            members = await self._client.command(*words)
             keys = [key for key in (member.decode() for member in members) if key != keep]
             if not keys:
                 return 0
-            deleted = await self._delete_all(keys, owner)
-        return deleted
+            if deleted := await self._check(keys, owner, "delete"):
+                return len(deleted)
 
     async def count(self) -> int:
         ours = re.compile(rf"{re.escape(self._prefix)}:[0-9a-f]{{64}}".encode())
@@ -230,42 +224,44 @@ class RedisStore(Store):
         index = self._index(record.owner)
         await self._client.run(ADD_TO_INDEX, index, index, key, f"{expires_at} {now}")
 
-    async def _drop_entries(self, keys: Sequence[str], owner: str) -> dict[str, Record]:
-        """Remove keys from the index of an owner, and return those that belong to it again.
+    async def _check(self, keys: Sequence[str], owner: str, verb: str = "check") -> list[str]:
+        """Return the keys of live sessions of the owner; its index loses the others.
 
-        A session that was given to this owner since we looked may just have lost its new entry.
-        Records are written before entries, so its record can be loaded by now.
+        With "delete" those sessions are deleted, and the index loses all of these keys.
         """
-        await self._client.command("ZREM", self._index(owner), *keys)
-        returned: dict[str, Record] = {}
-        for chunk in _chunks(keys):
-            returned |= await self._load_owned(chunk, owner)
-        for key, record in returned.items():
-            await self._add_to_index(key, record)
-        return returned
-
-    async def _delete_all(self, keys: Sequence[str], owner: str) -> int:
-        """Delete those sessions that belong to the owner, and drop all keys from its index."""
-        index, now = self._index(owner), str(to_microseconds(self._clock()))
+        condition = f"{to_microseconds(self._clock())} {verb}"
+        index = None if self._client.is_cluster else self._index(owner)
         names = [self._name(key) for key in keys]
-        if not self._client.is_cluster:
-            operations = [(name, index, now, owner) for name in names]
-            return sum(await self._client.run_many(DELETE_OWNED, operations))
         answers = await self._client.run_many(
-            DELETE_OWNED, [(name, name, now, owner) for name in names]
+            CHECK_OWNER, [(name, index or name, condition, owner) for name in names]
         )
-        deleted = [key for key, answer in zip(keys, answers, strict=True) if answer]
-        if deleted:
-            await self._client.command("ZREM", index, *deleted)
-        if stale := [key for key, answer in zip(keys, answers, strict=True) if not answer]:
-            await self._drop_entries(stale, owner)
-        return len(deleted)
+        owned = [key for key, answer in zip(keys, answers, strict=True) if answer]
+        if self._client.is_cluster:
+            stale = [key for key, answer in zip(keys, answers, strict=True) if not answer]
+            await self._drop_entries(keys if verb == "delete" else stale, stale, owner)
+        return owned
+
+    async def _drop_entries(self, keys: Sequence[str], stale: Sequence[str], owner: str) -> None:
+        """Remove keys from an index that is on another node than their records.
+
+        A stale one may have been given to this owner again since we looked, and just have lost its
+        new entry. Records are written before entries, so its record can be loaded by now.
+        """
+        if keys:
+            await self._client.command("ZREM", self._index(owner), *keys)
+        names = {self._name(key): key for key in stale}
+        existing = [names[name] for name in await self._client.existing(list(names))]
+        for key, record in (await self._load_owned(existing, owner)).items():
+            await self._add_to_index(key, record)
 
     async def _load_owned(self, keys: Sequence[str], owner: str) -> dict[str, Record]:
         """Return those sessions that are live and belong to the owner."""
-        values = await self._client.get_many([self._name(key) for key in keys])
-        loaded = {key: self._read(key, value) for key, value in zip(keys, values, strict=True)}
-        return {key: record for key, record in loaded.items() if record and record.owner == owner}
+        found: dict[str, Record] = {}
+        for chunk in _chunks(keys):
+            values = await self._client.get_many([self._name(key) for key in chunk])
+            loaded = {key: self._read(key, value) for key, value in zip(chunk, values, strict=True)}
+            found |= {key: record for key, record in loaded.items() if record}
+        return {key: record for key, record in found.items() if record.owner == owner}
 
 
 class _BatchingClient:
@@ -288,7 +284,12 @@ class _BatchingClient:
     async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
         if not self.is_cluster:
             return await self._read(list(names))
-        return [value for (value,) in await self._pipeline([("MGET", name) for name in names])]
+        return [value for (value,) in _checked_answers(await self._pipeline("MGET", names))]
+
+    async def existing(self, names: Sequence[str]) -> list[str]:
+        """Return those names that a cluster has."""
+        answers = _checked_answers(await self._pipeline("EXISTS", names))
+        return [name for name, exists in zip(names, answers, strict=True) if exists]
 
     async def run(self, script: Script, *operation: *Operation) -> Any:
         """Run one operation of a script and return its answer."""
@@ -304,23 +305,23 @@ class _BatchingClient:
     async def run_many(self, script: Script, operations: Sequence[Operation]) -> list[Any]:
         """Run operations of a script and return their answers, or raise the error of one."""
         if not self.is_cluster:
-            answers = await self._run_all(script, list(operations))
-        else:
-            # EVAL and not EVALSHA: in a pipeline a node that does not know the script is too late
-            calls = [("EVAL", script.text, 2, *operation) for operation in operations]
-            answers = [answer for (answer,) in await self._pipeline(calls)]
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise _unavailable(answer)
-        return answers
+            return _checked_answers(await self._run_all(script, list(operations)))
+        calls = [(2, *operation) for operation in operations]
+        answers = await self._pipeline(("EVALSHA", script.sha), calls)
+        # a node may not know the script yet
+        unknown = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        again = await self._pipeline(("EVAL", script.text), [calls[at] for at in unknown])
+        for at, answer in zip(unknown, again, strict=True):
+            answers[at] = answer
+        return _checked_answers([answer for (answer,) in _checked_answers(answers)])
 
-    async def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Send commands to the nodes of a cluster, to each of them its own at once."""
+    async def _pipeline(self, command: _Words, arguments: Sequence[_Words]) -> list[Any]:
+        """Send a command to the nodes of a cluster, to each of them with its own arguments."""
+        pipeline = self._redis.pipeline()
+        for each in arguments:
+            pipeline.execute_command(*_words(command), *_words(each))
         with _translated:
-            pipeline = self._redis.pipeline()
-            for words in commands:
-                pipeline.execute_command(*words)
-            return list(await pipeline.execute())
+            return list(await pipeline.execute(raise_on_error=False)) if arguments else []
 
     async def command(self, *words: Any) -> Any:
         with _translated:
@@ -396,6 +397,17 @@ class _Batchers(NamedTuple):
 
     reads: Batcher[str, bytes | None]
     scripts: dict[Script, Batcher[Operation, Any]]
+
+
+def _words(words: _Words) -> tuple[Any, ...]:
+    return (words,) if isinstance(words, str) else words
+
+
+def _checked_answers(answers: list[Any]) -> list[Any]:
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise _unavailable(answer)
+    return answers
 
 
 def _chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import importlib
 import logging
+import re
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -189,22 +190,50 @@ async def test_find_removes_stale_entries_from_the_index(store, redis_client):
     assert await redis_client.exists(index_of("ada")) == 0
 
 
-async def test_find_keeps_a_session_that_returns_to_the_owner_meanwhile(redis_url, redis_client):
-    """Its entry is new although the one that find() saw was stale."""
+@pytest.mark.parametrize("verb", ["find", "delete_owned"])
+async def test_a_session_that_returns_to_its_owner_meanwhile_keeps_its_entry(redis_cluster, verb):
+    """In a cluster, where a record and its entry are written and removed by two commands."""
+    redis_cluster.flush()
     first, second, third = record(owner="ada"), record(owner="bob"), record(owner="ada")
+    client = RedisCluster(startup_nodes=redis_cluster.startup_nodes)
+    store, interrupted = RedisStore(client), RedisStore(client)
+    send = interrupted._client.command
 
-    class Interrupted(Redis):
-        async def execute_command(self, *words, **options):
-            if words[0] == "ZREM":
-                assert await store.save(KEY, third, replaces=second.version)
-            return await super().execute_command(*words, **options)
+    async def interrupt(*words):
+        if words[0] == "ZREM":
+            assert await store.save(KEY, third, replaces=second.version)
+            interrupted._client.command = send
+        return await send(*words)
 
-    store = RedisStore(redis_client)
+    interrupted._client.command = interrupt
     await store.create(KEY, first)
     await store.save(KEY, second, replaces=first.version)
-    async with Interrupted.from_url(redis_url) as client:
-        assert await RedisStore(client).find("ada") == [(KEY, third)]
-    assert await store.find("ada") == [(KEY, third)]
+    if verb == "find":
+        assert await interrupted.find("ada") == [(KEY, third)]
+        assert await store.find("ada") == [(KEY, third)]
+    else:
+        assert await interrupted.delete_owned("ada") == 1
+        assert await store.find("ada") == []
+        assert await store.load(KEY) is None
+    await client.aclose()
+
+
+@pytest.mark.parametrize("kind", ["one server", "cluster"])
+async def test_an_index_does_not_grow_with_sessions_that_have_ended(kind, request):
+    """A sign-out takes its entry along, so that a list is as long as the sessions that it has."""
+    if kind == "one server":
+        client = Redis.from_url(request.getfixturevalue("redis_url"))
+    else:
+        cluster = request.getfixturevalue("redis_cluster")
+        cluster.flush()
+        client = RedisCluster(startup_nodes=cluster.startup_nodes)
+    store = RedisStore(client)
+    await store.create(KEY, record(owner="ada"))
+    for number in range(300):
+        await store.create(f"{number:064x}", record(owner="ada"))
+        assert await store.delete(f"{number:064x}")
+    assert await client.zrange(index_of("ada"), 0, -1) == [KEY.encode()]
+    await client.aclose()
 
 
 async def test_extending_a_session_restores_its_index_entry(store, redis_client):
@@ -270,6 +299,43 @@ async def test_clear_removes_only_keys_of_the_store(store, redis_client):
         await redis_client.set(name, "kept")
     await store.clear()
     assert set(await redis_client.keys()) == others
+
+
+@pytest.mark.parametrize("kind", ["one server", "cluster"])
+async def test_the_documented_rights_suffice(kind, start_redis, redis_cluster):
+    """Those of the class docstring, for every verb, and no others."""
+    documented = re.search(r"ACL SETUSER (.*?)\n\n", RedisStore.__doc__, re.DOTALL)
+    rule = documented[1].split()
+    if kind == "one server":
+        servers = [start_redis()]
+        client = Redis(port=servers[0].port, username="app", password="password")
+    else:
+        redis_cluster.flush()
+        servers = redis_cluster.nodes
+        nodes = redis_cluster.startup_nodes
+        client = RedisCluster(startup_nodes=nodes, username="app", password="password")
+    for server in servers:
+        server.command("ACL", "SETUSER", *rule)
+    try:
+        store, first = RedisStore(client), record(owner="ada")
+        await store.open()
+        assert await store.create(KEY, first)
+        assert await store.save(KEY, record(owner="ada", life=HOUR * 2), replaces=first.version)
+        assert await store.load(KEY) is not None
+        assert await store.delete(KEY)
+        for _ in range(2):
+            await store.create(KEY, record(owner="ada"))
+            await store.create(OTHER, record(owner="ada"))
+            if kind == "one server":
+                servers[0].command("DEL", f"sessions:{OTHER}")
+            assert KEY in [key for key, _ in await store.find("ada")]
+            assert await store.count() > 0
+            assert await store.delete_owned("ada") > 0
+        await store.clear()
+    finally:
+        await client.aclose()
+        for server in servers:
+            server.command("ACL", "DELUSER", "app")
 
 
 # what it costs
