@@ -269,6 +269,19 @@ async def test_sessions_work_while_the_application_uses_all_its_connections(url)
         assert await store.create(KEY, a_record())
 
 
+async def test_sessions_that_are_being_written_are_deleted_with_their_owner(postgres_url):
+    """PostgreSQL waits for their locks: left out, they would be taken for the last."""
+    async with opened(postgres_url) as store:
+        await store.create(KEY, a_record())
+        async with store._engine.connect() as connection:
+            connection = await connection.execution_options(isolation_level="READ COMMITTED")
+            await connection.execute(select(store.table).with_for_update())
+            deletion = asyncio.create_task(store.delete_owned("user:42"))
+            await asyncio.wait({deletion}, timeout=0.3)
+            await connection.rollback()
+        assert await deletion == 1
+
+
 async def test_many_calls_share_one_connection(url):
     """A call needs one connection, and never waits for a second one while it holds it."""
     async with an_engine(url, pool_size=1, max_overflow=0) as engine:
