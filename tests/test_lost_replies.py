@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastapi_async_sessions.records import Record, includes_write, new_version
@@ -24,6 +24,8 @@ def test_a_version_remembers_the_24_writes_before_it(writes: int) -> None:
 
 
 @given(st.text("ab.-_", max_size=600))
+@example("x" * 498)
+@example(".".join(["y" * 40] * 24))
 def test_a_version_has_at_most_512_characters(before: str) -> None:
     """Whatever it replaces; the earliest writes are left out, never a part of a name."""
     version = new_version(before)

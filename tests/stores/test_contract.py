@@ -793,8 +793,9 @@ class TestInheritedDeleteOwned(StoreContract):
 
     class Finding(Smallest):
         async def find(self, owner, limit=100):
-            await asyncio.sleep(0)
-            return await self.inner.find(owner, limit)
+            found = await self.inner.find(owner, limit)
+            await asyncio.sleep(0)  # others write before the answer is there
+            return found
 
     def make_store(self, clock):
         return self.Finding(clock)
