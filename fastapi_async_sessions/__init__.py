@@ -24,6 +24,7 @@ from .errors import (
     SessionInvalid,
     SessionNotFound,
     SessionTooLarge,
+    SignInRequired,
     StoreUnavailable,
 )
 from .events import SessionEvent
@@ -53,6 +54,7 @@ __all__ = [
     "SessionProvider",
     "SessionRoute",
     "SessionTooLarge",
+    "SignInRequired",
     "Store",
     "StoreUnavailable",
     "StoredSession",

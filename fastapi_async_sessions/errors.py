@@ -2,6 +2,7 @@
 
 SessionError
 ├── ConfigurationError   a mistake in the program, raised as soon as it is made
+├── SignInRequired       401  the request brings no session, or nobody is signed in
 ├── SessionClosed        the session was used after its request, or no cookie can be set
 ├── SessionNotFound      no live session has this key (``open``)
 ├── SessionInvalid       500  the data does not fit the model
@@ -14,9 +15,19 @@ that status, and an application can register a handler for each. A missing, expi
 malformed cookie is not an error: the request gets a new session.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from starlette.exceptions import HTTPException
+
+SignInReason = Literal["no_session", "ended", "anonymous", "too_old"]
+
+_SIGN_IN: Mapping[SignInReason, str] = {
+    "no_session": "No session.",
+    "ended": "Your session has ended. Please sign in again.",
+    "anonymous": "Not signed in.",
+    "too_old": "Please sign in again.",
+}
 
 
 class SessionError(Exception):
@@ -25,6 +36,20 @@ class SessionError(Exception):
 
 class ConfigurationError(SessionError):
     """A mistake in the program or its configuration, which every request would meet."""
+
+
+class SignInRequired(SessionError, HTTPException):
+    """The request brings no live session, or no recent enough sign-in, and the route requires it.
+
+    Attributes:
+        reason: ``"no_session"``; ``"ended"``: the cookie is well signed, but its session is gone;
+            ``"anonymous"``: nobody is signed in; ``"too_old"``: the sign-in was longer ago than the
+            route allows.
+    """
+
+    def __init__(self, reason: SignInReason) -> None:
+        self.reason = reason
+        HTTPException.__init__(self, 401, _SIGN_IN[reason], {"WWW-Authenticate": "APIKey"})
 
 
 class SessionClosed(SessionError):

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 logger = logging.getLogger("fastapi_async_sessions")
 
@@ -12,16 +12,20 @@ EventKind = Literal[
     "renewed",
     "extended",
     "destroyed",
+    "signed_in",
+    "signed_out",
     "revoked",
-    "expired",
-    "conflict",
+    "missing",
+    "outdated_token",
+    "cookie_withheld",
     "ended_elsewhere",
-    "bad_signature",
-    "ambiguous_cookie",
+    "conflict",
     "unreadable",
     "corrupt",
-    "store_error",
+    "bad_signature",
+    "ambiguous_cookie",
     "origin_rejected",
+    "store_error",
 ]
 
 _LEVELS: Mapping[EventKind, int] = {
@@ -29,14 +33,18 @@ _LEVELS: Mapping[EventKind, int] = {
     "renewed": logging.DEBUG,
     "extended": logging.DEBUG,
     "destroyed": logging.DEBUG,
-    "expired": logging.DEBUG,
-    "store_error": logging.ERROR,
+    "missing": logging.DEBUG,
     "unreadable": logging.ERROR,
-    "corrupt": logging.ERROR,
     "bad_signature": logging.WARNING,
     "ambiguous_cookie": logging.WARNING,
     "origin_rejected": logging.WARNING,
+    "corrupt": logging.ERROR,
+    "store_error": logging.ERROR,
 }
+
+# a template for each kind: error trackers group log records by their template.
+# %r: a line break in a fact must not start a line of its own (ASVS 16.4.1)
+_TEMPLATES: Mapping[str, str] = {kind: f"{kind}: session %r" for kind in get_args(EventKind)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +74,7 @@ class Events:
     def emit(self, kind: EventKind, key: str | None = None, **facts: str) -> None:
         """Log an event and call the hook with it."""
         event = SessionEvent(kind, self._provider, key, facts)
-        # %r: a line break in a fact must not start a line of its own (ASVS 16.4.1)
-        logger.log(_LEVELS.get(kind, logging.INFO), "%s: session %r", kind, event)
+        logger.log(_LEVELS.get(kind, logging.INFO), _TEMPLATES[kind], event)
         if self._hook is None:
             return
         try:

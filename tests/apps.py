@@ -8,7 +8,11 @@ import httpx
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from fastapi_async_sessions import MemoryStore, SessionProvider, SessionRoute, Store
+from fastapi_async_sessions import MemoryStore, Record, SessionProvider, SessionRoute, Store
+from fastapi_async_sessions._core.header import Header
+from fastapi_async_sessions.records import new_version
+
+from .doubles import SpyStore
 
 SECRET = "a-secret-of-the-tests-0123456789-abcdefghij"
 OLDER_SECRET = "an-older-one-of-the-tests-9876543210-zyxwvu"
@@ -31,6 +35,36 @@ def make_provider(store: Store | None = None, model: Any = Data, **options: Any)
     return SessionProvider(
         model, **{"store": store or MemoryStore(), "secret_key": SECRET, **options}
     )
+
+
+def with_json(get_session: Any, key: str, record: Record, raw: bytes) -> Record:
+    """The record with other data, sealed as the provider would seal it."""
+    seal = get_session.repository.seal
+    content = seal.open(key, record.owner, record.body)
+    header, _ = Header.unpack(content)
+    body = seal.close(key, record.owner, header.pack() + raw)
+    return Record(body, new_version(), record.owner, record.expires_at)
+
+
+def json_of(get_session: Any, key: str, record: Record) -> bytes:
+    """The data of a record as it is stored."""
+    _, raw = Header.unpack(get_session.repository.seal.open(key, record.owner, record.body))
+    return raw
+
+
+def has_ended(get_session: Any, key: str, record: Record | None) -> bool:
+    """Whether a store keeps nothing of a session, or for a few minutes only that it was ended."""
+    if record is None:
+        return True
+    return record.owner is None and get_session.repository.seal.open(key, None, record.body) == b""
+
+
+async def session_records(get_session: Any, store: SpyStore) -> dict[str, Record]:
+    """The records under all keys that a store was asked for, without those of ended sessions."""
+    records = await store.records()
+    return {
+        key: record for key, record in records.items() if not has_ended(get_session, key, record)
+    }
 
 
 def make_app(**options: Any) -> FastAPI:

@@ -133,7 +133,7 @@ HEADERS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"persistent": True},
-        "__Host-session={}; Max-Age=3600; Path=/; HttpOnly; Secure; SameSite=Lax",
+        "__Host-session={}; Max-Age=86400; Path=/; HttpOnly; Secure; SameSite=Lax",
     ),
 ]
 EXPIRED = "Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
@@ -151,6 +151,10 @@ def make_cookie_app(get_session: Any) -> FastAPI:
     @app.get("/a/read")
     async def read(session: UserSession) -> int:
         return session.data.count
+
+    @app.get("/a/renew")
+    async def renew(session: UserSession) -> None:
+        session.renew()
 
     @app.get("/a/end")
     async def end(session: UserSession) -> None:
@@ -183,7 +187,7 @@ async def test_the_exact_header_that_sets_the_cookie_and_the_one_that_deletes_it
     assert (raw_set_cookies(headers), body) == ([], b"1")
     _, headers, _ = await call(app, "/a/end", headers=sent(pair))
     (removed,) = raw_set_cookies(headers)
-    aged = header.format("").replace("; Max-Age=3600", "")
+    aged = header.format("").replace("; Max-Age=86400", "")
     assert removed == aged.replace(f"{name}=;", f"{name}=; {EXPIRED};")
 
 
@@ -200,8 +204,9 @@ async def test_a_browser_deletes_the_cookie_of_a_destroyed_session(options: dict
         assert len(client.cookies) == 0
 
 
-async def test_a_persistent_cookie_lives_as_long_as_its_session() -> None:
-    """``Max-Age`` is the time that the session has left; each extension sends it again."""
+async def test_a_persistent_cookie_lives_until_the_absolute_end_of_its_session() -> None:
+    """``Max-Age`` does not say the idle end, which moves: no extension sends the cookie again, and
+    a renewal, which does, says what is left."""
     clock = FrozenClock()
     lifetime = Lifetime(idle=timedelta(minutes=10), absolute=timedelta(minutes=15))
     cookie = CookieConfig(persistent=True)
@@ -211,11 +216,23 @@ async def test_a_persistent_cookie_lives_as_long_as_its_session() -> None:
 
     async with browser(app) as client:
         ages: list[str | None] = []
-        for minutes in (0, 0.5, 5, 5):
-            clock.advance(timedelta(minutes=minutes))
-            headers = session_cookies(await client.get("/a/read" if minutes else "/a/count"))
+        for path in ("/a/count", "/a/read", "/a/count", "/a/renew", "/a/read"):
+            headers = session_cookies(await client.get(path))
             ages.append(headers[0].split("; ")[1] if headers else None)
-    assert ages == ["Max-Age=600", None, "Max-Age=570", "Max-Age=270"]
+            clock.advance(timedelta(minutes=4))
+        assert (await client.get("/a/read")).json() == 0
+    assert ages == ["Max-Age=900", None, None, "Max-Age=180", None]
+
+
+async def test_a_persistent_cookie_without_an_absolute_end_lives_as_long_as_browsers_allow() -> (
+    None
+):
+    """The record decides when the session has ended."""
+    lifetime = Lifetime(idle=timedelta(days=14), absolute=None)
+    cookie = CookieConfig(persistent=True)
+    async with browser(make_cookie_app(make_provider(lifetime=lifetime, cookie=cookie))) as client:
+        (header,) = session_cookies(await client.get("/a/count"))
+    assert "; Max-Age=34560000;" in header
 
 
 @pytest.mark.parametrize(
@@ -462,24 +479,27 @@ def app_with_secrets(store: SpyStore, secrets: Any) -> FastAPI:
     return make_cookie_app(make_provider(SpyStore(store), secret_key=secrets))
 
 
-async def test_a_cookie_signed_with_an_older_secret_is_signed_again_once(
+async def test_a_cookie_signed_with_an_older_secret_is_signed_again_by_the_next_write(
     store: SpyStore,
 ) -> None:
-    """It opens the same session without a write, and is then valid under the newest secret."""
+    """It opens the same session. A read sends no cookie: only a write shows that the token is still
+    the one in the store. After it the cookie is valid under the newest secret."""
     old = await valid_cookie(app_with_secrets(store, OLDER_SECRET))
     both = app_with_secrets(store, [SECRET, OLDER_SECRET])
     store.calls.clear()
     async with browser(both, old) as client:
         response = await client.get("/a/read")
-        assert (response.json(), response.headers["cache-control"]) == (1, "no-store")
+        assert (response.json(), set_cookie_kind(response)) == (1, None)
+        response = await client.get("/a/count")
+        assert (response.json(), response.headers["cache-control"]) == (2, "no-store")
         new = cookie_value(response)
-    assert store.calls == ["load"]
+    assert store.calls == ["load", "load", "save"]
     assert new != old
     assert new.partition(".")[0] == old.partition(".")[0]
     async with browser(both, new) as client:
         response = await client.get("/a/read")
-        assert (response.json(), set_cookie_kind(response)) == (1, None)
-    assert await count_seen(app_with_secrets(store, SECRET), f"{COOKIE}={new}".encode()) == 1
+        assert (response.json(), set_cookie_kind(response)) == (2, None)
+    assert await count_seen(app_with_secrets(store, SECRET), f"{COOKIE}={new}".encode()) == 2
 
 
 async def test_the_newest_secret_signs(store: SpyStore) -> None:

@@ -144,6 +144,10 @@ def application(store: Store, clock: FrozenClock, **options: Any) -> FastAPI:
     async def sign_in(session: MySession) -> None:
         session.renew(subject="ada")
 
+    @app.post("/sign-in-as-bob")
+    async def sign_in_as_bob(session: MySession) -> None:
+        session.renew(subject="bob")
+
     @app.post("/sign-out")
     async def sign_out(session: MySession) -> None:
         await session.destroy()
@@ -197,8 +201,13 @@ COSTS = [
     pytest.param(
         "/sign-in", "anonymous", ["load", "save", "load"], id="a sign-in in an anonymous session"
     ),
-    pytest.param("/sign-out", "anonymous", ["load", "delete"], id="a destroy"),
-    pytest.param("/sign-out", "signed in", ["load", "delete"], id="a sign-out"),
+    pytest.param(
+        *("/sign-in-as-bob", "signed in", ["load", "create", "load", "delete", "create"]),
+        id="a sign-in of another user",
+    ),
+    # what is created is no session: it says for a few minutes that one has ended
+    pytest.param("/sign-out", "anonymous", ["load", "delete", "create"], id="a destroy"),
+    pytest.param("/sign-out", "signed in", ["load", "delete", "create"], id="a sign-out"),
 ]
 
 
@@ -233,8 +242,9 @@ def test_an_extension_that_conflicts_is_not_tried_again(harness: Harness) -> Non
     assert harness.store_calls("/read", "idle anonymous", conflicts=1) == ["load", "save"]
 
 
-def test_a_cookie_of_an_older_secret_is_signed_again_without_a_write() -> None:
-    """Only the cookie changes, so that a rotation of secrets does not rewrite the store."""
+def test_an_older_secret_costs_no_write_of_its_own() -> None:
+    """A read leaves cookie and record as they are, so that a rotation of secrets does not rewrite
+    the store; the next write renews both."""
     clock, inner = FrozenClock(), MemoryStore()
     cookies = []
     for keys in (OLDER_SECRET, [SECRET, OLDER_SECRET]):
@@ -244,9 +254,11 @@ def test_a_cookie_of_an_older_secret_is_signed_again_without_a_write() -> None:
             header = cookies[0] if cookies else harness.header_with("anonymous")
             store.calls.clear()
             cookies.append(harness.request("/read", header))
-            calls = list(store.calls)
-    assert calls == ["load"]
-    assert cookies[0] != cookies[1]
+            assert store.calls == ["load"]
+            cookies.append(harness.request("/change", header))
+            assert store.calls == ["load", "load", "save"]
+    assert cookies[0] == cookies[1] == cookies[2]
+    assert cookies[2] != cookies[3]
 
 
 async def test_concurrent_reads_share_commands(redis_server: Any, redis_url: str) -> None:

@@ -25,15 +25,15 @@ from pydantic import (
     field_validator,
 )
 
-from fastapi_async_sessions import Record, SessionInvalid, SessionTooLarge
+from fastapi_async_sessions import SessionInvalid, SessionTooLarge
 from fastapi_async_sessions._core.codec import Codec
-from fastapi_async_sessions._core.header import HEADER_SIZE
-from fastapi_async_sessions.records import new_version
 
 from .apps import (
     Data,
     Line,
+    json_of,
     set_cookie_kind,
+    with_json,
 )
 from .sites import Action, ScriptedSite
 
@@ -53,8 +53,7 @@ class DataSite(ScriptedSite):
         (key,) = dict.fromkeys(self.store.keys)
         record = await self.store.inner.load(key)
         assert record is not None
-        body = record.body[:HEADER_SIZE] + raw
-        written = Record(body, new_version(), record.owner, record.expires_at)
+        written = with_json(self.get_session, key, record, raw)
         assert await self.store.inner.save(key, written, replaces=record.version)
 
 
@@ -185,8 +184,8 @@ async def test_data_is_stored_under_field_names() -> None:
         "byron",
         "x",
     ]
-    (record,) = (await site.store.records()).values()
-    assert record.body[HEADER_SIZE:] == b'{"name":"ada","first":"byron","plain":"x"}'
+    ((key, record),) = (await site.store.records()).items()
+    assert json_of(site.get_session, key, record) == b'{"name":"ada","first":"byron","plain":"x"}'
 
 
 class Computed(BaseModel):
@@ -552,7 +551,9 @@ async def test_a_session_that_grows_too_large_keeps_its_old_state(is_stored: boo
     """The response is a 500 without a cookie; a session of exactly the limit is stored."""
     limit = 500
     site = DataSite(Strict, max_bytes=limit)
-    free = limit - HEADER_SIZE - len(Codec(Strict).dump(Strict()))
+    smallest = await stored_session(Strict, lambda session: session.renew(subject="a"))
+    (record,) = (await smallest.store.records()).values()
+    free = limit - len(record.body) + 1
     if is_stored:
         response = await site.request(lambda session: setattr(session.data, "name", "x" * free))
         assert (response.status_code, set_cookie_kind(response)) == (200, "sent")

@@ -17,12 +17,11 @@ from fastapi_async_sessions import (
     SessionEvent,
     StoreUnavailable,
 )
-from fastapi_async_sessions._core.header import HEADER_SIZE
 from fastapi_async_sessions.events import EventKind
 from fastapi_async_sessions.records import new_version
 from fastapi_async_sessions.testing import FrozenClock
 
-from .apps import COOKIE, Data, browser, cookie_value, make_app, make_provider
+from .apps import COOKIE, Data, browser, cookie_value, make_app, make_provider, with_json
 from .doubles import SpyStore, failing
 
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)
@@ -60,6 +59,10 @@ class Site:
         async def renew(session: own_session) -> None:
             session.renew(subject="42")
 
+        @app.post("/sign-out")
+        async def sign_out(session: own_session) -> None:
+            session.renew(subject=None)
+
         @app.post("/destroy")
         async def destroy(session: own_session) -> None:
             await session.destroy()
@@ -77,12 +80,17 @@ class Site:
 
         return app
 
-    async def stored_key(self) -> str:
+    async def stored_key(self, path: str = "/change") -> str:
         """Store a session, forget the events so far, and return its key."""
-        await self.client.post("/change")
-        (key,) = await self.store.records()
+        await self.client.post(path)
+        key = next(iter(await self.store.records()))
         self.events.clear()
         return key
+
+    def owner(self) -> str:
+        """How a store and an event name the user who signs in."""
+        owner: str = self.get_session.repository.seal.owner("42")
+        return owner
 
     def cookie(self) -> str:
         return str(self.client.cookies["__Host-web"])
@@ -133,11 +141,37 @@ async def revoked(site: Site) -> str:
     return key
 
 
-async def expired(site: Site) -> str:
+async def signed_in(site: Site) -> str:
+    key = await site.stored_key()
+    await site.client.post("/renew")
+    return key
+
+
+async def signed_out(site: Site) -> str:
+    key = await site.stored_key("/renew")
+    await site.client.post("/sign-out")
+    return key
+
+
+async def missing(site: Site) -> str:
     key = await site.stored_key()
     site.clock.advance(HOUR)
     await site.client.get("/")
     return key
+
+
+async def outdated_token(site: Site) -> str:
+    key = await site.stored_key()
+    outdated = site.cookie()
+    await site.client.post("/renew")
+    await browser(site.app).get("/", headers={"cookie": f"__Host-web={outdated}"})
+    return key
+
+
+async def cookie_withheld(site: Site) -> None:
+    await site.stored_key()
+    headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"}
+    await browser(site.app).get("/", headers=headers)
 
 
 async def conflict(site: Site) -> str:
@@ -155,7 +189,8 @@ async def ended_elsewhere(site: Site) -> str:
 async def unreadable(site: Site) -> str:
     key = await site.stored_key()
     record = await site.store.inner.load(key)
-    await site.overwrite(key, record.body[:HEADER_SIZE] + b'{"count": "many"}')
+    other = with_json(site.get_session, key, record, b'{"count": "many"}')
+    assert await site.store.inner.save(key, other, replaces=record.version)
     await site.client.get("/")
     return key
 
@@ -190,19 +225,24 @@ async def origin_rejected(site: Site) -> None:
     await site.client.post("/change", headers={"origin": "https://evil.example"})
 
 
+OWNER = Site().owner()
 CAUSES: list[tuple[Cause, dict[str, str]]] = [
     (created, {}),
     (renewed, {}),
     (extended, {}),
     (destroyed, {}),
-    (revoked, {}),
-    (expired, {}),
+    (signed_in, {"owner": OWNER}),
+    (signed_out, {"owner": OWNER}),
+    (revoked, {"reason": "revoked"}),
+    (missing, {}),
+    (outdated_token, {}),
+    (cookie_withheld, {}),
     (conflict, {"fields": "count"}),
     (ended_elsewhere, {}),
     (unreadable, {"fields": "count"}),
     (bad_signature, {}),
     (ambiguous_cookie, {}),
-    (corrupt, {"reason": "the header is not one of ours"}),
+    (corrupt, {"reason": "the record was not sealed here"}),
     (store_error, {"reason": "told to fail"}),
     (origin_rejected, {"method": "POST"}),
 ]
@@ -279,18 +319,34 @@ def test_the_level_of_a_log_line_follows_its_severity():
         "renewed",
         "extended",
         "destroyed",
-        "expired",
+        "missing",
     }
 
 
 async def test_a_request_that_only_reads_emits_no_event(site):
-    """This holds without a session, with a live one, and with the cookie of a deleted one."""
+    """This holds without a session and with a live one."""
     await site.client.get("/")
-    key = await site.stored_key()
-    await site.client.get("/")
-    await site.store.inner.delete(key)
+    await site.stored_key()
     await site.client.get("/")
     assert site.events == []
+
+
+async def test_a_cookie_whose_record_was_evicted_is_missing_at_each_request(site):
+    """The store lost it, and no request replaces it until one has something to store."""
+    key = await site.stored_key()
+    await site.store.inner.delete(key)
+    await site.client.get("/")
+    await site.client.get("/")
+    assert [(event.kind, event.key) for event in site.events] == [("missing", key)] * 2
+
+
+async def test_each_kind_has_a_log_template_of_its_own(caplog):
+    """Error trackers group log records by their template."""
+    caplog.set_level(logging.DEBUG, LOGGER)
+    events = make_provider().repository.events
+    for kind in get_args(EventKind):
+        events.emit(kind)
+    assert len({record.msg for record in caplog.records}) == len(get_args(EventKind))
 
 
 async def test_revoking_all_emits_one_event_with_the_number_of_sessions(site):
@@ -301,7 +357,10 @@ async def test_revoking_all_emits_one_event_with_the_number_of_sessions(site):
     await site.get_session.revoke_all("42")
     await site.get_session.revoke_all("42")
     (event,) = site.events
-    assert (event.kind, event.key, event.facts) == ("revoked", None, {"count": "3"})
+    assert (event.kind, event.key, event.facts) == (
+        *("revoked", None),
+        {"reason": "revoked", "count": "3"},
+    )
 
 
 async def test_a_revocation_that_fails_halfway_says_how_many_sessions_it_ended(site):
@@ -393,7 +452,8 @@ async def test_a_failing_hook_does_not_affect_the_request(caplog):
         response = await client.post("/")
         assert (response.status_code, response.json()) == (200, count)
         assert COOKIE in response.headers["set-cookie"]
-    assert caplog.text.count("on_event failed") == 3
+    # created, and twice renewed, each with a sign-in
+    assert caplog.text.count("on_event failed") == 6
     assert "the metrics server is down" in caplog.text
     assert (await client.post("/", headers={"origin": "https://evil.example"})).status_code == 403
     assert await get_session.revoke_all("42") == 1

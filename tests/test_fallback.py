@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from fastapi_async_sessions import SessionConflict
-from fastapi_async_sessions._core.header import HEADER_SIZE
+from tests.apps import json_of
 from tests.races import Client
 from tests.test_merged_sessions import Shops, shops
 
@@ -87,7 +87,7 @@ UNREADABLE: dict[str, tuple[dict[str, Any], str]] = {
 async def stored_json(shops: Shops, key: str) -> Any:
     record = await shops.store.load(key)
     assert record is not None
-    return json.loads(record.body[HEADER_SIZE:])
+    return json.loads(json_of(shops.provider(), key, record))
 
 
 @pytest.mark.parametrize(("values", "fields"), UNREADABLE.values(), ids=UNREADABLE.keys())

@@ -9,7 +9,16 @@ from fastapi import Depends, HTTPException
 from fastapi_async_sessions import Session
 from fastapi_async_sessions.testing import FrozenClock
 
-from .apps import COOKIE, Data, browser, cookie_value, make_app, session_cookies, set_cookie_kind
+from .apps import (
+    COOKIE,
+    Data,
+    browser,
+    cookie_value,
+    make_app,
+    session_cookies,
+    session_records,
+    set_cookie_kind,
+)
 from .doubles import failing, pass_on
 
 MICROSECOND = timedelta(microseconds=1)
@@ -106,8 +115,10 @@ async def test_signing_in_changes_the_token(app):
 async def test_the_store_keeps_nothing_of_the_old_token(app, get_session, store):
     """One record is left, under the same key, and the hash of the old secret is not in it."""
     client = browser(app)
-    old = get_session.verifier.verify([cookie_value(await client.post("/change")).encode()]).token
-    new = get_session.verifier.verify([cookie_value(await client.post("/renew")).encode()]).token
+    old, new = [
+        get_session.verifier.verify([cookie_value(await client.post(path)).encode()])[0].token
+        for path in ("/change", "/renew")
+    ]
     ((key, record),) = (await store.records()).items()
     assert key == old.key("session") == new.key("session")
     assert old.secret_hash() not in record.body
@@ -197,16 +208,41 @@ async def test_signing_out_by_renewing_keeps_the_data(app, store):
     assert [record.owner for record in (await store.records()).values()] == [None]
 
 
-async def test_another_user_may_sign_in_to_a_signed_in_session(app, get_session, clock):
-    """From then on the session belongs to the new user and is listed for that user only."""
+async def test_another_user_who_signs_in_begins_a_session_anew(app, get_session, clock, store):
+    """What the user before left in it is gone at the call, and their session ends: its key opens
+    nothing, and no list of devices shows it."""
     client = browser(app)
-    await client.post("/renew")
+    await client.post("/change")
+    of_42 = cookie_value(await client.post("/renew"))
+    key = (await client.get("/")).json()["key"]
     clock.advance(timedelta(minutes=1))
     app.state.renewals = [{"subject": "7"}]
+    store.calls.clear()
     answer = (await client.post("/renew")).json()
+    assert store.calls == ["load", "create", "load", "delete", "create"]
     assert (answer["subject"], answer["since"]) == ("7", clock().isoformat())
+    assert (answer["count"], answer["key"]) == (0, None)
+    answer = (await client.get("/")).json()
+    assert (answer["subject"], answer["count"], answer["key"] != key) == ("7", 0, True)
     assert await get_session.sessions("42") == []
     assert [each.subject for each in await get_session.sessions("7")] == ["7"]
+    assert await get_session.revoke(key) is False
+    assert (await browser(app, of_42).get("/")).json()["new"] is True
+    assert list(await session_records(get_session, store)) == [answer["key"]]
+
+
+async def test_a_session_that_another_user_cannot_replace_stays_as_it_was(app, get_session, store):
+    """The sign-in fails as a whole: the user before stays signed in, and no other session stays."""
+    client = browser(app)
+    await client.post("/change")
+    await client.post("/renew")
+    before = (await client.get("/")).json()
+    app.state.renewals = [{"subject": "7"}]
+    store.hook = failing("delete")
+    response = await client.post("/renew")
+    store.hook = pass_on
+    assert (response.status_code, set_cookie_kind(response)) == (503, None)
+    assert (await client.get("/")).json() == before
 
 
 @pytest.mark.parametrize(
@@ -214,7 +250,6 @@ async def test_another_user_may_sign_in_to_a_signed_in_session(app, get_session,
     [
         ([{"subject": "42"}, {}], "42"),
         ([{}, {"subject": "42"}], "42"),
-        ([{"subject": "42"}, {"subject": "7"}], "7"),
         ([{"subject": "42"}, {"subject": None}], None),
         ([{"subject": None}, {"subject": "42"}], "42"),
         ([{"subject": "42"}] * 5, "42"),
@@ -235,6 +270,20 @@ async def test_renewing_twice_is_one_renewal_and_the_last_subject_counts(
     assert store.writes == ["save"]
     assert (await client.get("/")).json()["subject"] == subject
     assert len(await store.records()) == 1
+
+
+async def test_of_two_users_who_sign_in_during_one_request_the_last_one_counts(
+    app, get_session, store
+):
+    """What the request has made of the data for the first one is not for the second."""
+    client = browser(app)
+    await client.post("/change")
+    app.state.renewals = [{"subject": "42"}, {"subject": "7"}]
+    response = await client.post("/renew")
+    assert (response.json()["subject"], len(session_cookies(response))) == ("7", 1)
+    assert (await client.get("/")).json()["subject"] == "7"
+    assert len(await session_records(get_session, store)) == 1
+    assert await get_session.sessions("42") == []
 
 
 # subjects
@@ -336,10 +385,10 @@ def make_guarded(get_session: Any) -> Any:
 async def test_signed_in_responds_401_without_a_subject(get_session, store):
     """Without a session and with an anonymous one; nothing is stored."""
     client = browser(make_guarded(get_session))
-    for _ in range(2):
+    for detail in ("No session.", "Not signed in."):
         response = await client.get("/account")
         assert response.status_code == 401
-        assert response.json() == {"detail": "Not signed in."}
+        assert response.json() == {"detail": detail}
         assert response.headers["www-authenticate"] == "APIKey"
         assert (await client.get("/transfer")).status_code == 401
         assert set_cookie_kind(response) is None
@@ -403,7 +452,7 @@ async def test_a_key_never_changes(app):
     client = browser(app)
     await client.post("/change")
     keys = {(await client.get("/")).json()["key"]}
-    for renewals in ([{}], [{"subject": "42"}], [{"subject": "7"}], [{"subject": None}]):
+    for renewals in ([{}], [{"subject": "42"}], [{"subject": None}], [{"subject": "7"}]):
         app.state.renewals = renewals
         await client.post("/renew")
         keys.add((await client.get("/")).json()["key"])

@@ -32,6 +32,9 @@ ORDER = [
     "stores.http",
     "stores.service",
     "_core.tokens",
+    "_core.keys",
+    "_core.encryption",
+    "_core.seal",
     "_core.header",
     "_core.merge",
     "_core.shapes",
@@ -52,6 +55,7 @@ ORDER = [
     "_core.admin",
     "_core.upkeep",
     "_web.cookies",
+    "_web.withheld",
     "_web.verifier",
     "_web.origin",
     "_web.headers",
@@ -78,6 +82,7 @@ OPTIONAL = {
     "aiosqlite": {"stores.sql"},
     "asyncpg": {"stores.sql"},
     "httpx": {"stores.http"},
+    "cryptography": {"_core.encryption"},
     "pytest": {"testing.contract"},
 }
 # the dependencies of FastAPI, and the only other one
@@ -269,3 +274,19 @@ except ConfigurationError as error:
     print(error)
 """
     assert f'pip install "{NAME}[{extra}]"' in run_without(program)
+
+
+def test_the_error_for_encryption_without_its_library_names_the_extra_to_install() -> None:
+    """It is raised when the provider is built."""
+    program = f"""
+from {NAME} import ConfigurationError, MemoryStore, SessionProvider
+from pydantic import BaseModel
+class Visits(BaseModel):
+    count: int = 0
+secret = "0123456789abcdefghijklmnopqrstuvwx"
+try:
+    SessionProvider(Visits, store=MemoryStore(), secret_key=secret, encrypt=True)
+except ConfigurationError as error:
+    print(error)
+"""
+    assert f'pip install "{NAME}[encryption]"' in run_without(program)

@@ -34,11 +34,13 @@ from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.sql import SQLStore
 from fastapi_async_sessions.testing import FrozenClock
 
+from .apps import has_ended
 from .doubles import VERBS, SpyStore, failing, pass_on
 from .races import Answer, Client, do_nothing
 
 IDLE, ABSOLUTE = timedelta(minutes=30), timedelta(hours=2)
 LIFETIME = Lifetime(idle=IDLE, absolute=ABSOLUTE)
+GRACE = timedelta(minutes=5)
 SUBJECTS = st.sampled_from(["ada", "grace"])
 EXAMPLES = {
     "memory": (100, 50),
@@ -56,9 +58,14 @@ class Data(BaseModel):
 
 @dataclass
 class Expected:
-    """What the model knows of a session; ``token`` counts its renewals."""
+    """What the model knows of a session; ``token`` counts its renewals.
+
+    ``sealed_with`` is the secret of its last write, ``owned_with`` that of its last sign-in. For a
+    few minutes after ``renewed_at`` or ``destroyed_at`` an old token begins no other session.
+    """
 
     key: str
+    sealed_with: str
     began_at: datetime
     seen_at: datetime
     token: int = 0
@@ -66,9 +73,15 @@ class Expected:
     number: int = 0
     items: list[str] = field(default_factory=list)
     has_ended: bool = False
+    owned_with: str | None = None
+    renewed_at: datetime | None = None
+    destroyed_at: datetime | None = None
 
     def is_live(self, now: datetime) -> bool:
         return not self.has_ended and now < min(self.seen_at + IDLE, self.began_at + ABSOLUTE)
+
+    def destroy(self, now: datetime) -> None:
+        self.has_ended, self.destroyed_at = True, now
 
 
 @dataclass
@@ -129,7 +142,8 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(browser=browsers)
     def read(self, browser: Browser) -> None:
         expected = self.opened_by(browser)
-        self.request(browser, do_nothing)
+        is_due = expected is not None and self.clock() - expected.seen_at >= IDLE / 10
+        self.request(browser, do_nothing, writes=expected if is_due else None)
         self.extend(expected)
 
     @rule(browser=browsers, number=st.integers(1, 99))
@@ -139,7 +153,10 @@ class SessionMachine(RuleBasedStateMachine):
             session.data.items.append(str(number))
 
         expected = self.opened_by(browser)
-        self.request(browser, route, sends=expected is None)
+        if expected is None and self.is_detached(browser):
+            self.request(browser, route)
+            return
+        self.request(browser, route, sends=expected is None, writes=expected)
         expected = expected or self.new_session(browser)
         expected.number = number
         expected.items.append(str(number))
@@ -154,11 +171,13 @@ class SessionMachine(RuleBasedStateMachine):
         self.clock.advance(timedelta(seconds=1))
         expected = self.opened_by(browser)
         self.request(browser, route, sends=True)
+        if expected is not None and expected.subject not in (None, subject):
+            expected.destroy(self.clock())  # what this user left is not for the next one
+            expected = None
         expected = expected or self.new_session(browser)
-        expected.subject = subject
-        expected.began_at = expected.seen_at = self.clock()
-        expected.token += 1
-        self.give_cookie(browser, expected)
+        expected.subject, expected.owned_with = subject, self.secrets[0]
+        expected.began_at = self.clock()
+        self.give_new_token(browser, expected)
 
     @rule(browser=browsers)
     def renew(self, browser: Browser) -> None:
@@ -168,20 +187,18 @@ class SessionMachine(RuleBasedStateMachine):
         expected = self.opened_by(browser)
         self.request(browser, route, sends=expected is not None)
         if expected is not None:
-            expected.token += 1
-            expected.seen_at = self.clock()
-            self.give_cookie(browser, expected)
+            self.give_new_token(browser, expected)
 
     @rule(browser=browsers)
     def sign_out(self, browser: Browser) -> None:
         async def route(session: Session[Data]) -> None:
             await session.destroy()
 
-        expected = self.opened_by(browser)
-        self.request(browser, route, sends=expected is not None)
+        expected = self.ended_by(browser)
+        self.request(browser, route, sends=bool(browser.client.cookie))
         if expected is not None:
-            expected.has_ended = True
-            browser.session = None
+            expected.destroy(self.clock())
+        browser.session = None
 
     @rule(browser=browsers, other=browsers, is_renewal=st.booleans())
     def two_at_once(self, browser: Browser, other: Browser, is_renewal: bool) -> None:
@@ -194,21 +211,20 @@ class SessionMachine(RuleBasedStateMachine):
             session.data.items.append("outer")
             if is_renewal:
                 session.renew()
-            self.check(other, await other.client.request(inner), sends=False)
+            self.check(other, await other.client.request(inner), sends=False, writes=True)
 
         expected, inner_expected = self.opened_by(browser), self.opened_by(other)
         if other is browser or expected is None or inner_expected is None:
             return
         other.client.provider = self.provider
-        self.request(browser, outer, sends=is_renewal)
+        inner_expected.sealed_with = self.secrets[0]
+        self.request(browser, outer, sends=is_renewal, writes=expected)
         inner_expected.items.append("inner")
         self.extend(inner_expected)
         expected.items.append("outer")
         self.extend(expected)
         if is_renewal:
-            expected.token += 1
-            expected.seen_at = self.clock()
-            self.give_cookie(browser, expected)
+            self.give_new_token(browser, expected)
 
     @rule(browser=browsers, other=browsers)
     def sign_out_while_another_tab_writes(self, browser: Browser, other: Browser) -> None:
@@ -223,18 +239,16 @@ class SessionMachine(RuleBasedStateMachine):
         if other is browser or expected is None or same is not expected:
             return
         other.client.provider = self.provider
-        secret, browser.secret = browser.secret, self.secrets[0]
         self.request(browser, write)
-        browser.secret = secret
-        expected.has_ended = True
+        expected.destroy(self.clock())
         other.session = None
 
     @precondition(lambda self: self.sessions)
     @rule(data=st.data())
     def revoke(self, data: st.DataObject) -> None:
         expected = data.draw(st.sampled_from(self.sessions))
-        assert self.run(self.provider.revoke(expected.key)) is expected.is_live(self.clock())
-        expected.has_ended = True
+        assert self.run(self.provider.revoke(expected.key)) is self.is_live(expected)
+        expected.has_ended = expected.has_ended or self.is_live(expected)
 
     @rule(subject=SUBJECTS)
     def revoke_all(self, subject: str) -> None:
@@ -260,9 +274,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert counts == [len(others)]
         for other in others:
             other.has_ended = True
-        expected.token += 1
-        expected.seen_at = self.clock()
-        self.give_cookie(browser, expected)
+        self.give_new_token(browser, expected)
 
     @precondition(lambda self: self.sessions)
     @rule(data=st.data())
@@ -272,9 +284,10 @@ class SessionMachine(RuleBasedStateMachine):
                 session.data.items.append("admin")
 
         expected = data.draw(st.sampled_from(self.sessions))
-        if expected.is_live(self.clock()):
+        if self.is_live(expected):
             self.run(work())
             expected.items.append("admin")  # this does not restart the idle timeout
+            expected.sealed_with = self.secrets[0]
         else:
             with pytest.raises(SessionNotFound):
                 self.run(work())
@@ -316,6 +329,8 @@ class SessionMachine(RuleBasedStateMachine):
             self.store.hook = failing(*VERBS)
 
         assert self.store is not None
+        if not is_sign_in and self.is_detached(browser) and self.opened_by(browser) is None:
+            return  # it would store nothing anyway
         browser.client.provider = self.provider
         answer = self.run(browser.client.request(route))
         self.store.hook = pass_on
@@ -340,8 +355,10 @@ class SessionMachine(RuleBasedStateMachine):
             return
         for expected in self.sessions[-8:]:
             record = self.run(self.store.inner.load(expected.key))
-            assert (record is not None) is expected.is_live(self.clock())
-            if record is not None:
+            if self.is_readable(expected):
+                is_gone = has_ended(self.provider, expected.key, record)
+                assert is_gone is not expected.is_live(self.clock())
+            if self.is_live(expected):
                 session = self.run(self.look(expected.key))
                 assert (session.data.number, session.data.items) == (
                     expected.number,
@@ -363,7 +380,14 @@ class SessionMachine(RuleBasedStateMachine):
             return session
 
     def live(self) -> list[Expected]:
-        return [expected for expected in self.sessions if expected.is_live(self.clock())]
+        return [expected for expected in self.sessions if self.is_live(expected)]
+
+    def is_readable(self, expected: Expected) -> bool:
+        """Whether its record was sealed, and its user signed in, with a secret that is kept."""
+        return {expected.sealed_with, expected.owned_with} <= {None, *self.secrets}
+
+    def is_live(self, expected: Expected) -> bool:
+        return self.is_readable(expected) and expected.is_live(self.clock())
 
     def extend(self, expected: Expected | None) -> None:
         now = self.clock()
@@ -379,25 +403,63 @@ class SessionMachine(RuleBasedStateMachine):
             or browser.secret not in self.secrets
         ):
             return None
-        return expected if expected.is_live(self.clock()) else None
+        return expected if self.is_live(expected) else None
+
+    def ended_by(self, browser: Browser) -> Expected | None:
+        """The session that a sign-out with this cookie ends: with an outdated token too."""
+        expected = browser.session
+        if expected is None or browser.secret not in self.secrets:
+            return None
+        if expected.token == browser.token:
+            return self.opened_by(browser)
+        return expected if self.has_record(expected) else None
+
+    def has_record(self, expected: Expected) -> bool:
+        return expected.sealed_with in self.secrets and expected.is_live(self.clock())
+
+    def is_detached(self, browser: Browser) -> bool:
+        """Whether the browser may hold a better cookie than the one that this request has."""
+        expected, since = browser.session, self.clock() - GRACE
+        if expected is None or browser.secret not in self.secrets:
+            return False
+        if expected.has_ended:
+            return expected.destroyed_at is not None and expected.destroyed_at > since
+        if expected.token == browser.token or not self.has_record(expected):
+            return False
+        return expected.renewed_at is not None and expected.renewed_at >= since
+
+    def give_new_token(self, browser: Browser, expected: Expected) -> None:
+        expected.token += 1
+        expected.seen_at = expected.renewed_at = self.clock()
+        expected.sealed_with = self.secrets[0]
+        self.give_cookie(browser, expected)
 
     def give_cookie(self, browser: Browser, expected: Expected) -> None:
         browser.session, browser.token, browser.secret = expected, expected.token, self.secrets[0]
 
-    def request(self, browser: Browser, route: Any, *, sends: bool = False) -> Any:
-        """Send a request that succeeds; ``sends``: it must set or delete the cookie."""
+    def request(
+        self,
+        browser: Browser,
+        route: Any,
+        *,
+        sends: bool = False,
+        writes: Expected | None = None,
+    ) -> Any:
+        """Send a request that succeeds; ``sends``: it must set or delete the cookie; ``writes``:
+        the session that it saves."""
         browser.client.provider = self.provider
-        is_live = self.opened_by(browser) is not None
         answer = self.run(browser.client.request(route))
-        self.check(browser, answer, sends=sends, is_live=is_live)
+        self.check(browser, answer, sends=sends, writes=writes is not None)
+        if writes is not None:
+            writes.sealed_with = self.secrets[0]
         return answer.value
 
-    def check(self, browser: Browser, answer: Answer, *, sends: bool, is_live: bool = True) -> None:
+    def check(self, browser: Browser, answer: Answer, *, sends: bool, writes: bool = False) -> None:
         assert answer.error is None
-        # a cookie that an older secret signed is signed again
-        is_stale = is_live and browser.secret != self.secrets[0]
+        # a cookie that an older secret signed is signed again by a write
+        is_stale = writes and browser.secret != self.secrets[0]
         assert (answer.cookie is not None) is (sends or is_stale)
-        if is_live:
+        if writes:
             browser.secret = self.secrets[0]
 
     def new_session(self, browser: Browser) -> Expected:
@@ -409,7 +471,7 @@ class SessionMachine(RuleBasedStateMachine):
 
         now = self.clock()
         browser.session, browser.secret = None, self.secrets[0]
-        expected = Expected(self.request(browser, route), now, now)
+        expected = Expected(self.request(browser, route), self.secrets[0], now, now)
         self.sessions.append(expected)
         self.give_cookie(browser, expected)
         return expected

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from fastapi_async_sessions import Session, SessionClosed
 
-from .apps import browser, make_app
+from .apps import browser, make_app, session_records
 from .doubles import Gate, StoreCall, pass_on
 from .sites import Action, ScriptedSite
 
@@ -106,7 +106,7 @@ async def test_a_session_destroyed_during_a_commit_is_deleted(
     response = await site.while_committing(destroy)
     assert response.json() == {"subject": None, "new": True}
     assert "; Max-Age=0;" in response.headers["set-cookie"]
-    assert await site.store.records() == {}
+    assert await session_records(site.get_session, site.store) == {}
     assert (await site.request()).json()["new"] is True
 
 

@@ -33,6 +33,7 @@ from .apps import (
     make_app,
     make_provider,
     session_cookies,
+    session_records,
     set_cookie_kind,
 )
 from .doubles import SpyStore, before
@@ -509,7 +510,7 @@ async def test_the_response_of_an_exception_handler_has_the_cookie_of_a_commit(
         response = await client.get("/out")
         assert (response.status_code, set_cookie_kind(response)) == (409, "removed")
         assert response.headers["cache-control"] == "no-store"
-    assert await store.records() == {}
+    assert await session_records(get_session, store) == {}
 
 
 @pytest.mark.parametrize("error", [SessionConflict, StoreUnavailable])

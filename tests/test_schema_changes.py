@@ -18,12 +18,13 @@ from fastapi_async_sessions import (
     SessionEvent,
     SessionInvalid,
 )
-from fastapi_async_sessions._core.header import HEADER_SIZE, Header
+from fastapi_async_sessions._core.header import Header
+from fastapi_async_sessions._core.repository import Absent
 from fastapi_async_sessions.records import new_version, to_microseconds
 from fastapi_async_sessions.testing import FrozenClock
 from fastapi_async_sessions.testing.standins import session_cookies as stored_cookies
 
-from .apps import browser, cookie_value, make_app, make_provider, set_cookie_kind
+from .apps import browser, cookie_value, make_app, make_provider, set_cookie_kind, with_json
 from .doubles import SpyStore, failing, pass_on
 
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)
@@ -86,6 +87,12 @@ class Releases:
         """Replace the body of the only record."""
         ((key, record),) = (await self.store.records()).items()
         written = Record(body, new_version(), record.owner, record.expires_at)
+        assert await self.store.inner.save(key, written, replaces=record.version)
+
+    async def overwrite_json(self, raw: bytes) -> None:
+        """Replace the data of the only record, under a valid seal."""
+        ((key, record),) = (await self.store.records()).items()
+        written = with_json(self.provider(First), key, record, raw)
         assert await self.store.inner.save(key, written, replaces=record.version)
 
     def kinds(self) -> list[str]:
@@ -297,9 +304,8 @@ async def test_a_migration_is_only_called_with_a_dict(releases):
         calls.append(raw)
 
     app = releases.site(Second, on_invalid=migration)
-    ((_, record),) = (await releases.store.records()).items()
     for raw in (b"[]", b'"text"', b"null", b"{", b"", b"\xff"):
-        await releases.overwrite(record.body[:HEADER_SIZE] + raw)
+        await releases.overwrite_json(raw)
         assert (await read(app, cookies))["new"] is True
     assert calls == []
     assert releases.kinds() == ["corrupt"] * 6
@@ -403,8 +409,7 @@ async def test_a_conflict_between_two_releases_keeps_both_s_fields(releases):
 # corrupt records
 
 
-BEGAN = to_microseconds(START)
-BODY = Header(b"h" * 32, BEGAN, None, BEGAN, None, None, persistent=False).pack(b"b" * 8) + b"{}"
+BODY = Releases().provider(First).repository.seal.close("0" * 64, None, b"content")
 
 
 @pytest.mark.parametrize(
@@ -416,7 +421,8 @@ BODY = Header(b"h" * 32, BEGAN, None, BEGAN, None, None, persistent=False).pack(
         b"{}",
         b'{"name": "Ada"}',
         BODY[:20],
-        b"\x02" + BODY[1:],
+        b"\x01" + BODY[1:],
+        b"\x03" + BODY[1:],
         b"\xff" * 200,
         b"x" * (1024 * 1024 + 1),
         pickle.dumps({"name": "Ada"}),
@@ -433,7 +439,7 @@ async def test_a_record_without_a_valid_header_is_corrupt(releases, body):
         assert set_cookie_kind(response) is None
         (event,) = [event for event in releases.events if event.kind != "created"]
         assert event.kind == "corrupt"
-        assert event.facts == {"reason": "the header is not one of ours"}
+        assert event.facts == {"reason": "the record was not sealed here"}
         releases.events.clear()
 
 
@@ -460,8 +466,7 @@ async def test_a_record_without_a_valid_header_is_corrupt(releases, body):
 async def test_data_that_is_not_valid_json_is_corrupt(releases, raw):
     """It is never executed and overflows nothing: there is a new session and one event."""
     cookies = await releases.stored(First(name="Ada"))
-    ((_, record),) = (await releases.store.records()).items()
-    await releases.overwrite(record.body[:HEADER_SIZE] + raw)
+    await releases.overwrite_json(raw)
     response = await browser_with(releases.site(First), cookies).get("/")
     assert (response.status_code, response.json()["new"]) == (200, True)
     assert releases.kinds() == ["corrupt"]
@@ -477,11 +482,10 @@ class Gadget:
 
 
 async def test_a_pickle_in_the_store_is_never_loaded(releases):
-    """Its code does not run, with or without a valid header before it."""
+    """Its code does not run, with or without a valid seal before it."""
     cookies = await releases.stored(First(name="Ada"))
-    ((_, record),) = (await releases.store.records()).items()
-    for head in (b"", record.body[:HEADER_SIZE]):
-        await releases.overwrite(head + pickle.dumps(Gadget()))
+    for overwrite in (releases.overwrite_json, releases.overwrite):
+        await overwrite(pickle.dumps(Gadget()))
         assert (await read(releases.site(First), cookies))["new"] is True
     assert Gadget.ran is False
 
@@ -501,28 +505,28 @@ async def test_the_record_of_another_session_under_this_key_is_corrupt(releases)
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.binary(max_size=200) | st.binary(min_size=len(BODY), max_size=120))
-def test_reading_any_bytes_never_raises(body):
-    """Records with a valid beginning of a header are among them."""
+@given(st.binary(max_size=200), st.booleans())
+def test_reading_any_bytes_never_raises(content, is_sealed):
+    """With a valid seal too: a release may write what another does not know."""
     repository = Releases().provider(First).repository
-    binding = repository.binding("0" * 64)
-    for prefix in (b"", BODY[:1], BODY[:2] + binding, BODY[:2] + binding + BODY[10:42]):
-        record = Record(prefix + body, new_version(), None, START + HOUR)
-        repository.read("0" * 64, record)
+    body = repository.seal.close("0" * 64, None, content) if is_sealed else content
+    repository.read("0" * 64, Record(body, new_version(), None, START + HOUR))
 
 
 @settings(max_examples=300, deadline=None)
 @given(
     st.binary(min_size=32, max_size=32),
-    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=6, max_size=6),
+    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=7, max_size=7),
     st.integers(0, 3),
+    st.integers(0, 2**16 - 1),
 )
-def test_reading_any_times_never_raises(secret_hash, numbers, flags):
+def test_reading_any_times_never_raises(secret_hash, numbers, flags, size):
     """A header may hold any 64-bit numbers as times."""
     times = b"".join(number.to_bytes(8, "big", signed=True) for number in numbers)
     lifetime = Lifetime(None, timedelta(days=30000))
     repository = Releases().provider(First, lifetime=lifetime).repository
-    body = bytes([1, flags]) + repository.binding("0" * 64) + secret_hash + times + b"{}"
+    content = bytes([flags]) + secret_hash + times + size.to_bytes(2, "big") + b"{}"
+    body = repository.seal.close("0" * 64, None, content)
     repository.read("0" * 64, Record(body, new_version(), None, START + HOUR))
 
 
@@ -530,10 +534,11 @@ async def test_a_time_near_the_end_of_the_calendar_is_corrupt(releases):
     """The session was last used in the year 9999 and has an idle timeout of a century."""
     end = to_microseconds(datetime(9999, 12, 1, tzinfo=UTC))
     century = Lifetime(timedelta(days=36525), None)
-    header = Header(b"h" * 32, BEGAN, None, end, None, century, persistent=False)
+    header = Header.new(end, century, persistent=False)._replace(secret_hash=b"h" * 32)
     repository = releases.provider(First).repository
-    body = header.pack(repository.binding("0" * 64)) + b"{}"
-    assert repository.read("0" * 64, Record(body, new_version(), None, START + HOUR)) is None
+    body = repository.seal.close("0" * 64, None, header.pack() + b"{}")
+    record = Record(body, new_version(), None, START + HOUR)
+    assert repository.read("0" * 64, record) == Absent("corrupt")
     assert releases.kinds() == ["corrupt"]
 
 

@@ -242,7 +242,7 @@ def test_what_needs_a_cookie_raises(store: SpyStore, get_session: Any) -> None:
     with client.websocket_connect(f"{WS}/ws"):
         pass
     assert len(messages) == 2
-    assert store.writes == ["create", "delete"]
+    assert store.writes == ["create", "delete", "create"]
 
 
 def test_a_new_session_that_was_changed_closes_with_1011(
@@ -405,7 +405,7 @@ def test_a_change_on_a_socket_does_not_revive_a_session(store: SpyStore, get_ses
         client.get("/out")
         websocket.send_json(0)
     assert client.get("/count").json() == 0
-    assert store.writes == ["create", "delete", "save"]
+    assert store.writes == ["create", "delete", "create", "save"]
 
 
 def test_a_socket_needs_no_session_route(get_session: Any) -> None:

@@ -12,8 +12,8 @@ from typing import Any, Generic
 from ..errors import SessionNotFound, StoreUnavailable
 from ..records import Record, from_microseconds, new_version
 from .models import Model
-from .repository import Repository, is_subject
-from .revocation import begin_revocation, end_revocation
+from .repository import Absent, Repository, is_subject
+from .revocation import Revocations
 from .session import Session, state_of
 from .state import SessionState
 from .tokens import is_key, store_key
@@ -54,13 +54,16 @@ class SessionAdmin(Generic[Model]):
         repository = self.repository
         if not is_subject(subject) or limit < 1:
             return []
-        found = await repository.store.find(repository.owner(subject), limit)
-        listed = [self._listed(key, record, subject) for key, record in found]
-        return sorted(filter(None, listed), key=_began_at, reverse=True)
+        listed = [
+            self._listed(key, record, subject)
+            for owner in repository.seal.owners(subject)
+            for key, record in await repository.store.find(owner, limit)
+        ]
+        return sorted(filter(None, listed), key=_began_at, reverse=True)[:limit]
 
     def _listed(self, key: str, record: Record, subject: str) -> StoredSession[Model] | None:
         loaded = self.repository.read(key, record)
-        if loaded is None:
+        if isinstance(loaded, Absent):
             return None
         header = loaded.stored.header
         signed_in = header.authenticated_at
@@ -82,17 +85,16 @@ class SessionAdmin(Generic[Model]):
         while nobody is signed in, the result is always False.
         """
         repository = self.repository
-        if not is_key(key):
+        if not is_key(key) or (subject is not ... and not is_subject(subject)):
             return False
-        if subject is not ...:
-            if not is_subject(subject):
-                return False
-            record = await repository.store.load(key)
-            if record is None or record.owner != repository.owner(subject):
-                return False
+        record = await repository.store.load(key)
+        header = None if record is None else repository.header(key, record)
+        # a record that is no session of ours, or only says that one was ended, stays
+        if header is None or subject not in (..., header.subject):
+            return False
         if not await repository.store.delete(key):
             return False
-        repository.events.emit("revoked", key)
+        repository.events.emit("revoked", key, reason="revoked")
         return True
 
     async def revoke_all(self, subject: str | None, *, keep: Session[Any] | None = None) -> int:
@@ -125,24 +127,34 @@ class SessionAdmin(Generic[Model]):
         self, subject: str, keep: Session[Any] | None, bound: asyncio.Timeout
     ) -> int:
         repository = self.repository
-        revocation = await begin_revocation(repository, subject)
-        kept, count = None, 0
+        owners = repository.seal.owners(subject)
+        written = [Revocations(repository, owner, age) for age, owner in enumerate(owners)]
+        begun = [await revocations.begin() for revocations in written]
         if keep is not None:
-            kept, state = keep.key, state_of(keep)
-            is_exempt = revocation.exempts(state.began_at)
-            state.exempt_from = revocation.version if is_exempt else None
+            # a sign-in of this request is one under the newest secret
+            state, newest = state_of(keep), begun[0]
+            state.exempt_from = newest.version if newest.exempts(state.began_at) else None
+        kept, count = keep.key if keep else None, 0
         try:
-            owner = repository.owner(subject)
-            while page := await repository.store.delete_owned(owner, keep=kept):
+            async for page in self._delete_owned(owners, kept, bound):
                 count += page
+        finally:
+            if count:
+                repository.events.emit("revoked", reason="revoked", count=str(count))
+        for revocations, revocation in zip(written, begun, strict=True):
+            await revocations.end(revocation)
+        return count
+
+    async def _delete_owned(
+        self, owners: list[str], kept: str | None, bound: asyncio.Timeout
+    ) -> AsyncGenerator[int]:
+        """Delete the sessions of these owners but one, and yield the number on each page."""
+        for owner in owners:
+            while page := await self.repository.store.delete_owned(owner, keep=kept):
+                yield page
                 # a driver may lose a cancellation: on Python 3.11 asyncio.wait_for() does
                 if asyncio.get_running_loop().time() >= (bound.when() or 0):
                     raise TimeoutError
-        finally:
-            if count:
-                repository.events.emit("revoked", count=str(count))
-        await end_revocation(repository, subject, revocation)
-        return count
 
     @asynccontextmanager
     async def open(self, key: str) -> AsyncGenerator[Session[Model]]:
@@ -156,8 +168,8 @@ class SessionAdmin(Generic[Model]):
             SessionNotFound: no live session has this key.
         """
         repository = self.repository
-        loaded = await repository.load(key) if is_key(key) else None
-        if loaded is None:
+        loaded = await repository.load(key) if is_key(key) else Absent("missing")
+        if isinstance(loaded, Absent):
             raise SessionNotFound(key)
         state = SessionState(repository, repository.settings.now(), loaded, can_set_cookie=False)
         try:

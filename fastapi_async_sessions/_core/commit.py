@@ -1,6 +1,7 @@
 """The commit: writes one request's change, merged with changes that other requests have stored."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Iterator
 from typing import Generic, Literal, NamedTuple
@@ -9,11 +10,11 @@ from ..errors import SessionConflict, SessionInvalid, StoreUnavailable
 from ..records import includes_write
 from .codec import read_json, write_json
 from .data import MergedData
-from .header import HEADER_SIZE, Header, Renewal
+from .header import Header, Renewal
 from .merge import merge, rebase
 from .models import Model
-from .repository import LoadedSession, Repository, SessionRecord
-from .revocation import is_revoked
+from .repository import Absent, LoadedSession, Repository, SessionRecord
+from .revocation import Revocations, revoke_beyond_limit
 from .tokens import Token
 from .unread import Unread, kept_parts
 
@@ -26,7 +27,6 @@ class Change(NamedTuple):
         unread: The parts of the change that this release cannot read, and did not assign.
         token: Opens the session; None if there is no cookie (``open``), or none yet.
         renewal: The renewal that the route requested, which may be a sign-in or sign-out.
-        subject: The user who is signed in afterwards.
         began_at: When the request began. If it is a sign-in, a later revocation applies to it.
         decided_at: When the commit found something to write; both times are in microseconds.
         exempt_from: The version of a revocation that does not apply to this session.
@@ -37,7 +37,6 @@ class Change(NamedTuple):
     unread: Unread
     token: Token | None
     renewal: Renewal | None
-    subject: str | None
     began_at: int
     decided_at: int
     exempt_from: str | None
@@ -81,9 +80,11 @@ class Commit(Generic[Model]):
         """Store a new session."""
         settings, ours = self._repository.settings, self._change.ours
         new = Header.new(self._change.decided_at, settings.lifetime, persistent=settings.persistent)
+        owner = self._owner(None)
         for _ in range(3):
             token = Token.issue()
-            stored = self._next(token.key(settings.name), self._renewed(new, token), ours)
+            header = self._renewed(new, token)
+            stored = self._next(token.key(settings.name), header, ours, owner)
             if await self._repository.store.create(stored.key, stored.record):
                 return await self._accepted(Committed(stored, ours, token, "created"))
         raise StoreUnavailable("create() reported that three random keys already exist")
@@ -105,7 +106,7 @@ class Commit(Generic[Model]):
         """Extend a session that is used; None if another request has changed or ended it."""
         # the JSON as it is stored: an extension must not write the result of a migration
         change = self._change
-        attempt = self._over(stored, None, stored.record.body[HEADER_SIZE:], change.decided_at)
+        attempt = self._over(stored, None, stored.json, change.decided_at)
         if not await self._is_written(attempt, stored, change.decided_at):
             return None
         return Committed(attempt._replace(raw=stored.raw), change.base, change.token, "extended")
@@ -117,7 +118,7 @@ class Commit(Generic[Model]):
         hashes = (stored.header.secret_hash, attempt.header.secret_hash)
         for pause in _pauses():
             theirs = await repository.load(stored.key, *hashes)
-            if theirs is None:
+            if isinstance(theirs, Absent):
                 return None
             if includes_write(theirs.stored.record.version, attempt.record.version):
                 # our write was done and its reply was lost: there is nothing left to write
@@ -149,11 +150,15 @@ class Commit(Generic[Model]):
         if change.renewal is None or change.renewal.subject is None:
             return committed
         subject, began_at = change.renewal.subject, change.began_at
-        if not await is_revoked(repository, subject, began_at, change.exempt_from):
+        revocations = Revocations(repository, repository.seal.owner(subject))
+        if not await revocations.forbids(began_at, change.exempt_from):
+            # a limit that cannot be kept now is kept at the next sign-in
+            with contextlib.suppress(StoreUnavailable):
+                await revoke_beyond_limit(repository, subject, key)
             return committed
         await repository.store.delete(key)
-        repository.events.emit("revoked", key)
-        raise SessionConflict("All sessions of this user have just been ended: sign in again.")
+        repository.events.emit("revoked", key, reason="revoked")
+        raise SessionConflict("All sessions of this user were ended meanwhile: sign in again.")
 
     async def _is_written(self, attempt: SessionRecord, over: SessionRecord, now: int) -> bool:
         if over.header.expires_at(self._repository.settings.lifetime) <= now:
@@ -171,8 +176,8 @@ class Commit(Generic[Model]):
             change.renewal or header.is_extension_due(self._repository.settings.lifetime, now)
         ):
             header = header.extended(now)
-        header = self._renewed(header, renewed)
-        return self._next(stored.key, header, raw, stored.record.version)
+        header, record = self._renewed(header, renewed), stored.record
+        return self._next(stored.key, header, raw, self._owner(record.owner), record.version)
 
     def _renewed(self, header: Header, token: Token | None) -> Header:
         """Return a header after the renewal, with the hash of the new token if there is one."""
@@ -180,9 +185,21 @@ class Commit(Generic[Model]):
             header = header.renewed(self._change.renewal, self._repository.settings.lifetime)
         return header if token is None else header._replace(secret_hash=token.secret_hash())
 
-    def _next(self, key: str, header: Header, raw: bytes, replaces: str = "") -> SessionRecord:
-        record = self._repository.new_record(key, header, raw, self._change.subject, replaces)
-        return SessionRecord(key, record, header, raw)
+    def _owner(self, before: str | None) -> str | None:
+        """Return the owner of the next record.
+
+        It stays until the session is signed in anew, even if its secret is no longer the newest.
+        """
+        renewal = self._change.renewal
+        if renewal is None or not renewal.changes_subject:
+            return before
+        return None if renewal.subject is None else self._repository.seal.owner(renewal.subject)
+
+    def _next(
+        self, key: str, header: Header, raw: bytes, owner: str | None, replaces: str = ""
+    ) -> SessionRecord:
+        record = self._repository.new_record(key, header, raw, owner, replaces)
+        return SessionRecord(key, record, header, json=raw, raw=raw)
 
     def _merged(self, theirs: LoadedSession[Model]) -> MergedData[Model]:
         codec, change = self._repository.codec, self._change

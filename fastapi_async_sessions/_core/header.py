@@ -1,7 +1,7 @@
 """The header of a record: the library's own data about a session.
 
-It has a fixed size and stands before the model's JSON, so that reading it takes no pass over the
-data and a user's model cannot reach it. Its times are microseconds since 1970, UTC.
+It stands before the model's JSON, so that reading it takes no pass over the data and a user's model
+cannot reach it. Its times are microseconds since 1970, UTC.
 """
 
 import struct
@@ -10,24 +10,20 @@ from typing import NamedTuple
 
 from ..errors import ConfigurationError
 from ..lifetime import Lifetime
-from ..records import MAX_BODY_BYTES, to_microseconds
+from ..records import to_microseconds
 
-_FORMAT = 1
-# format, flags, binding, secret hash, then microseconds: created, authenticated, seen, ends, idle,
-# absolute
-_LAYOUT = struct.Struct(">BB8s32s6q")
+# flags, secret hash; in microseconds created, authenticated, seen, renewed, ends, idle, absolute;
+# the size of the subject, which follows as UTF-8
+_LAYOUT = struct.Struct(">B32s7qH")
 _PERSISTENT, _OWN_LIFETIME = 1, 2
 _NONE = -(2**63)
 _MICROSECOND = timedelta(microseconds=1)
 # two centuries before the last datetime: with the longest lifetime added it is still a datetime
 _LATEST = to_microseconds(datetime(9800, 1, 1, tzinfo=UTC))
 
-HEADER_SIZE = _LAYOUT.size
-"""In bytes; the model's JSON follows."""
-
 
 class CorruptBody(Exception):
-    """The bytes are not ours: another program's, another key's, or of an unknown format."""
+    """The bytes are another program's, another key's, changed, or of an unknown format."""
 
 
 class Renewal(NamedTuple):
@@ -54,25 +50,39 @@ class Header(NamedTuple):
     Attributes:
         secret_hash: SHA-256 of the secret of the token that opens the session, 32 bytes.
         created_at: When the session was first stored.
-        authenticated_at: When a user last signed in; None if nobody has.
-        seen_at: When the session was last extended.
-        ends_at: The absolute end, set at the creation and at each sign-in; None if there is none.
-        lifetime: The session's own lifetime; None if it has the provider's.
-        persistent: Whether its cookie survives closing the browser.
+        authenticated_at: The last sign-in; None: there was none.
+        seen_at: The last extension.
+        renewed_at: When its token was last replaced; None: it is the first.
+        ends_at: The absolute end that was promised; None: there is none.
+        lifetime: The session's own; None: the provider's.
+        persistent: Whether its cookie outlives the browser.
+        subject: The signed-in user; None: nobody.
     """
 
     secret_hash: bytes
     created_at: int
     authenticated_at: int | None
     seen_at: int
+    renewed_at: int | None
     ends_at: int | None
     lifetime: Lifetime | None
     persistent: bool
+    subject: str | None
 
     @classmethod
     def new(cls, now: int, default: Lifetime, *, persistent: bool) -> "Header":
-        """Make the header of a session that begins now, still without the hash of its secret."""
-        return cls(b"", now, None, now, _absolute_end(now, default), None, persistent)
+        """The header of a session that begins now, but for the hash of its secret."""
+        return cls(
+            secret_hash=b"",
+            created_at=now,
+            authenticated_at=None,
+            seen_at=now,
+            renewed_at=None,
+            ends_at=_absolute_end(now, default),
+            lifetime=None,
+            persistent=persistent,
+            subject=None,
+        )
 
     def expires_at(self, default: Lifetime) -> int:
         """Return the time at which the session expires unless it is used again."""
@@ -98,67 +108,85 @@ class Header(NamedTuple):
         return self._replace(seen_at=max(now, self.seen_at))
 
     def renewed(self, renewal: Renewal, default: Lifetime) -> "Header":
-        """Return the header after a renewal, still with the hash of the old secret."""
+        """The header after a renewal, but for the hash of the new secret."""
+        header = self._replace(renewed_at=renewal.at)
+        if renewal.changes_subject:
+            header = header._replace(subject=renewal.subject)
         if not renewal.is_sign_in:
-            return self  # a sign-out moves no end: that of the last sign-in still holds
-        return self._replace(
+            return header  # a sign-out moves no end: that of the last sign-in still holds
+        return header._replace(
             authenticated_at=renewal.at,
             ends_at=_absolute_end(renewal.at, renewal.lifetime or default),
             lifetime=renewal.lifetime,
             persistent=renewal.persistent,
         )
 
-    def pack(self, binding: bytes) -> bytes:
-        """The header as bytes, with the 8 bytes that bind it to its key and provider."""
-        lifetime = self.lifetime
-        return _LAYOUT.pack(
-            _FORMAT,
-            self.persistent * _PERSISTENT + (lifetime is not None) * _OWN_LIFETIME,
-            binding,
-            self.secret_hash,
-            self.created_at,
-            _NONE if self.authenticated_at is None else self.authenticated_at,
-            self.seen_at,
-            _NONE if self.ends_at is None else self.ends_at,
-            _from_span(lifetime.idle if lifetime else None),
-            _from_span(lifetime.absolute if lifetime else None),
+    def pack(self) -> bytes:
+        """The header as bytes; the model's JSON follows."""
+        lifetime, subject = self.lifetime, (self.subject or "").encode()
+        return (
+            _LAYOUT.pack(
+                self.persistent * _PERSISTENT + (lifetime is not None) * _OWN_LIFETIME,
+                self.secret_hash,
+                self.created_at,
+                _from_optional(self.authenticated_at),
+                self.seen_at,
+                _from_optional(self.renewed_at),
+                _from_optional(self.ends_at),
+                _from_span(lifetime.idle if lifetime else None),
+                _from_span(lifetime.absolute if lifetime else None),
+                len(subject),
+            )
+            + subject
         )
 
     @classmethod
-    def unpack(cls, body: bytes, binding: bytes) -> "Header":
-        """The header that a body begins with.
+    def unpack(cls, content: bytes) -> tuple["Header", bytes]:
+        """The header that a content begins with, and the JSON that follows.
 
         Raises:
-            CorruptBody: it has none, or one that is bound to another key or provider, or it is
-                larger than any record.
+            CorruptBody: it begins with none.
         """
-        if not HEADER_SIZE <= len(body) <= MAX_BODY_BYTES:
+        if len(content) < _LAYOUT.size:
             raise CorruptBody
-        version, flags, bound_to, secret_hash, *numbers = _LAYOUT.unpack_from(body)
-        created, authenticated, seen, ends, idle, absolute = numbers
-        if version != _FORMAT or bound_to != binding or not 0 <= created <= _LATEST >= seen >= 0:
+        flags, secret_hash, *times, idle, absolute, size = _LAYOUT.unpack_from(content)
+        if max(times) > _LATEST:
             raise CorruptBody
-        return cls(
+        created, authenticated, seen, renewed, ends = map(_to_optional, times)
+        end = _LAYOUT.size + size
+        if created is None or seen is None or len(content) < end:
+            raise CorruptBody
+        header = cls(
             secret_hash=secret_hash,
             created_at=created,
-            authenticated_at=_to_time(authenticated),
+            authenticated_at=authenticated,
             seen_at=seen,
-            ends_at=_to_time(ends),
+            renewed_at=renewed,
+            ends_at=ends,
             lifetime=_to_lifetime(idle, absolute) if flags & _OWN_LIFETIME else None,
             persistent=bool(flags & _PERSISTENT),
+            subject=_to_subject(content[_LAYOUT.size : end]),
         )
+        return header, content[end:]
 
 
 def _absolute_end(began_at: int, lifetime: Lifetime) -> int | None:
     return None if lifetime.absolute is None else began_at + lifetime.absolute // _MICROSECOND
 
 
-def _to_time(microseconds: int) -> int | None:
-    if microseconds == _NONE:
-        return None
-    if not 0 <= microseconds <= _LATEST:
-        raise CorruptBody
-    return microseconds
+def _from_optional(microseconds: int | None) -> int:
+    return _NONE if microseconds is None else microseconds
+
+
+def _to_optional(microseconds: int) -> int | None:
+    return None if microseconds < 0 else microseconds
+
+
+def _to_subject(text: bytes) -> str | None:
+    try:
+        return text.decode() or None
+    except UnicodeDecodeError:
+        raise CorruptBody from None
 
 
 def _from_span(span: timedelta | None) -> int:

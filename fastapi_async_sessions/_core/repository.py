@@ -1,24 +1,28 @@
 """Loads the records of a store as sessions, and makes records of sessions."""
 
 import asyncio
-import hashlib
 import re
 from hmac import compare_digest
 from traceback import extract_tb
-from typing import Any, Generic, NamedTuple, TypeGuard, cast
+from typing import Any, Generic, Literal, NamedTuple, TypeGuard, cast
 from weakref import WeakValueDictionary
 
 from pydantic import RootModel, ValidationError
 
 from ..errors import SessionInvalid, SessionTooLarge
 from ..events import Events, logger
-from ..records import Record, from_microseconds, new_version
+from ..records import MAX_BODY_BYTES, Record, from_microseconds, new_version
 from .bounded import BoundedStore
 from .codec import Codec, Migration, read_json
-from .header import HEADER_SIZE, CorruptBody, Header
+from .header import CorruptBody, Header
 from .models import Model
+from .seal import Seal
 from .settings import Settings
 from .unread import NOTHING, Unread
+
+GRACE_PERIOD = 5 * 60 * 1_000_000
+"""For how long, in microseconds, a request may carry a token that its browser has replaced. Proxies
+buffer uploads that long; a longer time would lock out a browser that lost a renewal's response."""
 
 # text that every store can keep: PostgreSQL has no NUL, and UTF-8 has no lone surrogates
 _SUBJECT = re.compile("[^\x00\ud800-\udfff]{1,255}")
@@ -28,13 +32,14 @@ class SessionRecord(NamedTuple):
     """A record with its header, unpacked.
 
     Attributes:
-        raw: The JSON that a change is laid over: as it is stored, so that it may hold fields that
-            this release does not know, or the result of a migration.
+        json: The data as it is stored, which may hold fields that this release does not know.
+        raw: What a change is laid over: the same, or after a migration its result.
     """
 
     key: str
     record: Record
     header: Header
+    json: bytes
     raw: bytes
 
     def __repr__(self) -> str:
@@ -59,6 +64,20 @@ class LoadedSession(NamedTuple, Generic[Model]):
         return f"LoadedSession({self.stored!r})"
 
 
+class Absent(NamedTuple):
+    """There is no live session under a key.
+
+    Attributes:
+        reason: ``"missing"``: it expired, was revoked or evicted, or never existed; ``"ended"``: it
+            was destroyed a few minutes ago; ``"outdated"``: its token was replaced; ``"corrupt"``
+            and ``"unreadable"``: an event was emitted that says more.
+        renewed_at: When an outdated token was replaced.
+    """
+
+    reason: Literal["missing", "ended", "outdated", "corrupt", "unreadable"]
+    renewed_at: int | None = None
+
+
 class Repository(Generic[Model]):
     """The sessions of one provider.
 
@@ -66,6 +85,7 @@ class Repository(Generic[Model]):
         settings: The arguments of the provider.
         store: The provider's store, in a ``BoundedStore``.
         codec: Reads and writes the model.
+        seal: Seals records, and names their owners.
         events: Emits the provider's events.
     """
 
@@ -74,10 +94,11 @@ class Repository(Generic[Model]):
         self.events = Events(settings.name, settings.on_event)
         self.store = BoundedStore(settings.store, settings.store_timeout, self.events)
         self.codec = Codec(settings.model)
+        self.seal = Seal(settings.keyring, settings.name, encrypt=settings.encrypt)
         self._reported: set[str] = set()  # unreadable fields that an event has named
         self._queues: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def load(self, key: str, *secret_hashes: bytes) -> LoadedSession[Model] | None:
+    async def load(self, key: str, *secret_hashes: bytes) -> LoadedSession[Model] | Absent:
         """Return the live session with this key, if any.
 
         If hashes are given, the hash of the session's secret must be one of them.
@@ -87,23 +108,50 @@ class Repository(Generic[Model]):
             SessionInvalid: the data does not fit the model, and ``on_invalid`` is "raise".
         """
         record = await self.store.load(key)
-        return None if record is None else self.read(key, record, *secret_hashes)
+        return Absent("missing") if record is None else self.read(key, record, *secret_hashes)
 
-    def read(self, key: str, record: Record, *secret_hashes: bytes) -> LoadedSession[Model] | None:
-        """A record as a live session; None: it is none, and an event was emitted that says why."""
+    def read(
+        self, key: str, record: Record, *secret_hashes: bytes
+    ) -> LoadedSession[Model] | Absent:
+        """Return the live session that a record holds; emit an event if it cannot be read."""
         try:
-            header = Header.unpack(record.body, self.binding(key))
+            content = self._content(key, record)
+            if not content:
+                return Absent("ended")
+            header, json = Header.unpack(content)
         except CorruptBody:
-            self.events.emit("corrupt", key, reason="the header is not one of ours")
-            return None
+            self.events.emit("corrupt", key, reason="the record was not sealed here")
+            return Absent("corrupt")
         if secret_hashes and not _is_one_of(header.secret_hash, secret_hashes):
-            return None
+            return Absent("outdated", header.renewed_at)
         if header.expires_at(self.settings.lifetime) <= self.settings.now():
-            self.events.emit("expired", key)
-            return None
-        return self._read_data(SessionRecord(key, record, header, record.body[HEADER_SIZE:]))
+            return Absent("missing")
+        if not self._is_owned(record.owner, header.subject):
+            return Absent("missing")
+        return self._read_data(SessionRecord(key, record, header, json, raw=json))
 
-    def _read_data(self, stored: SessionRecord) -> LoadedSession[Model] | None:
+    def header(self, key: str, record: Record) -> Header | None:
+        """Return the header of a record; None if it is not a session of this provider."""
+        try:
+            content = self._content(key, record)
+            header = Header.unpack(content)[0] if content else None
+        except CorruptBody:
+            return None
+        return header if header and self._is_owned(record.owner, header.subject) else None
+
+    def _content(self, key: str, record: Record) -> bytes:
+        if len(record.body) > MAX_BODY_BYTES:
+            raise CorruptBody
+        content = self.seal.open(key, record.owner, record.body)
+        if content is None:
+            raise CorruptBody
+        return content
+
+    def _is_owned(self, owner: str | None, subject: str | None) -> bool:
+        """Return whether a revocation of the subject's sessions finds the record."""
+        return owner is None if subject is None else owner in self.seal.owners(subject)
+
+    def _read_data(self, stored: SessionRecord) -> LoadedSession[Model] | Absent:
         try:
             data = self.codec.load(stored.raw)
         except ValidationError as error:
@@ -115,7 +163,7 @@ class Repository(Generic[Model]):
 
     def _read_invalid(
         self, stored: SessionRecord, error: ValidationError
-    ) -> LoadedSession[Model] | None:
+    ) -> LoadedSession[Model] | Absent:
         on_invalid = self.settings.on_invalid
         if callable(on_invalid):
             data = self._migrate(on_invalid, stored.raw, error)
@@ -131,7 +179,7 @@ class Repository(Generic[Model]):
         self.events.emit("corrupt", stored.key, reason=reason, fields=", ".join(fields))
         if on_invalid == "raise":
             raise SessionInvalid("The stored session does not fit its model.", fields)
-        return None
+        return Absent("unreadable")
 
     def _read_partly(
         self, stored: SessionRecord, error: ValidationError
@@ -182,32 +230,27 @@ class Repository(Generic[Model]):
             return None if partly is None else codec.restored(codec.dump(partly[0]), partly[1])
 
     def new_record(
-        self, key: str, header: Header, raw: bytes, subject: str | None, replaces: str = ""
+        self, key: str, header: Header, raw: bytes, owner: str | None, replaces: str = ""
     ) -> Record:
         """Make the next record of the session with this key.
 
         Raises:
             SessionTooLarge: it would take more than ``max_bytes``.
         """
-        body = header.pack(self.binding(key)) + raw
+        body = self.seal.close(key, owner, header.pack() + raw)
         if len(body) > self.settings.max_bytes:
             raise SessionTooLarge(len(body), self.settings.max_bytes)
-        owner = None if subject is None else self.owner(subject)
         expires_at = from_microseconds(header.expires_at(self.settings.lifetime))
         return Record(body, new_version(replaces), owner, expires_at)
 
-    def binding(self, key: str) -> bytes:
-        """What binds a body to its key and provider: copied elsewhere it is no session."""
-        return hashlib.sha256(f"{self.settings.name}:{key}".encode()).digest()[:8]
+    def ended_record(self, key: str) -> Record:
+        """Make the record that replaces a session that was just ended.
 
-    def owner(self, subject: str) -> str:
-        """How a store knows a subject: under the provider's name, for providers share a store."""
-        return f"{self.settings.name}:{subject}"
-
-    def subject(self, record: Record) -> str | None:
-        """The subject of a record, without the provider's name."""
-        owner = record.owner
-        return None if owner is None else owner.removeprefix(f"{self.settings.name}:")
+        It has no data and no owner. While it is there, a request that still carries the session's
+        token does not replace the browser's newer cookie.
+        """
+        until = from_microseconds(self.settings.now() + GRACE_PERIOD)
+        return Record(self.seal.close(key, None, b""), new_version(), None, until)
 
     def queue(self, key: str) -> asyncio.Lock:
         """Return the lock with which the commits of a session queue after a conflict."""

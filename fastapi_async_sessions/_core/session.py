@@ -52,6 +52,12 @@ class Session(Generic[Model]):
         return self._state.is_new
 
     @property
+    def is_detached(self) -> bool:
+        """Whether the browser may hold a better cookie, so that what this request changes is not
+        stored: see "Late requests and other sites" in the README."""
+        return self._state.is_detached
+
+    @property
     def created_at(self) -> datetime:
         """When the session was first stored, or a new one's request began; in UTC."""
         return from_microseconds(self._state.header.created_at)

@@ -13,7 +13,12 @@ from ..lifetime import Clock, Lifetime
 from ..records import MAX_BODY_BYTES, to_microseconds
 from ..stores.base import Store
 from .codec import Migration
+from .keys import Keyring
 from .models import Model
+
+MAX_LIMIT = 50
+"""The largest number of sessions of one subject that can be a limit: one page of a list shows them
+together with those of many sign-ins at once."""
 
 OnInvalid = Literal["fallback", "discard", "raise"]
 OnConflict = Literal["overwrite", "raise"]
@@ -39,8 +44,11 @@ class Settings(Generic[Model]):
     name: str
     model: type[Model]
     store: Store
+    keyring: Keyring
     lifetime: Lifetime
     persistent: bool
+    encrypt: bool
+    max_sessions_per_subject: int | None
     on_invalid: OnInvalid | Migration[Model]
     on_conflict: OnConflict
     max_bytes: int
@@ -65,6 +73,11 @@ class Settings(Generic[Model]):
         require(
             min(self.store_timeout, self.commit_timeout) > timedelta(0),
             "store_timeout=... and commit_timeout=... must be positive",
+        )
+        limit = self.max_sessions_per_subject
+        require(
+            limit is None or (type(limit) is int and 1 <= limit <= MAX_LIMIT),
+            f"max_sessions_per_subject=... is 1 to {MAX_LIMIT}, or None for no limit",
         )
         self._check_choices()
         self._check_functions()

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Coroutine, Generator
 from datetime import timedelta
 from enum import Enum
-from typing import Any, Generic
+from typing import Any, Generic, NamedTuple
 
 from ..errors import SessionClosed, SessionConflict, SessionTooLarge, StoreUnavailable
 from ..events import logger
@@ -15,7 +15,7 @@ from .completion import run_to_completion
 from .data import SessionData
 from .header import Header, Renewal
 from .models import Model
-from .repository import LoadedSession, Repository, SessionRecord
+from .repository import Absent, LoadedSession, Repository, SessionRecord
 from .tokens import Token
 
 
@@ -23,9 +23,26 @@ class CookieAction(Enum):
     """The effect of the response on the browser's cookie."""
 
     KEEP = "leaves it as it is"
-    RESIGN = "sends it signed anew, once the commit has succeeded"
+    RESIGN = "sends it signed anew with the next write, which shows that its token is still good"
     SEND = "sends the token"
     REMOVE = "removes it"
+
+
+class RequestCookie(NamedTuple):
+    """A request's cookie that opened no session.
+
+    Attributes:
+        is_present: Whether there was one, so that ``destroy`` has a cookie to remove.
+        has_ended: Whether it was well signed and its session is gone.
+        is_detached: Whether the browser may hold a better cookie by now, which this request must
+            not replace.
+        outdated_key: The key of the session that an outdated token belongs to.
+    """
+
+    is_present: bool = False
+    has_ended: bool = False
+    is_detached: bool = False
+    outdated_key: str | None = None
 
 
 class _Due(Enum):
@@ -47,14 +64,16 @@ class SessionState(Generic[Model]):
         token: Opens the session; None if there is none yet, or it was opened by its key (``open``).
         data: The data that the route works on.
         is_new: Whether the request began without a live session, or has destroyed it.
-        cookie_action: The effect of the response on the cookie.
-        exempt_from: The version of a revocation that does not apply to this session.
+        request_cookie: The request's cookie, if it opened no session.
+        cookie_action: What the jar does for the cookie.
+        exempt_from: The version of the revocation that this session survives.
     """
 
     __slots__ = (
         "_ended",
         "_lock",
         "_renewal",
+        "_replaced",
         "_repository",
         "began_at",
         "can_set_cookie",
@@ -62,6 +81,7 @@ class SessionState(Generic[Model]):
         "data",
         "exempt_from",
         "is_new",
+        "request_cookie",
         "stored",
         "token",
     )
@@ -73,16 +93,19 @@ class SessionState(Generic[Model]):
         loaded: LoadedSession[Model] | None = None,
         token: Token | None = None,
         *,
+        request_cookie: RequestCookie = RequestCookie(),  # noqa: B008  # immutable
         can_set_cookie: bool = True,
     ) -> None:
         self._repository = repository
         self.began_at = began_at
         self.can_set_cookie = can_set_cookie
         self.token = token
+        self.request_cookie = request_cookie
         self.cookie_action = CookieAction.KEEP
         self.exempt_from: str | None = None
         self.is_new = loaded is None
-        self._ended: list[str] = []  # keys of destroyed sessions that are still to be deleted
+        self._ended: list[str] = []  # keys that destroy() has left to delete
+        self._replaced: str | None = None  # the key of another user's session, to end at the commit
         self._renewal: Renewal | None = None
         # two tasks of one websocket may commit at the same time
         self._lock = asyncio.Lock()
@@ -109,7 +132,7 @@ class SessionState(Generic[Model]):
         """The signed-in user, after a sign-in or sign-out by this request."""
         if self._renewal is not None and self._renewal.changes_subject:
             return self._renewal.subject
-        return None if self.stored is None else self._repository.subject(self.stored.record)
+        return None if self.stored is None else self.stored.header.subject
 
     @property
     def header(self) -> Header:
@@ -129,13 +152,20 @@ class SessionState(Generic[Model]):
         return self.header.expires_at(self._repository.settings.lifetime)
 
     @property
+    def is_detached(self) -> bool:
+        """Whether what this request changes is not kept."""
+        return self.request_cookie.is_detached
+
+    @property
     def cookie_age(self) -> timedelta | None:
         """How long the browser keeps the cookie; None if it keeps it until it is closed."""
         if self.stored is None or not self.stored.header.persistent:
             return None
-        settings = self._repository.settings
-        rest = self.stored.header.expires_at(settings.lifetime) - settings.now()
-        return timedelta(microseconds=rest)
+        # not the idle end, which each extension moves: the record decides about that
+        ends_at = self.stored.header.ends_at
+        if ends_at is None:
+            return timedelta.max
+        return timedelta(microseconds=ends_at - self._repository.settings.now())
 
     # requested by the route
 
@@ -156,21 +186,37 @@ class SessionState(Generic[Model]):
             self._renewal = Renewal(self._repository.settings.now(), changes_subject=False)
 
     def sign_in(self, subject: str, lifetime: Lifetime | None, persistent: bool | None) -> None:
-        """Bind the session to a subject at the commit, with a new token."""
+        """Bind the session to a subject at the commit, with a new token.
+
+        Where another subject was signed in the data begins anew, and their session ends with the
+        commit: what they left in it is not for this user.
+        """
+        if any(other not in (None, subject) for other in self._subjects()):
+            self._replaced = self.stored.key if self.stored else self._replaced
+            self._take(None)
         settings = self._repository.settings
         persistent = settings.persistent if persistent is None else persistent
         self._renewal = Renewal(settings.now(), True, subject, lifetime, persistent)
+
+    def _subjects(self) -> tuple[str | None, str | None]:
+        """Who was signed in when the request began, and who is now."""
+        return self.stored.header.subject if self.stored else None, self.subject
 
     def sign_out(self) -> None:
         """Sign the user out at the commit, with a new token."""
         self._renewal = Renewal(self._repository.settings.now(), changes_subject=True)
 
     def destroy(self) -> "Deletion":
-        """End the session; it is deleted when the result is awaited or the request ends."""
-        if self.stored is not None:
-            self._ended.append(self.stored.key)
-        self._renewal = None
-        self._withhold_resigned_cookie()
+        """End the session. Awaiting the result, or the end of the request, deletes it."""
+        cookie = self.request_cookie
+        keys = self.stored.key if self.stored else cookie.outdated_key, self._replaced
+        self._ended += filter(None, keys)
+        if self._ended:
+            self._withhold_resigned_cookie()
+        elif cookie.is_present:
+            self.cookie_action = CookieAction.REMOVE
+        self.request_cookie = RequestCookie(cookie.is_present)
+        self._renewal = self._replaced = None
         self.is_new = True
         self._take(None)
         return Deletion(self)
@@ -188,7 +234,7 @@ class SessionState(Generic[Model]):
                 self._take(None)
                 return False
             loaded = await self._repository.load(stored.key, stored.header.secret_hash)
-            if loaded is None or data is not self.data:
+            if isinstance(loaded, Absent) or data is not self.data:
                 return False
             self._take(loaded)
             return True
@@ -236,8 +282,6 @@ class SessionState(Generic[Model]):
                     await self._extend(self._change(ours, now), stored)
                 case _:
                     pass
-            if self.cookie_action is CookieAction.RESIGN:
-                self.cookie_action = CookieAction.SEND
 
     async def create(self) -> None:
         """Store a new session, even if its data has not changed."""
@@ -250,7 +294,6 @@ class SessionState(Generic[Model]):
             unread=self.data.unread,
             token=self.token,
             renewal=self._renewal,
-            subject=self.subject,
             began_at=self.began_at,
             decided_at=now,
             exempt_from=self.exempt_from,
@@ -259,6 +302,9 @@ class SessionState(Generic[Model]):
     def _due(self, ours: bytes, now: int) -> _Due:
         is_changed = self.data.is_change(ours)
         if self.stored is None:
+            if self.is_detached and self.subject is None:
+                self._refuse_conflict(is_changed)
+                return _Due.NOTHING
             return _Due.CREATE if is_changed or self.subject is not None else _Due.NOTHING
         if is_changed or self._renewal is not None:
             return _Due.SAVE
@@ -267,6 +313,11 @@ class SessionState(Generic[Model]):
         if is_used and self.stored.header.is_extension_due(lifetime, now):
             return _Due.EXTEND
         return _Due.NOTHING
+
+    def _refuse_conflict(self, is_changed: bool) -> None:
+        is_outdated = self.request_cookie.outdated_key is not None
+        if is_changed and is_outdated and self._repository.settings.on_conflict == "raise":
+            raise SessionConflict("Another request has renewed the session.")
 
     async def _create(self, change: Change) -> None:
         if not self.can_set_cookie:
@@ -277,9 +328,21 @@ class SessionState(Generic[Model]):
         commit, data = Commit(self._repository, change), self.data
 
         async def write() -> None:
-            self._accept(await commit.create(), change, data)
+            committed = await commit.create()
+            if self._replaced is not None:
+                await self._end_replaced(self._replaced, committed.stored.key)
+            self._accept(committed, change, data)
 
         await self._complete(write(), commit)
+
+    async def _end_replaced(self, replaced: str, created: str) -> None:
+        """End the session of the user who was signed in before, or undo the sign-in."""
+        try:
+            await self._end(replaced)
+        except StoreUnavailable:
+            self._ended.append(created)
+            raise
+        self._replaced = None
 
     async def _save(self, change: Change, stored: SessionRecord) -> None:
         commit, data = Commit(self._repository, change), self.data
@@ -303,8 +366,6 @@ class SessionState(Generic[Model]):
             committed = await commit.extend(stored)
             if committed is not None:
                 self._accept(committed, change, data)
-            else:
-                self._withhold_resigned_cookie()  # the session may have ended
 
         # without the extension the session expires a little sooner, but the request goes on
         with contextlib.suppress(SessionConflict, SessionTooLarge, StoreUnavailable):
@@ -318,18 +379,28 @@ class SessionState(Generic[Model]):
         if data is not self.data:
             self._ended.append(stored.key)  # another task destroyed it while it was written
             return
-        was_seen_at = self.stored.header.seen_at if self.stored else None
+        before = self.stored.record.owner if self.stored else None
         if committed.merged is not None:
             data.accept_merge(committed.merged, change.ours)
         data.accept(committed.base)
         self.stored, self.token = stored, committed.token
         if self._renewal is change.renewal:
             self._renewal = None
-        if committed.kind != "changed":
-            self._repository.events.emit(committed.kind, stored.key)
-        is_prolonged = stored.header.persistent and stored.header.seen_at != was_seen_at
-        if committed.kind in ("created", "renewed") or is_prolonged:
+        self._emit(committed, change, before)
+        # the write has just confirmed the token: only now may a response carry it
+        if committed.kind in ("created", "renewed") or self.cookie_action is CookieAction.RESIGN:
             self.cookie_action = CookieAction.SEND
+            self.request_cookie = RequestCookie(is_present=True)
+
+    def _emit(self, committed: Committed[Model], change: Change, before: str | None) -> None:
+        emit, stored = self._repository.events.emit, committed.stored
+        if committed.kind != "changed":
+            emit(committed.kind, stored.key)
+        owner = stored.record.owner
+        if owner is not None and change.renewal is not None and change.renewal.is_sign_in:
+            emit("signed_in", stored.key, owner=owner)
+        elif before is not None and owner is None:
+            emit("signed_out", stored.key, owner=before)
 
     def _note_end(self, change: Change, stored: SessionRecord) -> None:
         """Drop a change, because another request ended or renewed the session; keep the cookie."""
@@ -343,13 +414,19 @@ class SessionState(Generic[Model]):
 
     async def _delete_ended(self) -> None:
         while self._ended:
-            await self._complete(self._delete(self._ended[0]))
+            await self._complete(self._end(self._ended[0]))
             self.cookie_action = CookieAction.REMOVE
             self._ended.pop(0)
 
-    async def _delete(self, key: str) -> None:
-        if await self._repository.store.delete(key):
-            self._repository.events.emit("destroyed", key)
+    async def _end(self, key: str) -> None:
+        """Delete a session, and remember for a few minutes that it was there."""
+        store = self._repository.store
+        if not await store.delete(key):
+            return
+        self._repository.events.emit("destroyed", key)
+        # without it a request with the old token may replace the browser's newer cookie: no more
+        with contextlib.suppress(StoreUnavailable):
+            await store.create(key, self._repository.ended_record(key))
 
     async def _complete(
         self, work: Coroutine[Any, Any, None], commit: Commit[Model] | None = None

@@ -84,6 +84,12 @@ class Cookie:
         self.name = config.prefix + name
         # cookies that are equal in these replace each other in a browser
         self.identity = (self.name, config.domain, config.path)
+        # A signature is bound to these. A browser that still holds a cookie with other attributes
+        # sends both, and only one of them is signed for this configuration.
+        self.audience = (
+            *(name, self.name, config.domain or "", config.path),
+            *(("partitioned",) if config.partitioned else ()),
+        )
         self._raw_name = self.name.encode()
         self._values = re.compile(rb"(?:^|;)[ \t]*%b[ \t]*=([^;]*)" % self._raw_name).findall
         self._attributes = _attributes(config)

@@ -16,23 +16,25 @@ from starlette.websockets import WebSocket
 
 from .._core.admin import SessionAdmin
 from .._core.codec import Migration
+from .._core.keys import Keyring, Secret
 from .._core.models import Model
 from .._core.not_a_parameter import NEEDS_DEPENDS, NotAParameter
-from .._core.repository import Repository
-from .._core.session import Session
+from .._core.repository import GRACE_PERIOD, Absent, Repository
+from .._core.session import Session, state_of
 from .._core.settings import OnConflict, OnInvalid, Settings, require
-from .._core.state import CookieAction, SessionState
+from .._core.state import CookieAction, RequestCookie, SessionState
 from .._core.upkeep import Upkeep
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, SignInReason, SignInRequired
 from ..events import SessionEvent
 from ..lifetime import Clock, Lifetime, utc_now
 from ..stores.base import Store
-from .cookies import MAX_COOKIE_AGE, Cookie, CookieConfig
+from .cookies import MAX_COOKIE_AGE, Cookie, CookieConfig, SameSite
 from .jar import SCOPE_KEY, Entry, Jar, shared_cookie
 from .origin import OriginCheck
-from .verifier import CookieVerifier, Rejected, Secret, Verified
+from .verifier import CookieVerifier, Rejected, Verified
 from .websocket import websocket_jar
 from .wiring import dependencies, needs_session_route
+from .withheld import is_withheld
 
 Requirement = Callable[..., Coroutine[Any, Any, Session[Model]]]
 
@@ -51,14 +53,17 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
     argument.
 
     Args:
-        model: A Pydantic model that can be created without arguments.
-        store: The store for the sessions.
-        secret_key: A secret of at least 32 bytes, or up to five of them, newest first: the first
-            one signs, and all of them verify.
-        name: The name of the cookie and the namespace; 1 to 64 of ``[A-Za-z0-9_-]``.
-        max_bytes: The size of the largest session that is stored, at most 1 MiB.
-        store_timeout: The time that one call to the store may take.
-        commit_timeout: The time that a commit with all its calls may take.
+        model: A Pydantic model that can be made without arguments.
+        store: Where sessions are kept.
+        secret_key: At least 32 bytes, or up to five such secrets, newest first: the first signs,
+            all verify.
+        encrypt: Whether to encrypt subjects, times and data in the store; needs the extra
+            ``encryption``.
+        max_sessions_per_subject: From 1 to 50: a sign-in beyond it revokes the oldest ones.
+        name: Names the cookie and the namespace; 1 to 64 of ``[A-Za-z0-9_-]``.
+        max_bytes: The largest session that is stored, at most 1 MiB.
+        store_timeout: How long one call to the store may take.
+        commit_timeout: How long a commit with all its calls may take.
 
     Raises:
         ConfigurationError: an argument is not valid.
@@ -73,6 +78,8 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         name: str = "session",
         cookie: CookieConfig = CookieConfig(),  # noqa: B008  # frozen
         lifetime: Lifetime = Lifetime(),  # noqa: B008  # frozen
+        encrypt: bool = False,
+        max_sessions_per_subject: int | None = None,
         on_conflict: OnConflict = "overwrite",
         on_invalid: OnInvalid | Migration[Model] = "fallback",
         max_bytes: int = 65536,
@@ -84,12 +91,16 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         clock: Clock = utc_now,
     ) -> None:
         require(isinstance(cookie, CookieConfig), "cookie=... takes a CookieConfig")
+        keyring = Keyring(secret_key)
         settings = Settings(
             name=name,
             model=model,
             store=store,
+            keyring=keyring,
             lifetime=lifetime,
             persistent=cookie.persistent,
+            encrypt=encrypt,
+            max_sessions_per_subject=max_sessions_per_subject,
             on_invalid=on_invalid,
             on_conflict=on_conflict,
             max_bytes=max_bytes,
@@ -105,12 +116,13 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         )
         super().__init__(Repository(settings))
         self.cookie = Cookie(name, cookie)
-        self.verifier = CookieVerifier(secret_key, audience=(name, self.cookie.name))
+        self.verifier = CookieVerifier(keyring, audience=self.cookie.audience)
+        self._samesite: SameSite = cookie.samesite
         self._origin = OriginCheck(trusted_origins) if check_origin else None
         # FastAPI reads these two for the security scheme in OpenAPI
         self.model = APIKey.model_validate({"in": "cookie", "name": self.cookie.name})
         self.scheme_name = name
-        self.required = self._requirement(lambda session: not session.is_new, "No session.")
+        self.required = self._requirement(_absence)
         self._signed_in: dict[timedelta | None, Requirement[Model]] = {}
         store.claim(name)
 
@@ -131,14 +143,13 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         ``within`` ago (ASVS 7.5.3: authenticate again before sensitive actions)."""
         require(isinstance(within, timedelta | None), "signed_in(within=...) takes a timedelta")
 
-        def is_met(session: Session[Model]) -> bool:
+        def refusal(session: Session[Model]) -> SignInReason | None:
             if session.subject is None or session.authenticated_at is None:
-                return False
-            now = self.repository.settings.clock()
-            return within is None or now - session.authenticated_at <= within
+                return _absence(session) or "anonymous"
+            age = self.repository.settings.clock() - session.authenticated_at
+            return "too_old" if within is not None and age > within else None
 
-        detail = "Not signed in." if within is None else "Please sign in again."
-        return self._signed_in.setdefault(within, self._requirement(is_met, detail))
+        return self._signed_in.setdefault(within, self._requirement(refusal))
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncGenerator[None]:
@@ -155,11 +166,12 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
             yield
 
     def _requirement(
-        self, is_met: Callable[[Session[Model]], bool], detail: str
+        self, refusal: Callable[[Session[Model]], SignInReason | None]
     ) -> Requirement[Model]:
         async def requirement(session: Session[Model] = Depends(self)) -> Session[Model]:
-            if not is_met(session):
-                raise HTTPException(401, detail, {"WWW-Authenticate": "APIKey"})
+            reason = refusal(session)
+            if reason is not None:
+                raise SignInRequired(reason)
             return session
 
         return requirement
@@ -169,32 +181,66 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         began_at = jar.began_at(repository.settings.now())
         is_http = connection.scope["type"] == "http"
         verified = self._verified(connection)
-        if verified is None:
-            return SessionState(repository, began_at, can_set_cookie=is_http)
-        token = verified.token
-        loaded = await repository.load(token.key(repository.settings.name), token.secret_hash())
-        if loaded is None:
-            return SessionState(repository, began_at, can_set_cookie=is_http)
-        state = SessionState(repository, began_at, loaded, token, can_set_cookie=is_http)
-        if verified.needs_resigning:
+        if isinstance(verified, RequestCookie):
+            return SessionState(
+                repository, began_at, request_cookie=verified, can_set_cookie=is_http
+            )
+        key = verified[0].token.key(repository.settings.name)
+        hashes = {each.token.secret_hash(): each for each in verified}
+        loaded = await repository.load(key, *hashes)
+        if isinstance(loaded, Absent):
+            cookie = self._without_session(key, loaded, began_at)
+            return SessionState(repository, began_at, request_cookie=cookie, can_set_cookie=is_http)
+        live = hashes[loaded.stored.header.secret_hash]
+        state = SessionState(
+            repository,
+            began_at,
+            loaded,
+            live.token,
+            request_cookie=RequestCookie(is_present=True),
+            can_set_cookie=is_http,
+        )
+        if live.needs_resigning:
             state.cookie_action = CookieAction.RESIGN
         return state
 
-    def _verified(self, connection: HTTPConnection) -> Verified | None:
-        candidates = self.cookie.candidates(connection.scope["headers"])
+    def _verified(self, connection: HTTPConnection) -> list[Verified] | RequestCookie:
+        """Return the tokens of the request's session, or a cookie that opens none."""
+        headers, emit = connection.scope["headers"], self.repository.events.emit
+        candidates = self.cookie.candidates(headers)
         if candidates == []:
-            return None
+            if not is_withheld(self._samesite, _method(connection), headers):
+                return RequestCookie()
+            emit("cookie_withheld")
+            return RequestCookie(is_detached=True)
         verified = Rejected.AMBIGUOUS if candidates is None else self.verifier.verify(candidates)
         if isinstance(verified, Rejected):
-            self.repository.events.emit(verified.value)
-            return None
+            emit(verified.value)
+            return RequestCookie(True, is_detached=verified is Rejected.AMBIGUOUS)
         return verified
+
+    def _without_session(self, key: str, absent: Absent, began_at: int) -> RequestCookie:
+        """Classify a well-signed cookie that opens no session, and emit the event for it."""
+        emit, cookie = self.repository.events.emit, RequestCookie(is_present=True, has_ended=True)
+        match absent.reason:
+            case "outdated":
+                emit("outdated_token", key)
+                renewed_at = absent.renewed_at or 0
+                is_recent = renewed_at > began_at - GRACE_PERIOD
+                return cookie._replace(is_detached=is_recent, outdated_key=key)
+            case "ended":
+                emit("ended_elsewhere", key)
+                return cookie._replace(is_detached=True)
+            case "missing":
+                emit("missing", key)
+            case "corrupt" | "unreadable":
+                pass  # the repository has told
+        return cookie
 
     def _refuse_cross_origin(self, connection: HTTPConnection) -> None:
         if self._origin is None:
             return
-        # a websocket handshake is a GET, which a browser lets every page send
-        method = connection.scope.get("method", "WEBSOCKET")
+        method = _method(connection)
         if not self._origin.allows(method, connection.scope["headers"]):
             self.repository.events.emit("origin_rejected", method=method)
             raise HTTPException(
@@ -220,6 +266,18 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a provider cannot be pickled or copied: it holds secrets")
+
+
+def _absence(session: Session[Any]) -> SignInReason | None:
+    if not session.is_new:
+        return None
+    return "ended" if state_of(session).request_cookie.has_ended else "no_session"
+
+
+def _method(connection: HTTPConnection) -> str:
+    # a websocket handshake is a GET, which a browser lets every page send
+    method: str = connection.scope.get("method", "WEBSOCKET")
+    return method
 
 
 def _websocket_jar(connection: HTTPConnection) -> Jar:

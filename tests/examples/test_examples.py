@@ -160,7 +160,7 @@ class TestShop:
         plain, remembered = sign_in(browser()), sign_in(browser(), remember="true")
 
         assert "Max-Age" not in plain.headers["set-cookie"]
-        assert "Max-Age=1209600" in remembered.headers["set-cookie"]
+        assert "Max-Age=2592000" in remembered.headers["set-cookie"]
 
     def test_signs_out(self, browser: Browser) -> None:
         client, thief = browser(), browser()

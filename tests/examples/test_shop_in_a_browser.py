@@ -125,7 +125,7 @@ def test_signing_in_with_the_keyboard_only(shop: str, profile: Any) -> None:
 
     tab.get_by_text("Welcome, demo.").wait_for()
 
-    assert stops[0] == "Skip to the content"
+    assert stops[0] == "Skip to main content"
     assert tab.get_by_role("link", name="demo", exact=True).is_visible()
 
 

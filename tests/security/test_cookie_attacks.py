@@ -6,6 +6,7 @@ import secrets
 import string
 import time
 import timeit
+from datetime import timedelta
 from functools import partial
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from starlette.middleware.sessions import SessionMiddleware
 
 from fastapi_async_sessions import CookieConfig, MemoryStore, Session
 from fastapi_async_sessions._web.cookies import Cookie
+from fastapi_async_sessions.testing import FrozenClock
 
 from ..apps import (
     COOKIE,
@@ -61,13 +63,13 @@ def make_attacked_app(get_session: Any) -> FastAPI:
 
 
 @pytest.fixture
-def store() -> SpyStore:
-    return SpyStore(MemoryStore())
+def store(clock: FrozenClock) -> SpyStore:
+    return SpyStore(MemoryStore(clock=clock))
 
 
 @pytest.fixture
-def app(store: SpyStore) -> FastAPI:
-    return make_attacked_app(make_provider(store))
+def app(store: SpyStore, clock: FrozenClock) -> FastAPI:
+    return make_attacked_app(make_provider(store, clock=clock))
 
 
 async def valid_cookie(app: FastAPI, path: str = "/count") -> str:
@@ -233,14 +235,17 @@ async def test_the_token_of_an_unknown_session_is_never_adopted(store: SpyStore)
 
 
 async def test_the_token_of_a_deleted_session_is_never_adopted(
-    app: FastAPI, store: SpyStore
+    app: FastAPI, clock: FrozenClock
 ) -> None:
-    """A copy of the cookie from before a sign-out opens no session, and the next has another."""
+    """A copy of the cookie from before a sign-out opens no session, and the next has another. For
+    a few minutes it begins none, so that it replaces no newer cookie."""
     old = await valid_cookie(app)
     async with browser(app, old) as client:
         await client.get("/out")
     async with browser(app, old) as client:
         assert (await client.get("/")).json() == 0
+        assert set_cookie_kind(await client.get("/count")) is None
+        clock.advance(timedelta(minutes=6))
         response = await client.get("/count")
         assert cookie_value(response)[:21] != old[:21]
 
@@ -260,24 +265,25 @@ async def test_a_planted_cookie_is_invalid_after_the_sign_in(app: FastAPI) -> No
 async def test_the_right_handle_with_another_secret_opens_no_session(
     app: FastAPI, store: SpyStore
 ) -> None:
-    """The token from before a renewal finds the record, but neither opens nor deletes it."""
+    """The token from before a renewal finds the record, but neither opens nor replaces it."""
     old = await valid_cookie(app)
     async with browser(app, old) as client:
         new = cookie_value(await client.get("/in"))
     assert new[:21] == old[:21]
     async with browser(app, old) as client:
         assert (await client.get("/")).json() == 0
-        assert set_cookie_kind(await client.get("/out")) is None
+        assert set_cookie_kind(await client.get("/count")) is None
     async with browser(app, new) as client:
         assert (await client.get("/")).json() == 1
 
 
-async def test_a_sign_out_without_a_session_does_nothing(app: FastAPI, store: SpyStore) -> None:
-    """It stores nothing, sets no cookie and calls no store (CVE-2015-5963, CVE-2015-5964)."""
+async def test_a_sign_out_without_a_session_stores_nothing(app: FastAPI, store: SpyStore) -> None:
+    """It calls no store (CVE-2015-5963, CVE-2015-5964), and removes the cookie if there is one."""
     for header in (b"", b"__Host-session=forged", b"__Host-session="):
         store.calls.clear()
         _, sent, _ = await call(app, "/out", headers=[(b"cookie", header)])
-        assert [value for name, value in sent if name == b"set-cookie"] == []
+        removed = [b"Max-Age=0" in value for name, value in sent if name == b"set-cookie"]
+        assert removed == ([True] if header else [])
         assert store.calls == []
 
 

@@ -47,12 +47,16 @@ async def test_a_planted_anonymous_cookie_is_invalid_after_the_victim_signs_in(a
     assert (await browser(app, given).get("/")).json()["subject"] == "victim"
 
 
-async def test_a_planted_cookie_stays_invalid_while_the_attacker_uses_it(app, store):
-    """A change by the attacker starts another, anonymous session."""
+async def test_a_planted_cookie_stays_invalid_while_the_attacker_uses_it(app, store, clock):
+    """A change by the attacker is not stored, and a few minutes later starts another, anonymous
+    session."""
     attacker = browser(app)
     planted = cookie_value(await attacker.post("/change"))
     victim = browser(app, planted)
     victims = cookie_value(await victim.post("/sign-in/victim"))
+    assert set_cookie_kind(await browser(app, planted).post("/change")) is None
+    assert len(await store.records()) == 1
+    clock.advance(timedelta(minutes=6))
     response = await browser(app, planted).post("/change")
     assert cookie_value(response) not in (planted, victims)
     assert len(await store.records()) == 2
@@ -84,19 +88,22 @@ async def test_a_signed_token_that_was_never_stored_is_not_adopted(app, get_sess
     planted = get_session.verifier.sign(token)
     response = await browser(app, planted).post("/change")
     assert cookie_value(response) != planted
-    given = get_session.verifier.verify([cookie_value(response).encode()]).token
+    given = get_session.verifier.verify([cookie_value(response).encode()])[0].token
     assert given.handle != token.handle
     assert token.key("session") not in await store.records()
 
 
-async def test_a_token_of_an_ended_session_is_not_adopted(app, get_session):
-    """After a sign-out the next session has another handle and another secret."""
+async def test_a_token_of_an_ended_session_is_not_adopted(app, get_session, clock):
+    """After a sign-out the next session has another handle and another secret. For a few minutes
+    there is none, so that no newer cookie is replaced."""
     client = browser(app)
     ended = cookie_value(await client.post("/change"))
     await client.post("/sign-out")
+    assert set_cookie_kind(await browser(app, ended).post("/change")) is None
+    clock.advance(timedelta(minutes=6))
     given = cookie_value(await browser(app, ended).post("/change"))
     parse = get_session.verifier.verify
-    before, after = parse([ended.encode()]).token, parse([given.encode()]).token
+    before, after = parse([ended.encode()])[0].token, parse([given.encode()])[0].token
     assert before.handle != after.handle
     assert before.secret != after.secret
     assert (await browser(app, ended).get("/")).json() == ANONYMOUS
@@ -106,7 +113,7 @@ async def test_the_handle_of_a_planted_cookie_is_useless(app, get_session):
     """The attacker knows the handle, which stays the same, but not the new secret."""
     planted = cookie_value(await browser(app).post("/change"))
     await browser(app, planted).post("/sign-in/victim")
-    handle = get_session.verifier.verify([planted.encode()]).token.handle
+    handle = get_session.verifier.verify([planted.encode()])[0].token.handle
     for secret in (bytes(32), Token.issue().secret):
         forged = get_session.verifier.sign(Token(handle, secret))
         assert (await browser(app, forged).get("/")).json() == ANONYMOUS
@@ -167,7 +174,7 @@ async def test_a_sign_in_to_a_concurrently_revoked_session_gets_another_session(
     """The user has just authenticated and is signed in, under another key."""
     client = browser(app)
     old = cookie_value(await client.post("/change"))
-    key = get_session.verifier.verify([old.encode()]).token.key("session")
+    key = get_session.verifier.verify([old.encode()])[0].token.key("session")
 
     @app.post("/slow")
     async def slow(session: Annotated[Session[Data], Depends(get_session)]) -> None:

@@ -39,6 +39,7 @@ from fastapi_async_sessions import (
 )
 from fastapi_async_sessions._core.commit import Change, Committed
 from fastapi_async_sessions._core.data import MergedData
+from fastapi_async_sessions._core.encryption import Encryption
 from fastapi_async_sessions._core.repository import LoadedSession, SessionRecord
 from fastapi_async_sessions._core.tokens import Token
 from fastapi_async_sessions.stores.redis import RedisStore
@@ -67,7 +68,7 @@ class Secrets:
     def add_cookie(self, value: str, get_session: Any) -> str:
         """Add a signed cookie value and its parts."""
         text, _, signature = value.partition(".")
-        token: Token = get_session.verifier.verify([value.encode()]).token
+        token: Token = get_session.verifier.verify([value.encode()])[0].token
         self.encodings |= {value, text, signature}
         for part in (token.handle, token.secret, token.handle + token.secret):
             self.add(part)
@@ -486,11 +487,13 @@ async def test_objects_show_no_secret(site):
     client = await site.visitor()
     value = site.learn(await client.post("/sign-in")).cookies[COOKIE]
     get_session = site.get_session
-    verified = get_session.verifier.verify([value.encode()])
+    (verified,) = get_session.verifier.verify([value.encode()])
+    repository = get_session.repository
     (listed,) = await get_session.sessions("42")
     things = [
         *(site.sessions[-1], get_session, get_session.verifier, get_session.cookie),
-        *(get_session.repository, verified, verified.token, listed, get_session.required),
+        *(repository, repository.seal, repository.settings, repository.settings.keyring),
+        *(verified, verified.token, listed, get_session.required),
         *(get_session.signed_in(), site.store, site.store.inner, get_session.lifespan),
         *(await site.store.records()).values(),
     ]
@@ -515,8 +518,10 @@ async def test_what_holds_a_secret_cannot_be_pickled_or_copied(site, take):
     client = await site.visitor()
     value = site.learn(await client.post("/sign-in")).cookies[COOKIE]
     session, verifier = site.sessions[-1], site.get_session.verifier
-    token = verifier.verify([value.encode()]).token
-    for thing in (session, verifier, token, site.get_session):
+    token = verifier.verify([value.encode()])[0].token
+    repository = site.get_session.repository
+    derived = (repository.settings.keyring, repository.seal, Encryption([bytes(32)]))
+    for thing in (session, verifier, token, site.get_session, *derived):
         for held in (thing, *([] if take is copy.copy else [[thing]])):
             with pytest.raises(TypeError, match="cannot be pickled or copied") as raised:
                 take(held)
@@ -579,35 +584,36 @@ def imported(tree: ast.Module) -> set[str]:
 
 
 def test_no_cryptography_is_hand_written():
-    """itsdangerous signs, ``hashlib`` hashes, and ``hmac.compare_digest`` compares."""
+    """itsdangerous signs cookies, ``cryptography`` encrypts, ``hashlib`` and ``hmac`` hash."""
     compared = []
     for name, tree in modules():
         names = imported(tree)
-        assert "hmac" not in names or {n for n in names if n.startswith("hmac")} <= {
-            "hmac",
-            "hmac.compare_digest",
-        }, name
-        assert not any(module.startswith("cryptography") for module in names), name
+        allowed = {"hmac", "hmac.compare_digest"}
+        if name in ("_core/keys.py", "_core/seal.py", "_core/encryption.py"):
+            allowed.add("hmac.digest")
+        assert {each for each in names if each.startswith("hmac")} <= allowed, name
+        encrypts = any(module.startswith("cryptography") for module in names)
+        assert encrypts is (name == "_core/encryption.py"), name
         compared += [name] if "hmac.compare_digest" in names else []
         for node in ast.walk(tree):
             # a hand-written cipher needs the operator ^
             assert not isinstance(node, ast.BitXor), name
-    assert "_core/repository.py" in compared
+    assert compared == ["_core/repository.py", "_core/seal.py", "_web/verifier.py"]
 
 
 def test_a_signature_is_hmac_sha256_under_a_derived_key():
-    """The standard library gives the same one; the key depends on purpose, provider and cookie."""
-    salt = b"".join(
-        b"%d:%s" % (len(part), part)
-        for part in (b"fastapi_async_sessions/v1", b"session", b"__Host-session")
-    )
+    """The standard library gives the same one; the key depends on purpose, provider and cookie:
+    its name, domain and path, and whether it is partitioned."""
+    parts = (b"fastapi_async_sessions/v1", b"session", b"__Host-session", b"", b"/")
+    salt = b"".join(b"%d:%s" % (len(part), part) for part in parts)
     text = Token(bytes(range(16)), bytes(range(32))).text()
     key = hmac.digest(SECRET.encode(), salt, "sha256")
     signature = base64.urlsafe_b64encode(hmac.digest(key, text, "sha256")).rstrip(b"=")
     value = b".".join([text, signature])
     verifier = make_provider().verifier
     assert verifier.sign(Token.parse(text)).encode() == value
-    assert verifier.verify([value]).token.secret == bytes(range(32))
+    (verified,) = verifier.verify([value])
+    assert verified.token.secret == bytes(range(32))
 
 
 def test_no_weak_hash_is_used_for_security():
@@ -642,9 +648,9 @@ def test_no_secret_is_kept_in_a_cache():
 def test_what_a_traceback_holds_shows_no_data():
     """Tools that report errors show the ``repr`` of local variables: of these, for a commit."""
     data, token = PASSWORD.encode(), Token.issue()
-    record = SessionRecord("0" * 64, data, data, data)
+    record = SessionRecord("0" * 64, data, data, data, data)
     merged = MergedData(PASSWORD, data, data)
-    change = Change(data, data, PASSWORD, token, PASSWORD, PASSWORD, 0, 0, None)
+    change = Change(data, data, PASSWORD, token, PASSWORD, 0, 0, None)
     committed = Committed(record, data, token, "changed", merged)
     for thing in (record, merged, change, committed, LoadedSession(record, PASSWORD, data)):
         assert PASSWORD not in repr(thing), type(thing)

@@ -157,7 +157,8 @@ async def sign_in_many(write: Callable[[Rows], Any], provider: Any, count: int) 
     """Sessions of ada, each under a key of its own and with an end of its own."""
     repository = provider.repository
     state = SessionState(repository, repository.settings.now())
-    header, owner = state.header._replace(secret_hash=bytes(32)), repository.owner("ada")
+    header = state.header._replace(secret_hash=bytes(32), subject="ada")
+    owner = repository.seal.owner("ada")
     ends = datetime.now(UTC) + HOUR
     keys = iter(lambda: secrets.token_hex(32), "")
     for first in range(0, count, STEP):
@@ -166,7 +167,7 @@ async def sign_in_many(write: Callable[[Rows], Any], provider: Any, count: int) 
                 (
                     key,
                     Record(
-                        repository.new_record(key, header, b"{}", "ada").body,
+                        repository.new_record(key, header, b"{}", owner).body,
                         new_version(),
                         owner,
                         ends + timedelta(milliseconds=first + number),
@@ -189,7 +190,7 @@ async def test_a_hundred_of_very_many_sessions_are_listed(crowd, count):
     assert len(await provider.sessions("ada")) == 100
     ends = [
         each.expires_at
-        for _, each in await crowd.opened_store.find(provider.repository.owner("ada"))
+        for _, each in await crowd.opened_store.find(provider.repository.seal.owner("ada"))
     ]
     assert ends == sorted(ends, reverse=True)
     assert ends[0] - ends[-1] == timedelta(milliseconds=99)
@@ -242,7 +243,7 @@ async def calls_until_revoked(provider: Any) -> int:
 async def test_each_call_deletes_a_bounded_page(crowd, keep):
     """Those that expire first, and never the one to keep, wherever it stands."""
     store, provider = crowd.opened_store, make_provider(crowd.opened_store)
-    owner = provider.repository.owner("ada")
+    owner = provider.repository.seal.owner("ada")
     await sign_in_many(crowd.write, provider, PAGE + 500)
     found = [key for key, _ in await store.find(owner, PAGE + 500)][::-1]
     kept = found[10] if keep else None

@@ -23,10 +23,6 @@ from tests.servers.sentinel import RedisSentinels
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-# longer than a sentinel pauses that was held up on a busy machine
-_WITHIN = 60
-
-
 def record():
     expires_at = datetime.now(UTC) + timedelta(hours=1)
     return Record(body=b"x" * 500, version=new_version(), owner=None, expires_at=expires_at)
@@ -56,7 +52,7 @@ class Users:
     async def wait_for_sign_ins(self, number):
         """Wait for this many more sign-ins."""
         self._sign_ins = asyncio.Semaphore(0)
-        async with asyncio.timeout(_WITHIN):
+        async with asyncio.timeout(20):
             for _ in range(number):
                 await self._sign_ins.acquire()
 
@@ -132,7 +128,6 @@ def has_new_master(group):
 async def test_a_store_finds_the_new_master_after_a_crash(tmp_path, redis_release):
     """Until then StoreUnavailable is raised and nothing else; no restart is needed."""
     with sentinels(tmp_path, redis_release, replicas=1) as group:
-        group.expect_crash()
         async with busy(group):
             group.master.kill()
 

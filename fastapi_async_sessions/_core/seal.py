@@ -1,0 +1,99 @@
+"""The seal of a record, and the name under which a store knows a subject.
+
+Both are HMAC-SHA-256 under keys derived from the application's secrets. Write access to a store is
+not enough to make, move or change a session, and read access does not show who is signed in.
+Applications with different secrets never meet in one store.
+"""
+
+import hashlib
+from contextlib import suppress
+from functools import cached_property
+from hmac import compare_digest, digest
+from typing import TYPE_CHECKING, NoReturn
+
+from ..errors import ConfigurationError
+from .keys import Keyring
+
+if TYPE_CHECKING:
+    from .encryption import Encryption
+
+_TAG_SIZE = 16  # bytes: the 128 bits that RFC 2104 (5) asks for
+# the first byte of a body; 1 was the format of 0.1.0, which is not read
+_SEALED, _ENCRYPTED = b"\x02", b"\x03"
+
+
+class Seal:
+    """Seals what one provider stores with the newest key, and accepts a seal under any.
+
+    With ``encrypt`` the content is encrypted as well. Both kinds of body are read, whatever is
+    written.
+
+    Raises:
+        ConfigurationError: ``cryptography``, which ``encrypt`` needs, is not installed.
+    """
+
+    def __init__(self, keyring: Keyring, provider: str, *, encrypt: bool = False) -> None:
+        self._keyring = keyring
+        self._provider = provider
+        self._seal_keys = keyring.derive(b"fastapi_async_sessions/seal", provider)
+        self._owner_keys = keyring.derive(b"fastapi_async_sessions/owner", provider)
+        self._writer = self._encryption if encrypt else None
+
+    @cached_property
+    def _encryption(self) -> "Encryption":
+        # imported when it is needed: cryptography is optional
+        from .encryption import Encryption
+
+        return Encryption(self._keyring.derive(b"fastapi_async_sessions/encrypt", self._provider))
+
+    def close(self, key: str, owner: str | None, content: bytes, *, age: int = 0) -> bytes:
+        """The body of a record with this content, bound to its key and owner.
+
+        ``age`` is the secret to use: 0 the newest.
+        """
+        place = _place(key, owner)
+        if self._writer is not None and age == 0:
+            return _ENCRYPTED + self._writer.encrypt(content, place)
+        return _SEALED + _tag(self._seal_keys[age], place + content) + content
+
+    def open(self, key: str, owner: str | None, body: bytes) -> bytes | None:
+        """The content of a body; None: it was not sealed here, or for another key or owner, or it
+        is encrypted and ``cryptography`` is not installed."""
+        place = _place(key, owner)
+        if body[:1] == _ENCRYPTED:
+            with suppress(ConfigurationError):
+                return self._encryption.decrypt(body[1:], place)
+        if body[:1] != _SEALED:
+            return None
+        tag, content = body[1 : 1 + _TAG_SIZE], body[1 + _TAG_SIZE :]
+        is_ours = any(
+            compare_digest(_tag(seal_key, place + content), tag) for seal_key in self._seal_keys
+        )
+        return content if is_ours else None
+
+    def owner(self, subject: str) -> str:
+        """How a store knows a subject who signs in now: 64 hexadecimal digits."""
+        return _owner(self._owner_keys[0], subject)
+
+    def owners(self, subject: str) -> list[str]:
+        """How a store knows a subject, under the secret of each sign-in; newest first."""
+        return [_owner(key, subject) for key in self._owner_keys]
+
+    def __repr__(self) -> str:
+        return f"Seal({len(self._seal_keys)} keys)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a seal cannot be pickled or copied: it holds secrets")
+
+
+def _place(key: str, owner: str | None) -> bytes:
+    # a key has 64 characters, and an owner 64 or none: no two places begin a text alike
+    return f"{key}:{owner or ''}:".encode()
+
+
+def _tag(seal_key: bytes, text: bytes) -> bytes:
+    return digest(seal_key, text, hashlib.sha256)[:_TAG_SIZE]
+
+
+def _owner(owner_key: bytes, subject: str) -> str:
+    return digest(owner_key, subject.encode(), hashlib.sha256).hex()

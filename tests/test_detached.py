@@ -1,0 +1,305 @@
+"""Requests that come without the session that their browser has by now change nothing."""
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from fastapi import Depends, FastAPI
+
+from fastapi_async_sessions import CookieConfig, Session, SessionEvent, SignInRequired
+from fastapi_async_sessions.testing import FrozenClock
+
+from .apps import COOKIE, Data, browser, cookie_value, make_app, make_provider, set_cookie_kind
+
+MINUTE = timedelta(minutes=1)
+CROSS_SITE = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors", "sec-fetch-dest": "empty"}
+CROSS_SITE_LINK = {
+    "sec-fetch-site": "cross-site",
+    "sec-fetch-mode": "navigate",
+    "sec-fetch-dest": "document",
+}
+
+
+def make_site(store: Any, clock: FrozenClock, events: list[SessionEvent], **options: Any) -> Any:
+    """Routes that each do one thing to the session, and what the request saw of it."""
+    get_session = make_provider(
+        store,
+        clock=clock,
+        on_event=events.append,
+        trusted_origins=["https://other.test"],
+        **options,
+    )
+    app = make_app()
+    app.state.get_session = get_session
+    MySession = Annotated[Session[Data], Depends(get_session)]
+
+    def seen(session: Session[Data]) -> dict[str, Any]:
+        return {
+            "subject": session.subject,
+            "count": session.data.count,
+            "new": session.is_new,
+            "detached": session.is_detached,
+        }
+
+    @app.get("/")
+    async def read(session: MySession) -> Any:
+        return seen(session)
+
+    @app.post("/change")
+    @app.get("/change")
+    async def change(session: MySession) -> Any:
+        session.data.count += 1
+        return seen(session)
+
+    @app.post("/sign-in/{user}")
+    async def sign_in(session: MySession, user: str) -> Any:
+        session.renew(subject=user)
+        return seen(session)
+
+    @app.post("/step-up")
+    async def step_up(session: MySession) -> Any:
+        session.renew()
+        return seen(session)
+
+    @app.post("/sign-out")
+    async def sign_out(session: MySession) -> Any:
+        await session.destroy()
+        return seen(session)
+
+    @app.get("/mine", dependencies=[Depends(get_session.signed_in())])
+    async def mine() -> None:
+        pass
+
+    @app.exception_handler(SignInRequired)
+    async def refuse(_: Any, error: SignInRequired) -> Any:
+        return httpx_json({"reason": error.reason})
+
+    return app
+
+
+def httpx_json(content: Any) -> Any:
+    from fastapi.responses import JSONResponse
+
+    return JSONResponse(content, 401)
+
+
+def kinds(events: list[SessionEvent]) -> list[str]:
+    return [event.kind for event in events]
+
+
+async def sent_late(app: FastAPI, cookie: str, path: str = "/change") -> httpx.Response:
+    """A request of the same browser that carries the cookie which it held when it was sent."""
+    return await browser(app, cookie).post(path)
+
+
+@pytest.mark.parametrize("renewal", ["/step-up", "/sign-in/ada"])
+async def test_a_late_request_with_an_outdated_token_replaces_no_cookie(
+    store: Any, clock: FrozenClock, renewal: str
+) -> None:
+    """An upload that was sent before a step-up and arrives after it signs nobody out."""
+    events: list[SessionEvent] = []
+    app = make_site(store, clock, events)
+    client = browser(app)
+    outdated = cookie_value(await client.post("/sign-in/ada"))
+    await client.post(renewal)
+    events.clear()
+    late = await sent_late(app, outdated)
+    assert late.json() == {"subject": None, "count": 1, "new": True, "detached": True}
+    assert set_cookie_kind(late) is None
+    assert kinds(events) == ["outdated_token"]
+    assert (await client.get("/")).json()["subject"] == "ada"
+    assert (await client.get("/")).json()["count"] == 0
+
+
+async def test_a_conflict_is_raised_where_conflicts_are(store: Any, clock: FrozenClock) -> None:
+    """Under ``on_conflict="raise"`` a change that would be dropped is a 409, and a read is not."""
+    app = make_site(store, clock, [], on_conflict="raise")
+    client = browser(app)
+    outdated = cookie_value(await client.post("/sign-in/ada"))
+    await client.post("/step-up")
+    assert (await sent_late(app, outdated)).status_code == 409
+    assert (await browser(app, outdated).get("/")).status_code == 200
+
+
+async def test_five_minutes_after_a_renewal_its_old_token_is_an_ordinary_new_session(
+    store: Any, clock: FrozenClock
+) -> None:
+    """A browser that lost the response of a renewal is not locked out for longer."""
+    app = make_site(store, clock, [])
+    client = browser(app)
+    outdated = cookie_value(await client.post("/sign-in/ada"))
+    await client.post("/step-up")
+    clock.advance(6 * MINUTE)
+    late = await sent_late(app, outdated)
+    assert late.json()["detached"] is False
+    assert set_cookie_kind(late) == "sent"
+
+
+async def test_a_lost_response_of_a_renewal_locks_nobody_out(
+    store: Any, clock: FrozenClock
+) -> None:
+    """A sign-in proves who it is, so that it works at once with the outdated token."""
+    app = make_site(store, clock, [])
+    client = browser(app)
+    outdated = cookie_value(await client.post("/sign-in/ada"))
+    await browser(app, outdated).post("/step-up")  # the browser never sees this response
+    again = browser(app, outdated)
+    assert set_cookie_kind(await again.post("/sign-in/ada")) == "sent"
+    assert (await again.get("/")).json() == {
+        "subject": "ada",
+        "count": 0,
+        "new": False,
+        "detached": False,
+    }
+
+
+async def test_a_late_request_of_a_session_that_was_signed_out_replaces_no_cookie(
+    store: Any, clock: FrozenClock
+) -> None:
+    """An upload that outlasts a sign-out and a new sign-in leaves the new session alone."""
+    events: list[SessionEvent] = []
+    app = make_site(store, clock, events)
+    client = browser(app)
+    ended = cookie_value(await client.post("/sign-in/ada"))
+    await client.post("/sign-out")
+    await client.post("/sign-in/ada")
+    events.clear()
+    late = await sent_late(app, ended)
+    assert late.json() == {"subject": None, "count": 1, "new": True, "detached": True}
+    assert set_cookie_kind(late) is None
+    assert kinds(events) == ["ended_elsewhere"]
+    assert (await client.get("/")).json()["subject"] == "ada"
+    clock.advance(6 * MINUTE)
+    assert (await sent_late(app, ended)).json()["detached"] is False
+
+
+async def test_a_late_request_of_the_user_before_replaces_no_cookie(
+    store: Any, clock: FrozenClock
+) -> None:
+    """Bob signs in over ada's session; what was under way for ada neither shows nor ends it."""
+    app = make_site(store, clock, [])
+    client = browser(app)
+    of_ada = cookie_value(await client.post("/sign-in/ada"))
+    await client.post("/sign-in/bob")
+    late = await sent_late(app, of_ada)
+    assert (late.json()["subject"], late.json()["detached"]) == (None, True)
+    assert set_cookie_kind(late) is None
+    assert (await client.get("/")).json()["subject"] == "bob"
+
+
+@pytest.mark.parametrize(
+    ("samesite", "method", "headers", "is_detached"),
+    [
+        pytest.param("strict", "GET", CROSS_SITE_LINK, True, id="strict, a link"),
+        pytest.param("strict", "POST", CROSS_SITE, True, id="strict, a form of a trusted origin"),
+        pytest.param("lax", "GET", CROSS_SITE_LINK, False, id="lax, a link"),
+        pytest.param("lax", "POST", CROSS_SITE_LINK, True, id="lax, a form of a trusted origin"),
+        pytest.param("lax", "GET", CROSS_SITE, True, id="lax, a request of a script"),
+        pytest.param("none", "POST", CROSS_SITE, False, id="none"),
+        pytest.param("strict", "GET", {}, False, id="strict, no browser"),
+        pytest.param("strict", "GET", {"sec-fetch-site": "none"}, False, id="strict, typed"),
+    ],
+)
+async def test_a_request_whose_cookie_was_withheld_sets_none(
+    store: Any,
+    clock: FrozenClock,
+    samesite: Any,
+    method: str,
+    headers: dict[str, str],
+    is_detached: bool,
+) -> None:
+    """``SameSite`` keeps the cookie back, and the browser may hold a good one."""
+    events: list[SessionEvent] = []
+    app = make_site(store, clock, events, cookie=CookieConfig(samesite=samesite))
+    request = {"origin": "https://other.test", **headers} if method == "POST" else headers
+    response = await browser(app).request(method, "/change", headers=request)
+    assert response.json()["detached"] is is_detached
+    assert set_cookie_kind(response) == (None if is_detached else "sent")
+    assert kinds(events) == (["cookie_withheld"] if is_detached else ["created"])
+
+
+async def test_a_sign_in_from_another_site_is_stored_and_sent(
+    store: Any, clock: FrozenClock
+) -> None:
+    """It is a proof of who it is: the identity provider's form post works under ``lax``."""
+    app = make_site(store, clock, [])
+    client = browser(app)
+    headers = {"origin": "https://other.test", **CROSS_SITE_LINK}
+    assert set_cookie_kind(await client.post("/sign-in/ada", headers=headers)) == "sent"
+    assert (await client.get("/")).json()["subject"] == "ada"
+
+
+async def test_two_good_tokens_of_two_sessions_are_detached(store: Any, clock: FrozenClock) -> None:
+    """One of them was planted: neither is used, neither replaced, and nothing is stored."""
+    events: list[SessionEvent] = []
+    app = make_site(store, clock, events)
+    one = cookie_value(await browser(app).post("/sign-in/ada"))
+    two = cookie_value(await browser(app).post("/sign-in/eve"))
+    events.clear()
+    store.calls.clear()
+    client = browser(app)
+    response = await client.post("/change", headers={"cookie": f"{COOKIE}={one}; {COOKIE}={two}"})
+    assert response.json() == {"subject": None, "count": 1, "new": True, "detached": True}
+    assert set_cookie_kind(response) is None
+    assert (kinds(events), store.calls) == (["ambiguous_cookie"], [])
+
+
+async def test_tokens_of_one_session_are_one_candidate(store: Any, clock: FrozenClock) -> None:
+    """Whichever of them is live counts, in any order."""
+    app = make_site(store, clock, [])
+    client = browser(app)
+    outdated = cookie_value(await client.post("/sign-in/ada"))
+    live = cookie_value(await client.post("/step-up"))
+    for cookies in ((outdated, live), (live, outdated)):
+        header = "; ".join(f"{COOKIE}={each}" for each in cookies)
+        response = await browser(app).get("/", headers={"cookie": header})
+        assert response.json()["subject"] == "ada"
+
+
+async def test_a_detached_request_may_destroy(store: Any, clock: FrozenClock) -> None:
+    """With an outdated token a sign-out ends that session too, and removes the cookie."""
+    app = make_site(store, clock, [])
+    client = browser(app)
+    outdated = cookie_value(await client.post("/sign-in/ada"))
+    await client.post("/step-up")
+    response = await sent_late(app, outdated, "/sign-out")
+    assert set_cookie_kind(response) == "removed"
+    assert (await client.get("/")).json()["subject"] is None
+
+
+@pytest.mark.parametrize("cookie", ["", "forged", "dead"])
+async def test_destroy_removes_whatever_cookie_came(
+    store: Any, clock: FrozenClock, cookie: str
+) -> None:
+    """A browser does not keep a dead cookie for 400 days, and one without a cookie gets none."""
+    app = make_site(store, clock, [])
+    if cookie == "dead":
+        client = browser(app)
+        value = cookie_value(await client.post("/sign-in/ada"))
+        await store.inner.clear()
+    else:
+        value = cookie
+    response = await browser(app, value or None).post("/sign-out")
+    assert set_cookie_kind(response) == ("removed" if cookie else None)
+
+
+async def test_a_401_says_why(store: Any, clock: FrozenClock) -> None:
+    """Each reason has its own, so that a page can say that the session has expired."""
+    app = make_site(store, clock, [])
+    client = browser(app)
+    first = cookie_value(await client.post("/sign-in/ada"))
+    live = cookie_value(await client.post("/step-up"))
+
+    async def reason(cookie: str | None, **headers: str) -> str:
+        response = await browser(app, cookie).get("/mine", headers=headers)
+        assert response.status_code == 401
+        return response.json()["reason"]
+
+    assert await reason(None) == "no_session"
+    assert await reason(first) == "ended"
+    assert await reason(None, **CROSS_SITE) == "no_session"
+    clock.advance(timedelta(hours=2))
+    assert await reason(live) == "ended"
+    visitor = cookie_value(await browser(app).post("/change"))
+    assert await reason(visitor) == "anonymous"
