@@ -160,6 +160,10 @@ def _json(tables: dict[str, Table]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
+def progress(text: str) -> None:
+    print(f"{text} ...", file=sys.stderr, flush=True)
+
+
 def stores(addresses: Addresses, name: str) -> dict[str, Callable[[], Any]]:
     """A fresh one of each kind."""
     postgres = {"table_name": name, "create_table": True}
@@ -185,7 +189,8 @@ async def bytes_stored(redis: Redis, addresses: Addresses, number: int = 500) ->
     rows = []
     async with served(MemoryStore) as (world, _):
         await world.add_sessions(WIDTH, 100)  # so that what is made once is not counted
-    for size in SIZES.values():
+    for title, size in SIZES.items():
+        progress(f"bytes stored for {title}")
         name = f"bytes{size}"
         made = stores(addresses, name)
         memory = await bytes_in_memory(made["memory"], number, size)
@@ -228,6 +233,7 @@ async def by_size(addresses: Addresses, seconds: float) -> Table:
     """256 users, each with one session of that size."""
     rows = []
     for title, size in SIZES.items():
+        progress(f"sessions of {title}")
         row = [title]
         for make in stores(addresses, f"size{size}").values():
             async with served(make) as (world, send):
@@ -243,7 +249,7 @@ async def by_number(
     rows = []
     server = redis.info("server")["process_id"]
     for number in numbers:
-        print(f"storing {number:,} sessions ...", file=sys.stderr, flush=True)
+        progress(f"{number:,} sessions stored")
         made = stores(addresses, f"number{number}")
         row = [f"{number:,}"]
         async with served(made["Redis"]) as (world, send):
@@ -289,6 +295,7 @@ async def by_connections(addresses: Addresses, core: int, seconds: float) -> Tab
     rows = []
     serve = partial(over_http, addresses=addresses, core=core, connections=max(CONNECTIONS))
     for contender in (BY_HAND, OURS):
+        progress(f"connections, {contender.name}")
         async with serve(FASTAPI) as alone, serve(contender) as send:
             names = [Request("POST", f"/sign-in/user-{number}") for number in range(1024)]
             cookies = [answer.cookie() for answer in (await run(send, names, 1)).answers]

@@ -1,5 +1,6 @@
 """Valkey and PostgreSQL for the time of a run, from wheels."""
 
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from .contenders import Addresses
 
 @contextmanager
 def servers() -> Iterator[tuple[Redis, Addresses]]:
-    """Start them; what they stored is removed afterwards."""
+    """Start them, and stop them however the run ends; what they stored is removed."""
+    # as Ctrl-C, which ends an event loop in order
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with ExitStack() as stack:
         home = stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmarks-"))
         valkey = stack.enter_context(ValkeyServer())
