@@ -1,6 +1,8 @@
 """Settings of the tests whose cases hypothesis makes, and JSON values with edits for them.
 
-``HYPOTHESIS_PROFILE=long`` tries twenty times as many cases, and other ones each time.
+A plain run tries a quarter of each test's number of cases. ``HYPOTHESIS_PROFILE=full`` tries all
+of them, as ``.ci/run`` and the mutation tests do; ``long`` twenty times as many, and other ones
+each time.
 """
 
 import os
@@ -9,14 +11,15 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+_PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "quick")
+_SHARE = {"quick": 0.25, "full": 1, "long": 20}[_PROFILE]
 
 
 def cases(count: int) -> settings:
-    """So many cases by default, the same ones each time."""
+    """So many cases in a full run, and the same ones each time but in a long one."""
     return settings(
-        max_examples=count * 20 if IS_LONG else count,
-        derandomize=not IS_LONG,
+        max_examples=int(count * _SHARE),
+        derandomize=_PROFILE != "long",
         deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

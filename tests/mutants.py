@@ -6,6 +6,7 @@ of every mutant that they do not notice, and fails if there is one.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,7 @@ def mutmut(copy: Path, *arguments: str, shown: bool = False) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "mutmut", *arguments],
         cwd=copy,
+        env={"HYPOTHESIS_PROFILE": "full", **os.environ},
         stdout=None if shown else subprocess.PIPE,
         text=True,
         check=True,
