@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -261,32 +262,44 @@ print(SessionProvider(Visits, store=MemoryStore(), secret_key="0123456789abcdefg
     assert run_without(program) == "<SessionProvider 'session'>\n"
 
 
-@pytest.mark.parametrize(("store", "extra"), [("redis", "redis"), ("sql", "sql"), ("http", "http")])
-def test_the_error_for_a_missing_library_names_the_extra_to_install(store: str, extra: str) -> None:
-    """It is raised when the store is imported, or when it is built."""
+@pytest.fixture(scope="module")
+def errors_without_libraries() -> dict[str, str]:
+    """What a program is told that builds each of these stores, or a provider that encrypts."""
     program = f"""
-from {NAME} import ConfigurationError
-try:
-    from {NAME}.stores import {store} as module
-    if {store!r} == "http":
-        module.HTTPStore("https://127.0.0.1", token="x" * 32)
-except ConfigurationError as error:
-    print(error)
-"""
-    assert f'pip install "{NAME}[{extra}]"' in run_without(program)
-
-
-def test_the_error_for_encryption_without_its_library_names_the_extra_to_install() -> None:
-    """It is raised when the provider is built."""
-    program = f"""
+import json
+from importlib import import_module
 from {NAME} import ConfigurationError, MemoryStore, SessionProvider
 from pydantic import BaseModel
 class Visits(BaseModel):
     count: int = 0
 secret = "0123456789abcdefghijklmnopqrstuvwx"
+errors = {{}}
 try:
     SessionProvider(Visits, store=MemoryStore(), secret_key=secret, encrypt=True)
 except ConfigurationError as error:
-    print(error)
+    errors["encryption"] = str(error)
+for store in ("redis", "sql", "http"):
+    try:
+        module = import_module("{NAME}.stores." + store)
+        if store == "http":
+            module.HTTPStore("https://127.0.0.1", token="x" * 32)
+    except ConfigurationError as error:
+        errors[store] = str(error)
+print(json.dumps(errors))
 """
-    assert f'pip install "{NAME}[encryption]"' in run_without(program)
+    return json.loads(run_without(program))
+
+
+@pytest.mark.parametrize(("store", "extra"), [("redis", "redis"), ("sql", "sql"), ("http", "http")])
+def test_the_error_for_a_missing_library_names_the_extra_to_install(
+    errors_without_libraries: dict[str, str], store: str, extra: str
+) -> None:
+    """It is raised when the store is imported, or when it is built."""
+    assert f'pip install "{NAME}[{extra}]"' in errors_without_libraries[store]
+
+
+def test_the_error_for_encryption_without_its_library_names_the_extra_to_install(
+    errors_without_libraries: dict[str, str],
+) -> None:
+    """It is raised when the provider is built."""
+    assert f'pip install "{NAME}[encryption]"' in errors_without_libraries["encryption"]

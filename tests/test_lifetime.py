@@ -178,9 +178,11 @@ async def test_an_expired_record_that_the_store_still_returns_is_ignored(clock):
 async def test_no_session_object_outlives_its_request(clock):
     """A process keeps no sessions in memory: after 300 requests there are no more than before."""
 
+    kinds = (SessionState, Session)
+
     def alive() -> int:
         gc.collect()
-        return sum(isinstance(each, SessionState | Session) for each in gc.get_objects())
+        return sum(isinstance(each, kinds) for each in gc.get_objects())
 
     client = browser(make_site(clock))
     await client.post("/sign-in")

@@ -504,27 +504,31 @@ async def test_the_record_of_another_session_under_this_key_is_corrupt(releases)
     }
 
 
+@pytest.fixture(scope="module")
+def repository():
+    """Of a provider whose sessions last for 30,000 days."""
+    lifetime = Lifetime(None, timedelta(days=30000))
+    return Releases().provider(First, lifetime=lifetime).repository
+
+
 @settings(max_examples=300, deadline=None)
-@given(st.binary(max_size=200), st.booleans())
-def test_reading_any_bytes_never_raises(content, is_sealed):
+@given(content=st.binary(max_size=200), is_sealed=st.booleans())
+def test_reading_any_bytes_never_raises(repository, content, is_sealed):
     """With a valid seal too: a release may write what another does not know."""
-    repository = Releases().provider(First).repository
     body = repository.seal.close("0" * 64, None, content) if is_sealed else content
     repository.read("0" * 64, Record(body, new_version(), None, START + HOUR))
 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.binary(min_size=32, max_size=32),
-    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=7, max_size=7),
-    st.integers(0, 3),
-    st.integers(0, 2**16 - 1),
+    secret_hash=st.binary(min_size=32, max_size=32),
+    numbers=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=7, max_size=7),
+    flags=st.integers(0, 3),
+    size=st.integers(0, 2**16 - 1),
 )
-def test_reading_any_times_never_raises(secret_hash, numbers, flags, size):
+def test_reading_any_times_never_raises(repository, secret_hash, numbers, flags, size):
     """A header may hold any 64-bit numbers as times."""
     times = b"".join(number.to_bytes(8, "big", signed=True) for number in numbers)
-    lifetime = Lifetime(None, timedelta(days=30000))
-    repository = Releases().provider(First, lifetime=lifetime).repository
     content = bytes([flags]) + secret_hash + times + size.to_bytes(2, "big") + b"{}"
     body = repository.seal.close("0" * 64, None, content)
     repository.read("0" * 64, Record(body, new_version(), None, START + HOUR))

@@ -51,9 +51,9 @@ async def all_of(store, call):
     return [await call(store, key) for key in KEYS]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def processes():
-    """Three processes, which share neither memory nor locks with each other."""
+    """Three processes for all tests, which share neither memory nor locks with each other."""
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         yield pool
         pool.close()

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from argon2 import PasswordHasher
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
@@ -27,6 +28,18 @@ PASSWORD = users.DEMO["demo"]
 ADMIN_PASSWORD = users.DEMO["admin"]
 
 Browser = Callable[..., TestClient]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_hashes() -> Iterator[None]:
+    """The demo users' passwords are hashed with the least work that Argon2 allows."""
+    hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(users, "_hasher", hasher)
+        patch.setattr(users, "_nobody", hasher.hash("nobody"))
+        hashes = {name: hasher.hash(password) for name, password in users.DEMO.items()}
+        patch.setattr(users, "_hashes", hashes)
+        yield
 
 
 @pytest.fixture
