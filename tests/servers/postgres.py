@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from .process import ServerProcess, free_port
@@ -65,13 +66,16 @@ class PostgresServer(ServerProcess):
     def url_for(self, user: str, *, driver: str = "asyncpg") -> str:
         return f"postgresql+{driver}://{user}@127.0.0.1:{self.port}/postgres"
 
-    def execute(self, *statements: str) -> str:
-        """Send statements from outside, each in a transaction of its own, and give the output."""
-        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "postgres"]
-        command = ["psql", "-X", "-q", "-t", "-A", "-v", "ON_ERROR_STOP=1"]
-        for statement in ("SET client_min_messages = warning", *statements):
-            command += ["-c", statement]
-        return _run(self.binaries, [*command, *where])
+    def execute(self, *statements: str) -> Any:
+        """Send statements from outside, each in a transaction of its own, and give the value that
+        the last one returns, or None."""
+        where = f"host=127.0.0.1 port={self.port} user=postgres dbname=postgres"
+        limits = "connect_timeout=20 options='-c statement_timeout=60s'"
+        with psycopg.connect(f"{where} {limits}", autocommit=True) as connection:
+            cursor = connection.cursor()
+            for statement in statements:
+                cursor.execute(statement)
+            return cursor.fetchone()[0] if cursor.description else None
 
     def create(self) -> None:
         """Make an empty database cluster in its directory."""
@@ -89,7 +93,7 @@ class PostgresServer(ServerProcess):
         position = primary.execute("SELECT pg_current_wal_lsn()")
         question = f"SELECT pg_last_wal_replay_lsn() >= '{position}'"
         until(
-            lambda: self.execute(question) == "t",
+            lambda: self.execute(question),
             within=_FOLLOWS_WITHIN,
             what=f"{self} has what {primary} wrote",
         )

@@ -508,7 +508,7 @@ async def test_a_serialization_failure_is_tried_again_nine_times(
         else:
             with pytest.raises(StoreUnavailable, match="SerializationError 40001"):
                 await save
-        assert postgres_server.execute("SELECT last_value FROM attempts") == "10"
+        assert postgres_server.execute("SELECT last_value FROM attempts") == 10
 
 
 @asynccontextmanager
