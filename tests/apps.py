@@ -148,3 +148,39 @@ async def call(
     start = next(message for message in sent if message["type"] == "http.response.start")
     body = b"".join(message.get("body", b"") for message in sent[1:])
     return start["status"], list(start["headers"]), body
+
+
+async def connect(
+    app: Any, path: str, *, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> list[dict[str, Any]]:
+    """Open a websocket in the test's event loop, and return what the application sends.
+
+    The client disconnects as soon as the handler waits for a message.
+    """
+    sent: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = [{"type": "websocket.connect"}]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop() if messages else {"type": "websocket.disconnect", "code": 1000}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {
+        "type": "websocket",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "scheme": "wss",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"testserver"), *headers],
+        "client": ("127.0.0.1", 1),
+        "server": ("testserver", 443),
+        "subprotocols": [],
+        "state": {},
+        "extensions": {"websocket.http.response": {}},
+    }
+    await app(scope, receive, send)
+    return sent

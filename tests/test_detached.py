@@ -1,16 +1,31 @@
 """Requests that come without the session that their browser has by now change nothing."""
 
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, WebSocket
+from fastapi.responses import JSONResponse, StreamingResponse
 
 from fastapi_async_sessions import CookieConfig, Session, SessionEvent, SignInRequired
 from fastapi_async_sessions.testing import FrozenClock
 
-from .apps import COOKIE, Data, browser, cookie_value, make_app, make_provider, set_cookie_kind
+from .apps import (
+    COOKIE,
+    Data,
+    Line,
+    browser,
+    call,
+    connect,
+    cookie_value,
+    make_app,
+    make_provider,
+    set_cookie_kind,
+)
+from .doubles import SpyStore
+from .races import opened_store
 
 MINUTE = timedelta(minutes=1)
 CROSS_SITE = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors", "sec-fetch-dest": "empty"}
@@ -19,6 +34,14 @@ CROSS_SITE_LINK = {
     "sec-fetch-mode": "navigate",
     "sec-fetch-dest": "document",
 }
+PATIENT = dict.fromkeys(("store_timeout", "commit_timeout"), MINUTE)  # on a busy machine
+
+
+@pytest.fixture(params=["memory", "redis", "sqlite", "postgresql"])
+async def store(request: pytest.FixtureRequest, clock: FrozenClock) -> AsyncIterator[SpyStore]:
+    """An open store of each kind, which records its calls."""
+    async with opened_store(request.param, clock, request) as opened:
+        yield SpyStore(opened)
 
 
 def make_site(store: Any, clock: FrozenClock, events: list[SessionEvent], **options: Any) -> Any:
@@ -28,6 +51,7 @@ def make_site(store: Any, clock: FrozenClock, events: list[SessionEvent], **opti
         clock=clock,
         on_event=events.append,
         trusted_origins=["https://other.test"],
+        **PATIENT,
         **options,
     )
     app = make_app()
@@ -52,6 +76,31 @@ def make_site(store: Any, clock: FrozenClock, events: list[SessionEvent], **opti
         session.data.count += 1
         return seen(session)
 
+    @app.post("/stream")
+    async def stream(session: MySession) -> StreamingResponse:
+        async def lines() -> AsyncIterator[str]:
+            yield f"{session.data.count}"
+
+        session.data.count += 1
+        return StreamingResponse(lines(), headers={"detached": str(session.is_detached)})
+
+    @app.websocket("/socket")
+    async def socket(websocket: WebSocket, session: MySession) -> None:
+        await websocket.accept()
+        session.data.count += 1
+        await session.commit()
+        await websocket.send_json(seen(session))
+
+    @app.post("/begin")
+    async def begin_sign_in(session: MySession) -> None:
+        session.data.lines = [Line(name="begun")]
+
+    @app.post("/complete/{user}")
+    async def complete_sign_in(session: MySession, user: str) -> Any:
+        if session.data.lines:
+            session.renew(subject=user)
+        return seen(session)
+
     @app.post("/sign-in/{user}")
     async def sign_in(session: MySession, user: str) -> Any:
         session.renew(subject=user)
@@ -73,15 +122,9 @@ def make_site(store: Any, clock: FrozenClock, events: list[SessionEvent], **opti
 
     @app.exception_handler(SignInRequired)
     async def refuse(_: Any, error: SignInRequired) -> Any:
-        return httpx_json({"reason": error.reason})
+        return JSONResponse({"reason": error.reason}, 401)
 
     return app
-
-
-def httpx_json(content: Any) -> Any:
-    from fastapi.responses import JSONResponse
-
-    return JSONResponse(content, 401)
 
 
 def kinds(events: list[SessionEvent]) -> list[str]:
@@ -91,6 +134,78 @@ def kinds(events: list[SessionEvent]) -> list[str]:
 async def sent_late(app: FastAPI, cookie: str, path: str = "/change") -> httpx.Response:
     """A request of the same browser that carries the cookie which it held when it was sent."""
     return await browser(app, cookie).post(path)
+
+
+class Late(NamedTuple):
+    """A request without the session that its browser has by now, and the event that tells of it."""
+
+    headers: dict[str, str]
+    event: str
+
+
+async def outdated(app: FastAPI, client: httpx.AsyncClient) -> Late:
+    """It was sent before a step-up."""
+    cookie = cookie_value(await client.post("/sign-in/ada"))
+    await client.post("/step-up")
+    return Late({"cookie": f"{COOKIE}={cookie}"}, "outdated_token")
+
+
+async def ended(app: FastAPI, client: httpx.AsyncClient) -> Late:
+    """It was sent before a sign-out and another sign-in."""
+    cookie = cookie_value(await client.post("/sign-in/ada"))
+    await client.post("/sign-out")
+    await client.post("/sign-in/ada")
+    return Late({"cookie": f"{COOKIE}={cookie}"}, "ended_elsewhere")
+
+
+async def withheld(app: FastAPI, client: httpx.AsyncClient) -> Late:
+    """It comes from another site."""
+    await client.post("/sign-in/ada")
+    return Late({"origin": "https://other.test", **CROSS_SITE}, "cookie_withheld")
+
+
+async def ambiguous(app: FastAPI, client: httpx.AsyncClient) -> Late:
+    """Another cookie was planted beside the user's own."""
+    mine = cookie_value(await client.post("/sign-in/ada"))
+    planted = cookie_value(await browser(app).post("/sign-in/eve"))
+    return Late({"cookie": f"{COOKIE}={mine}; {COOKIE}={planted}"}, "ambiguous_cookie")
+
+
+@pytest.mark.parametrize("case", [outdated, ended, withheld, ambiguous])
+@pytest.mark.parametrize("channel", ["route", "stream", "websocket"])
+async def test_a_detached_request_changes_nothing(
+    store: SpyStore,
+    clock: FrozenClock,
+    case: Callable[[FastAPI, httpx.AsyncClient], Awaitable[Late]],
+    channel: str,
+) -> None:
+    """What it changes is not stored, it sends no cookie, one event tells of it, and afterwards the
+    user is still signed in."""
+    events: list[SessionEvent] = []
+    app = make_site(store, clock, events)
+    client = browser(app)
+    late = await case(app, client)
+    before, headers = (
+        await store.records(),
+        [(name.encode(), value.encode()) for name, value in late.headers.items()],
+    )
+    events.clear()
+    if channel == "websocket":
+        sent = await connect(app, "/socket", headers=headers)
+        assert [message["type"] for message in sent] == ["websocket.accept", "websocket.send"]
+        assert '"count":1,"new":true,"detached":true' in sent[1]["text"]
+        received = list(sent[0].get("headers", []))
+    else:
+        path = "/change" if channel == "route" else "/stream"
+        status, received, body = await call(app, path, method="POST", headers=headers)
+        assert status == 200
+        seen = b'"detached":true' if channel == "route" else b"1"
+        assert seen in body
+    assert [name for name, _ in received if name == b"set-cookie"] == []
+    assert kinds(events) == [late.event]
+    assert await store.records() == before
+    answer = (await client.get("/")).json()
+    assert (answer["subject"], answer["count"], answer["detached"]) == ("ada", 0, False)
 
 
 @pytest.mark.parametrize("renewal", ["/step-up", "/sign-in/ada"])
@@ -139,7 +254,7 @@ async def test_five_minutes_after_a_renewal_its_old_token_is_an_ordinary_new_ses
 async def test_a_lost_response_of_a_renewal_locks_nobody_out(
     store: Any, clock: FrozenClock
 ) -> None:
-    """A sign-in proves who it is, so that it works at once with the outdated token."""
+    """A sign-in proves who the user is, so it works at once with the outdated token."""
     app = make_site(store, clock, [])
     client = browser(app)
     outdated = cookie_value(await client.post("/sign-in/ada"))
@@ -152,6 +267,21 @@ async def test_a_lost_response_of_a_renewal_locks_nobody_out(
         "new": False,
         "detached": False,
     }
+
+
+async def test_a_sign_in_that_takes_two_requests_works_five_minutes_after_a_lost_response(
+    store: Any, clock: FrozenClock
+) -> None:
+    """The first of them has to store something, which a detached request does not."""
+    app = make_site(store, clock, [])
+    outdated = cookie_value(await browser(app).post("/sign-in/ada"))
+    await browser(app, outdated).post("/step-up")  # the browser never sees this response
+    client = browser(app, outdated)
+    for wait, subject in ((0 * MINUTE, None), (6 * MINUTE, "ada")):
+        clock.advance(wait)
+        await client.post("/begin")
+        assert (await client.post("/complete/ada")).json()["subject"] == subject
+    assert (await client.get("/")).json()["subject"] == "ada"
 
 
 async def test_a_late_request_of_a_session_that_was_signed_out_replaces_no_cookie(
@@ -177,7 +307,7 @@ async def test_a_late_request_of_a_session_that_was_signed_out_replaces_no_cooki
 async def test_a_late_request_of_the_user_before_replaces_no_cookie(
     store: Any, clock: FrozenClock
 ) -> None:
-    """Bob signs in over ada's session; what was under way for ada neither shows nor ends it."""
+    """Bob signs in over ada's session; ada's late request neither shows his session nor ends it."""
     app = make_site(store, clock, [])
     client = browser(app)
     of_ada = cookie_value(await client.post("/sign-in/ada"))
@@ -209,7 +339,7 @@ async def test_a_request_whose_cookie_was_withheld_sets_none(
     headers: dict[str, str],
     is_detached: bool,
 ) -> None:
-    """``SameSite`` keeps the cookie back, and the browser may hold a good one."""
+    """The browser withheld it because of ``SameSite``, and may hold a good one."""
     events: list[SessionEvent] = []
     app = make_site(store, clock, events, cookie=CookieConfig(samesite=samesite))
     request = {"origin": "https://other.test", **headers} if method == "POST" else headers
@@ -222,7 +352,7 @@ async def test_a_request_whose_cookie_was_withheld_sets_none(
 async def test_a_sign_in_from_another_site_is_stored_and_sent(
     store: Any, clock: FrozenClock
 ) -> None:
-    """It is a proof of who it is: the identity provider's form post works under ``lax``."""
+    """It proves who the user is: the form post of an identity provider works under ``lax``."""
     app = make_site(store, clock, [])
     client = browser(app)
     headers = {"origin": "https://other.test", **CROSS_SITE_LINK}
