@@ -23,6 +23,7 @@ pytest_plugins = [
     "tests.servers.tls",
     "tests.servers.pgbouncer",
     "tests.servers.nginx",
+    "tests.servers.chromium",
 ]
 
 

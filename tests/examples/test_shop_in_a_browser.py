@@ -6,9 +6,7 @@ browsers accept ``Secure`` and ``__Host-`` cookies without TLS.
 
 import asyncio
 import re
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -17,20 +15,8 @@ from examples import login
 from examples.login import sessions, users
 from tests.servers.asgi import serve
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-if CHROMIUM is None:
-    pytest.skip(
-        "the shop was not tested in a browser: Chromium is missing (apt-get install chromium)",
-        allow_module_level=True,
-    )
-playwright = pytest.importorskip(
-    "playwright.sync_api",
-    reason="the shop was not tested in a browser: playwright is missing (pip install playwright)",
-)
-
 pytestmark = pytest.mark.slow
 
-FLAGS = ["--disable-gpu", "--disable-quic", "--disable-sync"]
 COOKIE = "__Host-shop"
 PASSWORD = users.DEMO["demo"]
 SIGN_IN_PAGE = re.compile(r"/sign-in(\?|$)")
@@ -41,34 +27,6 @@ def shop() -> Iterator[str]:
     """The shop's address, with the host name that users type."""
     with serve(login.app) as url:
         yield url.replace("127.0.0.1", "localhost")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A headless Chromium with an empty profile."""
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_profile(chromium: Any) -> Iterator[Callable[[], Any]]:
-    """A function that opens a profile, whose tabs share its cookies."""
-    with ExitStack() as stack:
-
-        def open_one() -> Any:
-            profile = chromium.new_context()
-            profile.set_default_timeout(10_000)
-            stack.callback(profile.close)
-            return profile
-
-        yield open_one
-
-
-@pytest.fixture
-def profile(open_profile: Callable[[], Any]) -> Any:
-    return open_profile()
 
 
 def sign_in(profile: Any, shop: str) -> Any:

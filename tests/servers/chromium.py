@@ -1,0 +1,44 @@
+"""A real browser: the Chromium of the system, driven by Playwright."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+_FLAGS = ["--disable-gpu", "--disable-quic", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium with an empty profile."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("Chromium is missing (apt-get install chromium)")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is missing (pip install playwright)"
+    )
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_profile(chromium: Any) -> Iterator[Callable[[], Any]]:
+    """A function that opens a profile, whose tabs share its cookies."""
+    with ExitStack() as stack:
+
+        def open_one() -> Any:
+            profile = chromium.new_context()
+            profile.set_default_timeout(10_000)
+            stack.callback(profile.close)
+            return profile
+
+        yield open_one
+
+
+@pytest.fixture
+def profile(open_profile: Callable[[], Any]) -> Any:
+    return open_profile()
