@@ -14,6 +14,7 @@ from ._core.codec import Migration
 from ._core.session import Session
 from ._core.shapes import Additive
 from ._web.cookies import CookieConfig
+from ._web.middleware import SessionRouteMiddleware
 from ._web.provider import SessionProvider
 from ._web.route import SessionRoute
 from .errors import (
@@ -53,6 +54,7 @@ __all__ = [
     "SessionNotFound",
     "SessionProvider",
     "SessionRoute",
+    "SessionRouteMiddleware",
     "SessionTooLarge",
     "SignInRequired",
     "Store",

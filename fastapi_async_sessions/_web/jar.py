@@ -1,8 +1,11 @@
 """The sessions of a request, and the headers that they add to its response."""
 
 import time
+import warnings
 from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+from starlette.types import Message, Scope, Send
 
 from .._core.session import Session
 from .._core.state import CookieAction, SessionState
@@ -12,6 +15,8 @@ from .headers import Header, set_cookie, vary_by_cookie
 from .verifier import CookieVerifier
 
 SCOPE_KEY = "fastapi_async_sessions.jar"
+
+_TEST_HOSTS = {"testserver", "test"}  # of TestClient, and of async tests in FastAPI's docs
 
 
 class Entry(NamedTuple):
@@ -33,14 +38,21 @@ class Entry(NamedTuple):
 
 
 class Jar:
-    """The sessions of a request, one per provider, kept in the ASGI scope."""
+    """The sessions of a request, one per provider, kept in the ASGI scope.
 
-    __slots__ = ("_began", "_is_closed", "entries")
+    Attributes:
+        entries: The sessions, in the order in which the request got them.
+        has_closer: Whether the route will close it; otherwise the middleware does.
+        is_closed: Whether the sessions were committed or rolled back.
+    """
+
+    __slots__ = ("_began", "entries", "has_closer", "is_closed")
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self.entries: dict[object, Entry] = {}
-        self._is_closed = False
+        self.has_closer = False
+        self.is_closed = False
 
     def began_at(self, now: int) -> int:
         """Return when the request began, which may be long before it needed a session.
@@ -59,23 +71,30 @@ class Jar:
         for other in self.entries.values():
             if other.cookie is not entry.cookie and other.cookie.name == entry.cookie.name:
                 raise shared_cookie(entry.cookie)
-        if self._is_closed:
+        if self.is_closed:
             entry.state.data.seal()  # an exception handler can read it, but it is not committed
         return self.entries.setdefault(provider, entry).session
 
     async def close(self) -> None:
-        """Commit the sessions in the order in which the request got them."""
-        self._is_closed = True
+        """Commit the sessions in the order in which the request got them, unless it is closed."""
+        if self.is_closed:
+            return
+        self.is_closed = True
         try:
             for entry in self.entries.values():
                 await entry.state.close()
         except BaseException:
-            await self.roll_back()
+            await self._roll_back()
             raise
 
     async def roll_back(self) -> None:
-        """Commit nothing; destroyed sessions are still deleted."""
-        self._is_closed = True
+        """Commit nothing, unless it is closed; destroyed sessions are still deleted."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        await self._roll_back()
+
+    async def _roll_back(self) -> None:
         failure: BaseException | None = None
         for entry in self.entries.values():
             try:
@@ -90,6 +109,18 @@ class Jar:
         for entry in self.entries.values():
             entry.state.report_late_change()
 
+    def sending(self, scope: Scope, send: Send) -> Send:
+        """Return a ``send`` that adds the headers of the sessions to the response."""
+
+        async def send_with_headers(message: Message) -> None:
+            if self.entries and message["type"] == "http.response.start":
+                headers = self.add_headers(message.get("headers", ()))
+                message = {**message, "headers": headers}
+                _warn_of_lost_cookies(scope, headers)
+            await send(message)
+
+        return send_with_headers
+
     def add_headers(self, headers: Iterable[Header]) -> list[Header]:
         """Return a response's headers with those of the sessions added."""
         added = vary_by_cookie(headers)
@@ -100,9 +131,30 @@ class Jar:
         return added
 
 
+def _warn_of_lost_cookies(scope: Scope, headers: list[Header]) -> None:
+    # both keys are optional in ASGI
+    host = (scope.get("server") or ("",))[0]
+    if host not in _TEST_HOSTS or scope.get("scheme", "http") != "http":
+        return
+    if any(name == b"set-cookie" and b"; Secure" in value for name, value in headers):
+        warnings.warn(
+            f"a test client drops Secure cookies over http://{host}, so each request begins a new "
+            f'session: write TestClient(app, base_url="https://{host}")',
+            stacklevel=2,
+        )
+
+
 def shared_cookie(cookie: Cookie) -> ConfigurationError:
     """Make the error for two providers with one cookie; if they share a store, it finds out."""
     return ConfigurationError(
         f"two providers use the cookie {cookie.name} and would overwrite each other's: give one of "
         'them another name, as in SessionProvider(..., name="staff")'
+    )
+
+
+def shared_with_starlette(cookie: Cookie) -> ConfigurationError:
+    """Make the error for a ``SessionMiddleware`` of Starlette with the provider's cookie."""
+    return ConfigurationError(
+        f"Starlette's SessionMiddleware uses the cookie {cookie.name} as well, and each would end "
+        'the sessions of the other: write SessionMiddleware(..., session_cookie="starlette")'
     )

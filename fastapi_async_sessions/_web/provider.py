@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI
 from fastapi.openapi.models import APIKey
 from fastapi.security.base import SecurityBase
 from starlette.exceptions import HTTPException
+from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
@@ -28,12 +29,12 @@ from ..errors import ConfigurationError, SignInReason, SignInRequired
 from ..events import SessionEvent
 from ..lifetime import Clock, Lifetime, utc_now
 from ..stores.base import Store
+from .closing import close_with_route, websocket_jar
 from .cookies import MAX_COOKIE_AGE, Cookie, CookieConfig, SameSite
-from .jar import SCOPE_KEY, Entry, Jar, shared_cookie
+from .jar import SCOPE_KEY, Entry, Jar, shared_cookie, shared_with_starlette
 from .origin import OriginCheck
 from .verifier import CookieVerifier, Rejected, Verified
-from .websocket import websocket_jar
-from .wiring import dependencies, needs_session_route
+from .wiring import applications, need_session_routes, no_session_here
 from .withheld import is_withheld
 
 Requirement = Callable[..., Coroutine[Any, Any, Session[Model]]]
@@ -128,7 +129,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
 
     async def __call__(self, connection: HTTPConnection) -> Session[Model]:
         """Return the session that the request's cookie opens, or a new one."""
-        jar: Jar = connection.scope.get(SCOPE_KEY) or _websocket_jar(connection)
+        jar = _jar(connection)
         session = jar.get(self)
         if session is not None:
             return session
@@ -250,15 +251,27 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
             )
 
     def _check_routes(self, app: FastAPI) -> None:
-        for route, call in dependencies(app.routes):
-            if get_origin(call) is Session:
-                raise ConfigurationError(NEEDS_DEPENDS.advice)
-            if not isinstance(call, SessionProvider):
-                continue
-            if call is not self and call.cookie.identity == self.cookie.identity:
-                raise shared_cookie(self.cookie)
-            if call is self and not getattr(route, "closes_sessions", False):
-                raise ConfigurationError(needs_session_route(route))
+        without: dict[str, None] = {}
+        for application in applications(app):
+            for cls, arguments in application.middleware:
+                if cls is SessionMiddleware and self.cookie.name == arguments.get(
+                    "session_cookie", "session"
+                ):
+                    raise shared_with_starlette(self.cookie)
+            for name, call, can_have_session in application.dependencies():
+                self._check_dependency(call)
+                if call is self and not can_have_session:
+                    without[name] = None
+        if without:
+            raise ConfigurationError(need_session_routes(list(without)))
+
+    def _check_dependency(self, call: Any) -> None:
+        if get_origin(call) is Session:
+            raise ConfigurationError(NEEDS_DEPENDS.advice)
+        if not isinstance(call, SessionProvider) or call is self:
+            return
+        if call.cookie.identity == self.cookie.identity:
+            raise shared_cookie(self.cookie)
 
     def __repr__(self) -> str:
         # a traceback that shows locals may contain a provider whose __init__ raised
@@ -280,7 +293,13 @@ def _method(connection: HTTPConnection) -> str:
     return method
 
 
-def _websocket_jar(connection: HTTPConnection) -> Jar:
-    if not isinstance(connection, WebSocket):
-        raise ConfigurationError(needs_session_route(connection.scope.get("route")))
-    return websocket_jar(connection)
+def _jar(connection: HTTPConnection) -> Jar:
+    """Return the jar of a request; some part of the application will close it."""
+    jar: Jar | None = connection.scope.get(SCOPE_KEY)
+    if jar is None:
+        if not isinstance(connection, WebSocket):
+            raise ConfigurationError(no_session_here(connection.scope))
+        jar = websocket_jar(connection)
+    if not jar.has_closer:
+        close_with_route(connection, jar)
+    return jar

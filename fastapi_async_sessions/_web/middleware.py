@@ -1,0 +1,121 @@
+"""The middleware that commits the sessions of requests for which there is no ``SessionRoute``."""
+
+from typing import ClassVar
+
+from starlette._exception_handler import wrap_app_handling_exceptions
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketState
+
+from .closing import close_websocket
+from .jar import SCOPE_KEY, Jar
+from .wiring import is_inside_middleware
+
+
+class SessionRouteMiddleware:
+    """ASGI middleware that does what ``SessionRoute`` does, for what is not a route of yours.
+
+        app.add_middleware(SessionRouteMiddleware)  # error pages, HTTP middleware, any route
+        app.mount("/admin", SessionRouteMiddleware(admin))  # a mounted application
+
+    Inside it ``await get_session(request)`` works. A FastAPI route commits as a ``SessionRoute``
+    does. Elsewhere the sessions are committed when the response begins, whatever its status below
+    500; they are rolled back if it is 500 or above, or if an exception reaches this middleware.
+    """
+
+    closes_sessions: ClassVar[bool] = True
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, a websocket or the lifespan of the application inside."""
+        if scope["type"] == "lifespan":
+            await _start(self.app, scope, receive, send)
+        elif scope["type"] not in ("http", "websocket") or SCOPE_KEY in scope:
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            jar = scope[SCOPE_KEY] = Jar()
+            await _serve(self.app, jar, scope, receive, jar.sending(scope, send))
+        else:
+            jar = scope[SCOPE_KEY] = Jar()
+            await _serve_websocket(self.app, jar, scope, receive, send)
+
+
+async def _start(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    token = is_inside_middleware.set(True)
+    try:
+        await app(scope, receive, send)
+    finally:
+        is_inside_middleware.reset(token)
+
+
+async def _serve(app: ASGIApp, jar: Jar, scope: Scope, receive: Receive, send: Send) -> None:
+    failure: Exception | None = None
+
+    async def send_after_commit(message: Message) -> None:
+        nonlocal failure
+        if failure is not None:
+            raise failure
+        if message["type"] == "http.response.start":
+            try:
+                await (jar.roll_back() if message["status"] >= 500 else jar.close())
+            except Exception as error:
+                failure = error
+                raise
+        await send(message)
+
+    try:
+        await app(scope, receive, send_after_commit)
+    except Exception:
+        if failure is None:
+            raise
+    finally:
+        await jar.roll_back()  # unless the response has begun
+    if failure is not None:
+        await _respond(failure, scope, receive, send)
+    jar.report_late_changes()
+
+
+async def _respond(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send the response for a failed commit, by the application's exception handler if any."""
+
+    async def fail(*_: object) -> None:
+        raise error
+
+    try:
+        await wrap_app_handling_exceptions(fail, Request(scope))(scope, receive, send)
+    except HTTPException as unhandled:
+        if unhandled is not error:
+            raise
+        body = {"detail": unhandled.detail}
+        await JSONResponse(body, unhandled.status_code, unhandled.headers)(scope, receive, send)
+
+
+async def _serve_websocket(
+    app: ASGIApp, jar: Jar, scope: Scope, receive: Receive, send: Send
+) -> None:
+    # the application talks to the server itself, and this object is told the states
+    websocket = WebSocket(scope, receive, send)
+
+    async def watched_receive() -> Message:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            websocket.client_state = WebSocketState.DISCONNECTED
+        return message
+
+    async def watched_send(message: Message) -> None:
+        if message["type"] == "websocket.accept":
+            websocket.client_state = websocket.application_state = WebSocketState.CONNECTED
+        elif message["type"] in ("websocket.close", "websocket.http.response.start"):
+            websocket.application_state = WebSocketState.DISCONNECTED
+        await send(message)
+
+    try:
+        await app(scope, watched_receive, watched_send)
+    except BaseException as error:
+        await close_websocket(websocket, jar, error)
+        raise
+    await close_websocket(websocket, jar, None)
