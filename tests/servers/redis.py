@@ -1,8 +1,8 @@
 """One Redis or Valkey server.
 
-``redis_server`` starts once, when a test first asks; ``redis_url`` and ``redis_client`` hand it
-out empty. A test that stops, pauses or configures a server takes one of its own from
-``start_redis``. Which release they run is told by ``redis_release``.
+``redis_server`` starts once for each release, when a test first asks; ``redis_url`` and
+``redis_client`` hand it out empty. A test that stops, pauses or configures a server takes one of
+its own from ``start_redis``. Which release they run is told by ``redis_release``.
 """
 
 import secrets
@@ -17,8 +17,8 @@ import pytest
 import redis
 from redis.asyncio import Redis
 
-from .process import ServerProcess, free_port
-from .releases import REDIS, Release
+from .process import ServerProcess, free_port, running
+from .releases import REDIS, Release, one_of_each
 
 # a cluster's nodes talk to each other on the port that is so much higher
 BUS = 10_000
@@ -98,14 +98,22 @@ class RedisServer(ServerProcess):
 
 
 @pytest.fixture(scope="session")
+def redis_servers(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[Release], RedisServer]]:
+    """A server of each release for the whole run."""
+    with one_of_each(
+        lambda release: running(RedisServer(tmp_path_factory.mktemp("redis"), release=release))
+    ) as servers:
+        yield servers
+
+
+@pytest.fixture
 def redis_server(
-    redis_release: Release, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RedisServer]:
-    """A server for the whole run."""
-    with ExitStack() as stack:
-        server = RedisServer(tmp_path_factory.mktemp("redis"), release=redis_release)
-        stack.callback(server.stop)
-        yield server.start()
+    redis_servers: Callable[[Release], RedisServer], redis_release: Release
+) -> RedisServer:
+    """The one of the release that the test runs on; leave it as it is."""
+    return redis_servers(redis_release)
 
 
 @pytest.fixture

@@ -6,9 +6,13 @@ here, and ``--servers=redis-8,postgres-16`` on those.
 """
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -66,6 +70,22 @@ POSTGRES = (
 # by the fixture that hands out one of them
 _KINDS = {"redis_release": REDIS, "postgres_release": POSTGRES}
 _ALL = {release.name: release for kind in _KINDS.values() for release in kind}
+
+
+_Server = TypeVar("_Server")
+
+
+@contextmanager
+def one_of_each(
+    run: Callable[[Release], AbstractContextManager[_Server]],
+) -> Iterator[Callable[[Release], _Server]]:
+    """A function that gives the server of a release, which runs from then to the end of the block.
+
+    A fixture of a server is built on one whose scope is the run. A fixture with a parameter of
+    that scope is no help: pytest ends it as soon as a test asks for another value or for none.
+    """
+    with ExitStack() as stack:
+        yield cache(lambda release: stack.enter_context(run(release)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

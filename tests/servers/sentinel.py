@@ -1,15 +1,16 @@
 """A Redis master with replicas, and sentinels that watch over them."""
 
 import secrets
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import redis
 
+from .process import running
 from .redis import RedisServer
-from .releases import REDIS, Release
+from .releases import REDIS, Release, one_of_each
 from .waits import until
 
 _READY_WITHIN = 20.0
@@ -99,11 +100,21 @@ class _Sentinel(RedisServer):
 
 
 @pytest.fixture(scope="session")
+def redis_groups(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[Release], RedisSentinels]]:
+    """A master, a replica and three sentinels of each release for the whole run."""
+
+    def run(release: Release) -> AbstractContextManager[RedisSentinels]:
+        return running(RedisSentinels(tmp_path_factory.mktemp("sentinels"), release=release))
+
+    with one_of_each(run) as groups:
+        yield groups
+
+
+@pytest.fixture
 def redis_sentinels(
-    redis_release: Release, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RedisSentinels]:
-    """A master, a replica and three sentinels for the whole run; leave them as they are."""
-    with ExitStack() as stack:
-        group = RedisSentinels(tmp_path_factory.mktemp("sentinels"), release=redis_release)
-        stack.callback(group.stop)
-        yield group.start()
+    redis_groups: Callable[[Release], RedisSentinels], redis_release: Release
+) -> RedisSentinels:
+    """Those of the release that the test runs on; leave them as they are."""
+    return redis_groups(redis_release)
