@@ -614,7 +614,7 @@ async def test_a_redis_that_hangs_is_a_503_in_time(
     """A store that never answers delays a request by ``store_timeout`` at most."""
     server = start_redis()
     store = RedisStore.from_url(server.url, clock=clock)
-    get_session = make_provider(store, clock=clock, store_timeout=timedelta(milliseconds=50))
+    get_session = make_provider(store, clock=clock, store_timeout=timedelta(seconds=0.5))
     app = make_lifecycle_app(get_session)
     async with browser(app) as client:
         await client.get("/begin")

@@ -32,7 +32,7 @@ def open_profile(chromium: Any) -> Iterator[Callable[[], Any]]:
 
         def open_one() -> Any:
             profile = chromium.new_context()
-            profile.set_default_timeout(10_000)
+            profile.set_default_timeout(30_000)
             stack.callback(profile.close)
             return profile
 

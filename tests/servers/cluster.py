@@ -89,7 +89,7 @@ class RedisCluster:
         """
         with ExitStack() as stack:
             clients = {
-                node.port: stack.enter_context(redis.Redis(port=node.port, socket_timeout=5))
+                node.port: stack.enter_context(redis.Redis(port=node.port, socket_timeout=20))
                 for node in self.nodes
                 if is_master(node)
             }

@@ -132,14 +132,26 @@ def running(server: _Server) -> Iterator[_Server]:
 
 
 def free_port(offset: int = 0) -> int:
-    """A port that is free, and so is the one ``offset`` above it.
+    """A port that is free, and so is the one ``offset`` above it; it is not handed out again.
 
     Below the ephemeral ports: no client takes it while its server is down.
     """
     while True:
         port = random.randrange(12000, 22000)
-        if is_free(port) and is_free(port + offset):
+        if is_free(port) and is_free(port + offset) and _reserve(port):
             return port
+
+
+def _reserve(port: int) -> bool:
+    """Keep it for this process by a UDP socket, which a TCP server on it does not notice."""
+    reservation = socket.socket(type=socket.SOCK_DGRAM)
+    try:
+        reservation.bind(("127.0.0.1", port))
+    except OSError:  # by this run of the tests, or by another one
+        reservation.close()
+        return False
+    reservation.detach()  # it stays open until the process ends
+    return True
 
 
 def is_free(port: int) -> bool:

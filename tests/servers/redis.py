@@ -59,7 +59,7 @@ class RedisServer(ServerProcess):
     def command(self, *arguments: Any, **options: Any) -> Any:
         """Send one command, without asyncio, and give the answer."""
         with closing(
-            redis.Redis(port=self.port, host="127.0.0.1", socket_timeout=5, **options)
+            redis.Redis(port=self.port, host="127.0.0.1", socket_timeout=20, **options)
         ) as client:
             return client.execute_command(*arguments)
 

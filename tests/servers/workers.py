@@ -47,7 +47,7 @@ class Workers(ServerProcess):
 
     def _is_ready(self) -> bool:
         try:
-            httpx.get(self.url, timeout=2, trust_env=False)
+            httpx.get(self.url, timeout=10, trust_env=False)
         except httpx.TransportError:
             return False
         return True

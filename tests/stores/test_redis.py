@@ -588,7 +588,7 @@ async def test_a_failure_reaches_every_caller_of_a_batch_and_none_later(start_re
 async def test_a_call_to_a_server_that_hangs_times_out(start_redis):
     """So do batched calls, by the timeout of the connection; later calls succeed."""
     server = start_redis()
-    async with opened(server.url, socket_timeout=0.2) as store:
+    async with opened(server.url, socket_timeout=0.5) as store:
         await store.create(KEY, record())
         server.pause()
         errors = await asyncio.gather(*(store.load(KEY) for _ in range(3)), return_exceptions=True)
