@@ -23,18 +23,18 @@ _NONCE = bytes(12)
 
 
 class Encryption:
-    """Encrypts with the newest key and decrypts with any."""
+    """Encrypts with one of several keys, newest first, and decrypts with any of them."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._keys = keys
 
-    def encrypt(self, content: bytes, place: bytes) -> bytes:
-        """The salt, then the ciphertext, which ``place`` is bound to."""
+    def encrypt(self, content: bytes, place: bytes, *, age: int = 0) -> bytes:
+        """Return a salt and the ciphertext, bound to ``place``; ``age`` selects the key."""
         salt = secrets.token_bytes(_SALT_SIZE)
-        return salt + _cipher(self._keys[0], salt).encrypt(_NONCE, content, place)
+        return salt + _cipher(self._keys[age], salt).encrypt(_NONCE, content, place)
 
     def decrypt(self, text: bytes, place: bytes) -> bytes | None:
-        """The content; None: it was encrypted elsewhere, for another place, or was changed."""
+        """Return the content; None if it is of another key or place, or was changed."""
         salt, ciphertext = text[:_SALT_SIZE], text[_SALT_SIZE:]
         for key in self._keys:
             try:

@@ -47,18 +47,20 @@ class Seal:
         return Encryption(self._keyring.derive(b"fastapi_async_sessions/encrypt", self._provider))
 
     def close(self, key: str, owner: str | None, content: bytes, *, age: int = 0) -> bytes:
-        """The body of a record with this content, bound to its key and owner.
+        """Return the body of a record with this content, bound to its key and owner.
 
-        ``age`` is the secret to use: 0 the newest.
+        ``age`` selects the secret: 0 is the newest.
         """
         place = _place(key, owner)
-        if self._writer is not None and age == 0:
-            return _ENCRYPTED + self._writer.encrypt(content, place)
+        if self._writer is not None:
+            return _ENCRYPTED + self._writer.encrypt(content, place, age=age)
         return _SEALED + _tag(self._seal_keys[age], place + content) + content
 
     def open(self, key: str, owner: str | None, body: bytes) -> bytes | None:
-        """The content of a body; None: it was not sealed here, or for another key or owner, or it
-        is encrypted and ``cryptography`` is not installed."""
+        """Return the content of a body that was sealed here for this key and owner, or None.
+
+        It is None as well if the body is encrypted and ``cryptography`` is not installed.
+        """
         place = _place(key, owner)
         if body[:1] == _ENCRYPTED:
             with suppress(ConfigurationError):
@@ -72,11 +74,11 @@ class Seal:
         return content if is_ours else None
 
     def owner(self, subject: str) -> str:
-        """How a store knows a subject who signs in now: 64 hexadecimal digits."""
+        """Return the name under which a store knows a subject who signs in now: 64 hex digits."""
         return _owner(self._owner_keys[0], subject)
 
     def owners(self, subject: str) -> list[str]:
-        """How a store knows a subject, under the secret of each sign-in; newest first."""
+        """Return the names under which a store knows a subject, one per secret, newest first."""
         return [_owner(key, subject) for key in self._owner_keys]
 
     def __repr__(self) -> str:
