@@ -457,29 +457,6 @@ async def test_vary_is_merged(get_session: Any, given: list[str], merged: str) -
     assert response.headers.get_list("vary") == [merged]
 
 
-async def test_a_response_that_sets_a_cookie_has_no_store(get_session: Any) -> None:
-    """A shared cache must not store a cookie; without one the header is the route's own."""
-    app = make_app()
-
-    @app.get("/")
-    async def home(
-        response: Response,
-        session: Annotated[Session[Data], Depends(get_session)],
-        end: bool = False,
-    ) -> None:
-        response.headers.append("cache-control", "public")
-        response.headers.append("Cache-Control", "max-age=60")
-        session.data.count = 1
-        if end:
-            await session.destroy()
-
-    async with browser(app) as client:
-        created, read, ended = [await client.get(path) for path in ("/", "/", "/?end=1")]
-    assert created.headers.get_list("cache-control") == ["no-store"]
-    assert read.headers.get_list("cache-control") == ["public", "max-age=60"]
-    assert ended.headers.get_list("cache-control") == ["no-store"]
-
-
 async def test_the_response_of_an_exception_handler_has_the_cookie_of_a_commit(
     store: SpyStore, get_session: Any
 ) -> None:

@@ -1,7 +1,7 @@
 """The headers of a response that concern sessions. Every function returns a new list, because a
 response object may be shared between requests."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from .cookies import Cookie
 
@@ -21,6 +21,24 @@ def vary_by_cookie(headers: Iterable[Header]) -> list[Header]:
     if b"*" not in varies and b"cookie" not in map(bytes.lower, varies):
         varies.append(b"Cookie")
     return [*others, (b"vary", b", ".join(varies))]
+
+
+def cache_privately(headers: Sequence[Header], *, is_signed_in: bool) -> list[Header]:
+    """Keep a response that read a session out of shared caches, if its route says nothing.
+
+    While a user is signed in no cache stores it, so that after the sign-out the browser's Back
+    button shows nothing (ASVS 14.3.2). A route that sets ``Cache-Control`` itself decides, but a
+    bare ``max-age`` is meant for the browser.
+    """
+    others = [header for header in headers if header[0].lower() != b"cache-control"]
+    given = [value for name, value in headers if name.lower() == b"cache-control"]
+    directives = [part.strip() for value in given for part in value.split(b",") if part.strip()]
+    names = {directive.partition(b"=")[0].strip().lower() for directive in directives}
+    if not names:
+        directives = [b"no-store" if is_signed_in else b"private"]
+    elif b"max-age" in names and not names & {b"public", b"private", b"s-maxage"}:
+        directives.append(b"private")
+    return [*others, (b"cache-control", b", ".join(directives))]
 
 
 def set_cookie(headers: Iterable[Header], cookie: Cookie, value: bytes) -> list[Header]:

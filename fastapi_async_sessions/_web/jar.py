@@ -11,7 +11,7 @@ from .._core.session import Session
 from .._core.state import CookieAction, SessionState
 from ..errors import ConfigurationError
 from .cookies import Cookie
-from .headers import Header, set_cookie, vary_by_cookie
+from .headers import Header, cache_privately, set_cookie, vary_by_cookie
 from .verifier import CookieVerifier
 
 SCOPE_KEY = "fastapi_async_sessions.jar"
@@ -128,7 +128,8 @@ class Jar:
             value = entry.set_cookie()
             if value is not None:
                 added = set_cookie(added, entry.cookie, value)
-        return added
+        is_signed_in = any(entry.state.subject is not None for entry in self.entries.values())
+        return cache_privately(added, is_signed_in=is_signed_in)
 
 
 def _warn_of_lost_cookies(scope: Scope, headers: list[Header]) -> None:

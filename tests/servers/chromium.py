@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -10,9 +10,9 @@ import pytest
 _FLAGS = ["--disable-gpu", "--disable-quic", "--disable-sync"]
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A headless Chromium with an empty profile."""
+@contextmanager
+def launch(**options: Any) -> Iterator[Any]:
+    """Run a headless Chromium with an empty profile."""
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("Chromium is missing (apt-get install chromium)")
@@ -20,9 +20,16 @@ def chromium() -> Iterator[Any]:
         "playwright.sync_api", reason="playwright is missing (pip install playwright)"
     )
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=_FLAGS)
+        browser = driver.chromium.launch(executable_path=path, args=_FLAGS, **options)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium with an empty profile."""
+    with launch() as browser:
+        yield browser
 
 
 @pytest.fixture

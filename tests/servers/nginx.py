@@ -23,6 +23,7 @@ http {{
     fastcgi_temp_path {directory}/fastcgi;
     scgi_temp_path {directory}/scgi;
     uwsgi_temp_path {directory}/uwsgi;
+    proxy_cache_path {directory}/cache keys_zone=pages:1m;
     upstream application {{
         server 127.0.0.1:{upstream};
         keepalive 8;
@@ -35,6 +36,7 @@ http {{
             proxy_http_version 1.1;
             proxy_set_header Connection "";
             proxy_set_header Host $http_host;
+            {location}
         }}
     }}
 }}
@@ -44,11 +46,14 @@ http {{
 class Nginx(ServerProcess):
     """Passes requests on over connections that it keeps; what is unset is as nginx sets it."""
 
-    def __init__(self, directory: Path, upstream: int, *, body_limit: str = "1m") -> None:
+    def __init__(
+        self, directory: Path, upstream: int, *, body_limit: str = "1m", location: str = ""
+    ) -> None:
         super().__init__(directory)
         self.port = free_port()
         self._upstream = upstream
         self._body_limit = body_limit
+        self._location = location
 
     def __str__(self) -> str:
         return f"nginx on port {self.port}"
@@ -65,6 +70,7 @@ class Nginx(ServerProcess):
                 upstream=self._upstream,
                 port=self.port,
                 body_limit=self._body_limit,
+                location=self._location,
             )
         )
         return super().start()
