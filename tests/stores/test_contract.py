@@ -842,7 +842,10 @@ def test_a_contract_without_make_store_says_what_to_write():
     "options",
     [
         ["-p", "no:asyncio", "-p", "no:anyio"],
-        ["-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function"],
+        pytest.param(
+            ["-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_contract_works_with_and_without_plugins(options, tmp_path):
@@ -856,7 +859,11 @@ def test_the_contract_works_with_and_without_plugins(options, tmp_path):
     )
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, *options, "test_mine.py"], cwd=tmp_path, capture_output=True, text=True
+        [*command, *options, "test_mine.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout
     assert "skipped" not in done.stdout

@@ -50,6 +50,7 @@ class TestContractBeforeMemory(StoreContract):
         return patient_store(self.url, clock=clock)
 
 
+@pytest.mark.slow
 class TestContractBeforeSQL(StoreContract):
     """A service that keeps sessions in a SQLite file."""
 

@@ -132,6 +132,7 @@ async def test_a_store_finds_the_new_master_after_a_crash(tmp_path, redis_releas
             group.master.kill()
 
 
+@pytest.mark.slow
 async def test_a_store_finds_the_new_master_after_a_switch(tmp_path, redis_release):
     """The old master would accept writes for ten more seconds; min-replicas prevents that."""
     options = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")

@@ -50,6 +50,7 @@ class TestContractOnPostgreSQL(StoreContract):
         return SQLStore.from_url(self.url, create_table=True, clock=clock)
 
 
+@pytest.mark.slow
 class TestContractOnAnEngineOfTheApplication(StoreContract):
     """Without autocommit, and at the strictest isolation level."""
 
