@@ -393,7 +393,7 @@ async def test_a_commit_that_fails_at_the_end_of_open_raises(get_session, store)
 async def test_check_writes_and_deletes_a_probe(get_session, store):
     """If the store works, nothing is raised and nothing is left behind."""
     await get_session.check()
-    assert store.calls == ["create", "delete"]
+    assert store.calls == ["create", "load", "delete"]
     assert await store.records() == {}
 
 

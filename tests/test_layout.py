@@ -25,6 +25,7 @@ ORDER = [
     "records",
     "stores.base",
     "stores._batcher",
+    "stores._calls",
     "stores._scripts",
     "stores._wire",
     "stores.memory",
@@ -76,7 +77,7 @@ PACKAGES = {"", "stores", "_core", "_web"}
 
 A_STORE_MAY_IMPORT = {
     *("errors", "lifetime", "records"),
-    *("stores.base", "stores._batcher", "stores._scripts", "stores._wire"),
+    *("stores.base", "stores._batcher", "stores._calls", "stores._scripts", "stores._wire"),
 }
 OPTIONAL = {
     "redis": {"stores.redis"},

@@ -180,16 +180,17 @@ class SessionAdmin(Generic[Model]):
         await state.close()
 
     async def check(self) -> None:
-        """Write and delete a probe, for a readiness check.
+        """Write, read and delete a probe, for a readiness check.
 
         Raises:
             StoreUnavailable: the store does not work, so requests would fail; see ``reason``.
         """
         settings, store = self.repository.settings, self.repository.store
         key = store_key("probe", settings.name, secrets.token_bytes(16))
-        await store.create(
-            key, Record(b"", new_version(), None, settings.clock() + timedelta(minutes=1))
-        )
+        # the session of an owner, so that the index of one is written too
+        record = Record(b"", new_version(), key, settings.clock() + timedelta(minutes=1))
+        await store.create(key, record)
+        await store.load(key)
         await store.delete(key)
 
 

@@ -22,9 +22,20 @@ class Script:
     """
 
     def __init__(self, *parts: str) -> None:
-        self.text = "".join([*parts, _FOR_EACH])
+        self.text = "".join([_CALL, *parts, _FOR_EACH])
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
+
+# An error names its command: that of Redis 6.2 about a missing right does not.
+_CALL = r"""
+local function call(command, ...)
+  local reply = redis.pcall(command, ...)
+  if type(reply) == 'table' and reply.err then
+    error({err = reply.err .. " in '" .. command .. "'"})
+  end
+  return reply
+end
+"""
 
 _FOR_EACH = r"""
 local answers = {}
@@ -43,11 +54,11 @@ return answers
 _GRACE = 24 * 60 * 60 * 1000
 _ADD_ENTRY = f"""
 local function add_entry(index, member, expires_at, now)
-  redis.call('ZADD', index, expires_at, member)
-  redis.call('ZREMRANGEBYSCORE', index, '-inf', now - {_GRACE})
-  local last = redis.call('ZREVRANGE', index, 0, 0, 'WITHSCORES')
+  call('ZADD', index, expires_at, member)
+  call('ZREMRANGEBYSCORE', index, '-inf', now - {_GRACE})
+  local last = call('ZREVRANGE', index, 0, 0, 'WITHSCORES')
   if last[2] then
-    redis.call('PEXPIRE', index, tonumber(last[2]) - now + {_GRACE})
+    call('PEXPIRE', index, tonumber(last[2]) - now + {_GRACE})
   end
 end
 """
@@ -74,7 +85,7 @@ local function add_to_index(key, index, now, value)
 end
 
 local function write(key, index, now, lifetime, value)
-  redis.call('SET', key, value, 'PX', lifetime)
+  call('SET', key, value, 'PX', lifetime)
   add_to_index(key, index, now, value)
 end
 """
@@ -86,7 +97,7 @@ CREATE = Script(
     r"""
 local function operation(key, index, times, value)
   local now, lifetime = string.match(times, '^(%d+) (%d+)')
-  local version = live_version(redis.call('GET', key), now)
+  local version = live_version(call('GET', key), now)
   if version == string.match(value, '^[^\n]*') then
     add_to_index(key, index, now, value)
     return 1
@@ -109,7 +120,7 @@ SAVE = Script(
     rf"""
 local function operation(key, index, condition, value)
   local now, lifetime, head_size, replaces = string.match(condition, '^(%d+) (%d+) (%d+) (.*)$')
-  local stored = redis.call('GET', key)
+  local stored = call('GET', key)
   local version, own_version = live_version(stored, now), string.match(value, '^[^\n]*')
   if version == own_version then
     add_to_index(key, index, now, value)
@@ -130,7 +141,7 @@ end
 # No body is read: version and head are at most 2200 bytes.
 _HEAD = r"""
 local function read_head(key)
-  return redis.call('GETRANGE', key, 0, 4095)
+  return call('GETRANGE', key, 0, 4095)
 end
 
 local function owner_of(head)
@@ -146,7 +157,7 @@ DELETE = Script(
     r"""
 local function operation(key, _, now)
   local head = read_head(key)
-  redis.call('DEL', key)
+  call('DEL', key)
   return {live_version(head, now) and 1 or 0, owner_of(head) or ''}
 end
 """,
@@ -164,11 +175,11 @@ local function operation(key, index, condition, owner)
   local stays = live_version(head, now) and owner_of(head) == owner
   local answer = stays and 1 or 0
   if stays and verb == 'delete' then
-    redis.call('DEL', key)
+    call('DEL', key)
     stays = false
   end
   if index ~= key and not stays then
-    redis.call('ZREM', index, string.sub(key, -64))
+    call('ZREM', index, string.sub(key, -64))
   end
   return answer
 end

@@ -4,18 +4,21 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import suppress
+import secrets
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar, cast
+from urllib.parse import parse_qsl, urlsplit
 
 from ..errors import ConfigurationError, StoreUnavailable
 from ..lifetime import Clock, utc_now
-from ..records import Record, from_microseconds, to_microseconds
+from ..records import Record, from_microseconds, new_version, to_microseconds
 from ._batcher import Batcher
+from ._calls import Calls, ClusterCalls
 from ._scripts import (
     ADD_TO_INDEX,
     CHECK_OWNER,
@@ -31,6 +34,7 @@ from .base import Store, translate_errors
 
 try:
     from redis.asyncio import Redis, RedisCluster
+    from redis.asyncio.client import Pipeline
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
     from redis.exceptions import ConnectionError as RedisConnectionError
@@ -41,14 +45,16 @@ except ImportError:
     ) from None
 
 _Item = TypeVar("_Item")
-_Words = str | tuple[Any, ...]
+_Words = str | bytes | tuple[Any, ...]
 
 logger = logging.getLogger("fastapi_async_sessions")
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MILLISECOND = timedelta(milliseconds=1)
+_MINUTE = timedelta(minutes=1)
 _CHUNK = 100
 _PAGE = 1000
+_BATCHED = (CREATE, SAVE, DELETE, ADD_TO_INDEX)
 
 
 class RedisStore(Store):
@@ -60,11 +66,12 @@ class RedisStore(Store):
     live sessions, or the index of a user's sessions. A failover may lose the last writes, including
     a logout: ``min-replicas-to-write`` limits how many more of them an isolated master accepts.
 
-    The user of the client needs these rights, and ``scan`` for ``count`` and ``clear`` alone::
+    The user of the client needs these rights, the last three in a cluster only, and ``scan`` for
+    ``count`` and ``clear``::
 
-        ACL SETUSER app on >password ~sessions:* +@connection +cluster
-            +get +getrange +mget +exists +set +del +pexpire +eval +evalsha +scan
-            +zadd +zrem +zrange +zrevrange +zremrangebyscore
+        ACL SETUSER app on >password ~sessions:* +get +getrange +mget +set +del +pexpire
+            +zadd +zrem +zrevrange +zremrangebyscore +eval +evalsha +scan
+            +exists +cluster|slots +command
 
     Raises:
         ConfigurationError: the client is none of these or decodes responses, or the prefix has
@@ -90,8 +97,8 @@ class RedisStore(Store):
         """Make a store with a client of its own, for ``redis://``, ``rediss://`` or ``unix://``.
 
         ``options`` are passed on to ``redis.asyncio.Redis.from_url``. By default, connecting may
-        take one second and a reply two, and a command is sent once more when its connection was
-        lost.
+        take one second and a reply two, a command is sent once more when its connection was lost,
+        and a certificate has to be for the host of the URL.
         """
         defaults: dict[str, Any] = {"socket_connect_timeout": 1.0, "socket_timeout": 2.0}
         if not {"retry", "retry_on_error"} & options.keys():
@@ -100,6 +107,10 @@ class RedisStore(Store):
             defaults |= {"retry": Retry(NoBackoff(), 1, errors), "retry_on_error": [*errors]}
         untyped: Any = Redis
         with translate_errors(_wrong_address, TypeError, ValueError, RedisError):
+            in_url = dict(parse_qsl(urlsplit(url).query))
+            if url.startswith("rediss:") and _verifies(options | in_url):
+                # before 6.0 redis-py accepts the certificate of any host
+                defaults["ssl_check_hostname"] = True
             client = untyped.from_url(url, **(defaults | options))
             # otherwise a wrong option would only fail with the first request
             client.connection_pool.make_connection()
@@ -141,8 +152,12 @@ class RedisStore(Store):
         if owner:
             # Only the record says whose it was, and in a cluster the index is on another node. An
             # entry that is left behind is removed when the index is next read.
-            with suppress(StoreUnavailable):
+            try:
                 await self._client.command("ZREM", self._index(owner.decode()), key)
+            except _Forbidden:
+                raise
+            except StoreUnavailable:
+                pass
         return bool(was_live)
 
     async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
@@ -156,7 +171,7 @@ class RedisStore(Store):
         return sorted(found.items(), key=lambda item: item[1].expires_at, reverse=True)
 
     async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
-        words = ("ZRANGE", self._index(owner), 0, _PAGE - 1)
+        words = ("ZREVRANGE", self._index(owner), -_PAGE, -1)  # those that expire first
         while True:
             members = await self._client.command(*words)
             keys = [key for key in (member.decode() for member in members) if key != keep]
@@ -187,10 +202,19 @@ class RedisStore(Store):
             await self._client.delete(chunk)
 
     async def open(self) -> None:
-        """Send the commands of a request, so that a wrong address, user or ACL is found now."""
-        unused = "0" * 64
-        await self.load(unused)
-        await self.delete(unused)
+        """Do what requests do with a probe, so that a wrong address, user or ACL is found now.
+
+        Raises:
+            StoreUnavailable: the reason names the right that is missing, if it is one.
+        """
+        key, owner = secrets.token_hex(32), secrets.token_hex(16)
+        await self._client.command("EVAL", "return 0", 0)  # sends scripts to a new server
+        await self.create(key, Record(b"", new_version(), owner, self._clock() + _MINUTE))
+        await self.find(owner)
+        await self.load(key)
+        await self.delete(key)
+        if self._client.is_cluster:
+            await self._client.existing([self._name(key)])
 
     async def aclose(self) -> None:
         """Wait for the commands in flight, and close the client if ``from_url`` made it."""
@@ -277,7 +301,7 @@ class _BatchingClient:
 
     async def get(self, name: str) -> bytes | None:
         if not self.is_cluster:
-            return await self._batchers().reads(name)
+            return await self._in_this_loop().reads(name)
         (value,) = await self._read([name])
         return value
 
@@ -294,7 +318,7 @@ class _BatchingClient:
     async def run(self, script: Script, *operation: *Operation) -> Any:
         """Run one operation of a script and return its answer."""
         if not self.is_cluster:
-            answer = await self._batchers().scripts[script](operation)
+            answer = await self._in_this_loop().scripts[script](operation)
         else:
             (answer,) = await self._run_all(script, [operation])
         if isinstance(answer, Exception):
@@ -317,15 +341,17 @@ class _BatchingClient:
 
     async def _pipeline(self, command: _Words, arguments: Sequence[_Words]) -> list[Any]:
         """Send a command to the nodes of a cluster, to each of them with its own arguments."""
-        pipeline = self._redis.pipeline()
-        for each in arguments:
-            pipeline.execute_command(*_words(command), *_words(each))
+        if not arguments:
+            return []
         with _translated:
-            return list(await pipeline.execute(raise_on_error=False)) if arguments else []
+            pipeline = self._redis.pipeline()
+            for each in arguments:
+                pipeline.execute_command(*_words(command), *_words(each))
+            return list(await self._call(partial(pipeline.execute, raise_on_error=False)))
 
     async def command(self, *words: Any) -> Any:
         with _translated:
-            return await self._redis.execute_command(*words)
+            return await self._execute(*words)
 
     async def scan(self, pattern: str) -> AsyncGenerator[bytes]:
         with _translated:
@@ -333,35 +359,47 @@ class _BatchingClient:
                 yield name
 
     async def delete(self, names: Sequence[bytes]) -> None:
-        with _translated:
-            # the client's own method: in a cluster it sorts the keys by slot
-            await self._redis.delete(*names)
+        if self.is_cluster:
+            _checked_answers(await self._pipeline("DEL", names))
+        else:
+            await self.command("DEL", *names)
 
     async def drain(self) -> None:
-        batchers = self._batchers()
-        await batchers.reads.drain()
-        for batcher in batchers.scripts.values():
+        here = self._in_this_loop()
+        await here.reads.drain()
+        for batcher in here.scripts.values():
             await batcher.drain()
 
     async def close(self) -> None:
         with _translated:
             await self._redis.aclose()
 
-    def _batchers(self) -> "_Batchers":
+    def _in_this_loop(self) -> "_InOneLoop":
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop = loop
-            scripts = (CREATE, SAVE, DELETE, ADD_TO_INDEX)
-            self._batchers_of_loop = _Batchers(
+            self._of_loop = _InOneLoop(
+                self._calls(),
                 Batcher(loop, self._read),
-                {script: Batcher(loop, partial(self._run_all, script)) for script in scripts},
+                {script: Batcher(loop, partial(self._run_all, script)) for script in _BATCHED},
             )
-        return self._batchers_of_loop
+        return self._of_loop
+
+    def _calls(self) -> Calls:
+        if self.is_cluster:
+            return ClusterCalls(self._redis)
+        return Calls(self._redis.connection_pool.max_connections)
+
+    async def _call(self, call: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        return await self._in_this_loop().calls(call, *arguments)
+
+    async def _execute(self, *words: Any) -> Any:
+        return await self._call(self._redis.execute_command, *words)
 
     async def _read(self, names: list[str]) -> list[bytes | None]:
         unique = list(dict.fromkeys(names))
         with _translated:
-            found = await self._redis.execute_command("MGET", *unique)
+            found = await self._execute("MGET", *unique)
         values = dict(zip(unique, found, strict=True))
         return [values[name] for name in names]
 
@@ -379,9 +417,9 @@ class _BatchingClient:
     async def _evaluate(self, script: Script, words: tuple[Any, ...]) -> list[Any]:
         answers: list[Any]
         try:
-            answers = await self._redis.execute_command("EVALSHA", script.sha, *words)
+            answers = await self._execute("EVALSHA", script.sha, *words)
         except NoScriptError:
-            answers = await self._redis.execute_command("EVAL", script.text, *words)
+            answers = await self._execute("EVAL", script.text, *words)
         return answers
 
     async def _leave_demoted_master(self, error: Exception) -> None:
@@ -392,15 +430,16 @@ class _BatchingClient:
                 await self._redis.connection_pool.disconnect(inuse_connections=False)
 
 
-class _Batchers(NamedTuple):
-    """The batchers of one event loop: one for reads, and one for each script."""
+class _InOneLoop(NamedTuple):
+    """What belongs to one event loop: the calls, a batcher of reads, and one of each script."""
 
+    calls: Calls
     reads: Batcher[str, bytes | None]
     scripts: dict[Script, Batcher[Operation, Any]]
 
 
 def _words(words: _Words) -> tuple[Any, ...]:
-    return (words,) if isinstance(words, str) else words
+    return words if isinstance(words, tuple) else (words,)
 
 
 def _checked_answers(answers: list[Any]) -> list[Any]:
@@ -415,7 +454,7 @@ def _chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
 
 
 def _checked(client: Redis | RedisCluster) -> Redis | RedisCluster:
-    if not isinstance(client, Redis | RedisCluster):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(client, Redis | RedisCluster) or isinstance(client, Pipeline):
         raise ConfigurationError(
             "RedisStore takes a client of redis.asyncio (Redis, RedisCluster, or master_for() of "
             f"a Sentinel), not a {type(client).__module__}.{type(client).__name__}; "
@@ -426,6 +465,10 @@ def _checked(client: Redis | RedisCluster) -> Redis | RedisCluster:
             "RedisStore keeps bytes: give it a client without decode_responses=True"
         )
     return client
+
+
+def _verifies(options: Mapping[str, Any]) -> bool:
+    return options.get("ssl_cert_reqs", "required") not in (None, "none", ssl.CERT_NONE)
 
 
 def _head(record: Record) -> bytes:
@@ -453,16 +496,22 @@ def _wrong_address(error: Exception) -> ConfigurationError:
     )
 
 
+class _Forbidden(StoreUnavailable):
+    """The user of the client lacks a right."""
+
+
 def _unavailable(error: Exception) -> StoreUnavailable:
-    return StoreUnavailable(_reason(error))
+    kind = _Forbidden if re.search(_FORBIDDEN, _text(error)) else StoreUnavailable
+    return kind(_reason(error))
 
 
 # of every Exception: during a failover drivers raise AttributeErrors and KeyErrors too
 _translated = translate_errors(_unavailable)
 
+_FORBIDDEN = "NoPermissionError|NOPERM|ACL failure|The user executing the script can't"
 _HINTS = (
     (
-        "different (event )?loop|[Ee]vent loop is closed|handler is closed",
+        "different (?:event )?loop|[Ee]vent loop is closed|handler is closed",
         "the store was used from another event loop: run the application in one, "
         "as in `with TestClient(app) as client:`",
     ),
@@ -472,8 +521,12 @@ _HINTS = (
     ),
     ("AuthenticationError|AuthenticationWrong", "the server refuses the user or the password"),
     (
-        "NoPermissionError|NOPERM|ACL failure|can't run this command",
-        "the user may not run GET, MGET, EVALSHA, EVAL or what the scripts call on these keys",
+        "(?:to run the|can't run this command.* in) '([^' ]+)'",
+        "the user may not run {}: give it the rights that RedisStore needs",
+    ),
+    (
+        _FORBIDDEN,
+        "the user may not use these keys: allow those of the prefix, by default ~sessions:*",
     ),
     ("ReadOnlyError|READONLY", "the server is a read-only replica"),
     ("OutOfMemoryError|OOM", "the server is out of memory"),
@@ -486,6 +539,8 @@ _HINTS = (
     ),
     ("BusyLoadingError", "the server is loading its data"),
     ("ClusterDownError|SlotNotCovered", "the cluster or a part of it is down"),
+    ("Cluster mode is not enabled", "this is no cluster, or the user may not run CLUSTER SLOTS"),
+    ("Redis Cluster cannot be connected", "no node of the cluster can be reached"),
     ("MasterNotFoundError", "no sentinel knows a master"),
     ("SSL", "the TLS connection failed"),
     ("TimeoutError", "no answer in time"),
@@ -499,8 +554,8 @@ def _reason(error: Exception) -> str:
     """Explain a driver's error without its text, which may quote what was sent."""
     name, text = type(error).__name__, _text(error)
     for pattern, hint in _HINTS:
-        if re.search(pattern, text):
-            return f"{name}: {hint}"
+        if found := re.search(pattern, text):
+            return f"{name}: {hint.format(*map(str.upper, found.groups()))}"
     number = _ERRNO.search(text)
     return f"{name}: {os.strerror(int(number[1] or number[2]))}" if number else name
 

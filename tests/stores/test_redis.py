@@ -4,7 +4,6 @@ import asyncio
 import gc
 import importlib
 import logging
-import re
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 import pytest
-import redis
 from redis.asyncio import Redis, RedisCluster, Sentinel
 
 from fastapi_async_sessions.errors import ConfigurationError, StoreUnavailable
@@ -301,45 +299,6 @@ async def test_clear_removes_only_keys_of_the_store(store, redis_client):
     assert set(await redis_client.keys()) == others
 
 
-@pytest.mark.parametrize("kind", ["one server", "cluster"])
-async def test_the_documented_rights_suffice(kind, start_redis, redis_cluster):
-    """Those of the class docstring, for every verb, and no others."""
-    documented = re.search(r"ACL SETUSER (.*?)\n\n", RedisStore.__doc__, re.DOTALL)
-    rule = documented[1].split()
-    if kind == "one server":
-        servers = [start_redis()]
-        admin = Redis(port=servers[0].port)
-        client = Redis(port=servers[0].port, username="app", password="password")
-    else:
-        redis_cluster.flush()
-        servers = redis_cluster.nodes
-        nodes = redis_cluster.startup_nodes
-        admin = RedisCluster(startup_nodes=nodes)
-        client = RedisCluster(startup_nodes=nodes, username="app", password="password")
-    for server in servers:
-        server.command("ACL", "SETUSER", *rule)
-    try:
-        store, first = RedisStore(client), record(owner="ada")
-        await store.open()
-        assert await store.create(KEY, first)
-        assert await store.save(KEY, record(owner="ada", life=HOUR * 2), replaces=first.version)
-        assert await store.load(KEY) is not None
-        assert await store.delete(KEY)
-        for _ in range(2):
-            await store.create(KEY, record(owner="ada"))
-            await store.create(OTHER, record(owner="ada"))
-            await admin.delete(f"sessions:{OTHER}")
-            assert KEY in [key for key, _ in await store.find("ada")]
-            assert await store.count() > 0
-            assert await store.delete_owned("ada") > 0
-        await store.clear()
-    finally:
-        await client.aclose()
-        await admin.aclose()
-        for server in servers:
-            server.command("ACL", "DELUSER", "app")
-
-
 # what it costs
 
 
@@ -466,27 +425,6 @@ def test_a_prefix_has_no_special_characters(prefix):
     """One that could match keys of another prefix is refused when the store is made."""
     with pytest.raises(ConfigurationError, match="prefix"):
         RedisStore.from_url("redis://127.0.0.1", prefix=prefix)
-
-
-@pytest.mark.parametrize(
-    "client",
-    [
-        Redis(decode_responses=True),
-        RedisCluster(host="127.0.0.1", decode_responses=True),
-        Redis.from_url("redis://127.0.0.1?decode_responses=true"),
-    ],
-)
-def test_a_client_that_decodes_is_refused(client):
-    """Sessions are bytes, and the error says which option to leave out."""
-    with pytest.raises(ConfigurationError, match="without decode_responses=True"):
-        RedisStore(client)
-
-
-@pytest.mark.parametrize("client", [redis.Redis(), "redis://127.0.0.1", None])
-def test_only_a_client_of_redis_asyncio_is_accepted(client):
-    """The error says which clients are."""
-    with pytest.raises(ConfigurationError, match=r"redis\.asyncio"):
-        RedisStore(client)
 
 
 @pytest.mark.parametrize(
@@ -670,16 +608,6 @@ async def test_a_wrong_password_is_reported_as_such_and_not_shown(start_redis):
             async with unavailable("the server refuses the user or the password") as caught:
                 await store.open()
             assert "hunter2" not in str(caught)
-
-
-async def test_missing_permissions_are_reported_when_the_application_starts(start_redis):
-    """open() reads and runs a script; the reason says which permissions the user needs."""
-    server = start_redis()
-    for rules in ("+mget", "+mget +evalsha +eval", "+evalsha +eval +get"):
-        server.command("ACL", "SETUSER", "bob", "reset", "on", ">pw", "~sessions:*", *rules.split())
-        url = f"redis://bob:pw@127.0.0.1:{server.port}"
-        async with opened(url) as store, unavailable("the user may not run"):
-            await store.open()
 
 
 async def test_a_server_without_memory_serves_reads_and_refuses_writes(start_redis):

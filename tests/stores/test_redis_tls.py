@@ -1,5 +1,6 @@
 """RedisStore over TLS: a proxy that ends it, and Redis itself, with certificates at both ends."""
 
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,12 +10,20 @@ from fastapi_async_sessions.records import Record, new_version
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import StoreContract
 from tests.servers.proxy import Proxy
-from tests.stores.test_redis import opened
 
 # the servers of the wheels were built without TLS
 speaks_tls = pytest.mark.debian("redis-server")
 
 KEY = "a" * 64
+
+
+@asynccontextmanager
+async def opened(url, **options):
+    store = RedisStore.from_url(url, **options)
+    try:
+        yield store
+    finally:
+        await store.aclose()
 
 
 def record():
@@ -39,6 +48,23 @@ async def test_a_proxy_that_the_client_does_not_trust(redis_url, certificates):
     ):
         with pytest.raises(StoreUnavailable, match="the TLS connection failed"):
             await store.load(KEY)
+
+
+UNCHECKED = ["?ssl_check_hostname=false", "?ssl_cert_reqs=none"]
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize("query", ["", *UNCHECKED])
+async def test_a_proxy_that_is_called_otherwise(redis_url, certificates, query):
+    """The certificate is not for that name, and that is refused unless the URL allows it."""
+    async with Proxy.to(redis_url, tls=certificates.server_context()) as proxy:
+        url = f"rediss://127.1:{proxy.port}{query}"  # the same address by another name
+        async with opened(url, ssl_ca_certs=str(certificates.authority)) as store:
+            if query in UNCHECKED:
+                assert await store.create(KEY, record())
+            else:
+                with pytest.raises(StoreUnavailable, match="the TLS connection failed"):
+                    await store.load(KEY)
 
 
 @speaks_tls
