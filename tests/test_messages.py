@@ -28,7 +28,7 @@ from fastapi_async_sessions import (
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.sql import SQLStore
 
-from .apps import SECRET, Data, browser, call, make_app, make_provider
+from .apps import SECRET, Data, Line, browser, call, make_app, make_provider
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -114,15 +114,16 @@ def test_a_url_with_a_driver_that_is_not_async(url: str) -> None:
     assert "hunter2" not in str(raised.value)
 
 
-def test_two_providers_of_one_name_in_one_store() -> None:
+def test_two_models_of_one_name_in_one_store() -> None:
     """The error comes when the second is built, and shows how to give it another name."""
     store = MemoryStore()
-    make_provider(store)
+    living = make_provider(store)
     with pytest.raises(
         ConfigurationError,
         match=in_order("already serves a provider named 'session'", 'SessionProvider(..., name="'),
     ):
-        make_provider(store)
+        make_provider(store, Line)
+    del living
 
 
 ONE_COOKIE = in_order("two providers use the cookie __Host-session", 'SessionProvider(..., name="')

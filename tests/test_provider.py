@@ -29,6 +29,7 @@ from fastapi_async_sessions import (
 )
 
 from .apps import OLDER_SECRET, SECRET, Data, browser, make_app, make_provider, set_cookie_kind
+from .races import Client
 
 # secrets
 
@@ -287,14 +288,37 @@ def test_a_failed_provider_does_not_take_its_name() -> None:
     make_provider(store)
 
 
-def test_two_providers_of_one_name_on_one_store_are_an_error() -> None:
-    """They would use the same cookie; another name or another store works."""
+class Other(BaseModel):
+    """Another model than ``Data``."""
+
+
+def test_two_models_of_one_name_on_one_store_are_an_error() -> None:
+    """They would read each other's sessions; another name or another store works."""
     store = MemoryStore()
-    make_provider(store, name="session")
-    with pytest.raises(ConfigurationError, match=r"'session'.*name="):
-        make_provider(store, name="session")
-    make_provider(store, name="admin")
-    make_provider(MemoryStore(), name="session")
+    living = make_provider(store, name="session")
+    with pytest.raises(ConfigurationError, match=r"'session' with another model.*name="):
+        make_provider(store, Other, name="session")
+    make_provider(store, Other, name="admin")
+    make_provider(MemoryStore(), Other, name="session")
+    del living
+    make_provider(store, Other, name="session")
+
+
+async def test_an_application_factory_may_be_called_twice() -> None:
+    """The providers that it makes have one name and one model, which it may define itself: what
+    one stores the other reads."""
+    store = MemoryStore()
+
+    def create() -> Any:
+        class Own(BaseModel):
+            count: int = 0
+
+        return make_provider(store, Own)
+
+    first, second = Client(create()), Client(create())
+    await first.sign_in()
+    second.cookie = first.cookie
+    assert await second.is_live()
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,16 @@
 """Loads the records of a store as sessions, and makes records of sessions."""
 
 import asyncio
+import gc
 import re
 from hmac import compare_digest
 from traceback import extract_tb
 from typing import Any, Generic, Literal, NamedTuple, TypeGuard, cast
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from pydantic import RootModel, ValidationError
 
-from ..errors import SessionInvalid, SessionTooLarge
+from ..errors import ConfigurationError, SessionInvalid, SessionTooLarge
 from ..events import Events, logger
 from ..records import MAX_BODY_BYTES, Record, from_microseconds, new_version
 from .bounded import BoundedStore
@@ -251,6 +252,33 @@ class Repository(Generic[Model]):
         """
         until = from_microseconds(self.settings.now() + GRACE_PERIOD)
         return Record(self.seal.close(key, None, b""), new_version(), None, until)
+
+    def claim_name(self) -> None:
+        """Keep other models from the names of this provider's records, as long as it lives.
+
+        Raises:
+            ConfigurationError: a provider of this name keeps another model in the store.
+        """
+        attributes: dict[str, Any] = vars(self.settings.store)
+        repositories: WeakSet[Repository[Any]] = attributes.setdefault("_repositories", WeakSet())
+        if any(map(self._is_rival, repositories)):
+            gc.collect()  # a provider that nobody uses any more may still be in a cycle
+        if any(map(self._is_rival, repositories)):
+            name = self.settings.name
+            raise ConfigurationError(
+                f"this store already serves a provider named {name!r} with another model: "
+                f'give one of them another name, as in SessionProvider(..., name="{name}-2")'
+            )
+        repositories.add(self)
+
+    def _is_rival(self, other: "Repository[Any]") -> bool:
+        # by name: an application factory may define the model anew at each call
+        ours, theirs = self.settings.model, other.settings.model
+        is_same_model = (ours.__module__, ours.__qualname__) == (
+            theirs.__module__,
+            theirs.__qualname__,
+        )
+        return other.settings.name == self.settings.name and not is_same_model
 
     def queue(self, key: str) -> asyncio.Lock:
         """Return the lock with which the commits of a session queue after a conflict."""

@@ -125,7 +125,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         self.scheme_name = name
         self.required = self._requirement(_absence)
         self._signed_in: dict[timedelta | None, Requirement[Model]] = {}
-        store.claim(name)
+        self.repository.claim_name()
 
     async def __call__(self, connection: HTTPConnection) -> Session[Model]:
         """Return the session that the request's cookie opens, or a new one."""

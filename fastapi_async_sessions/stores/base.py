@@ -108,22 +108,6 @@ class Store(ABC):
     async def aclose(self) -> None:
         """Release the connections and other resources that the store holds."""
 
-    def claim(self, name: str) -> None:
-        """Register the name of a provider that keeps its sessions here.
-
-        Raises:
-            ConfigurationError: the name is taken by another provider; each would overwrite the
-                other's cookie.
-        """
-        attributes: dict[str, Any] = vars(self)
-        names: set[str] = attributes.setdefault("_claimed", set())
-        if name in names:
-            raise ConfigurationError(
-                f"this store already serves a provider named {name!r}: "
-                f'give one of them another name, as in SessionProvider(..., name="{name}-2")'
-            )
-        names.add(name)
-
 
 class translate_errors:
     """Raises an error of this library in place of a driver's, with no reference to the driver's.
