@@ -15,6 +15,7 @@ from .apps import (
     browser,
     cookie_value,
     make_app,
+    make_provider,
     session_cookies,
     session_records,
     set_cookie_kind,
@@ -229,6 +230,40 @@ async def test_another_user_who_signs_in_begins_a_session_anew(app, get_session,
     assert await get_session.revoke(key) is False
     assert (await browser(app, of_42).get("/")).json()["new"] is True
     assert list(await session_records(get_session, store)) == [answer["key"]]
+
+
+async def test_an_administrator_acts_as_one_user_after_another(get_session, store, clock):
+    """Each of two providers in a request has its own session: the users' sessions replace each
+    other, and the administrator's stays, with its key and its data."""
+    get_staff = make_provider(store, name="staff", clock=clock)
+    app = make_site(get_session)
+
+    @app.post("/staff/sign-in")
+    async def sign_in(staff: Annotated[Session[Data], Depends(get_staff)]) -> None:
+        staff.renew(subject="root")
+
+    @app.post("/staff/act-as/{user}")
+    async def act_as(
+        user: str,
+        session: Annotated[Session[Data], Depends(get_session)],
+        staff: Annotated[Session[Data], Depends(get_staff.signed_in())],
+    ) -> dict[str, Any]:
+        staff.data.count += 1
+        session.renew(subject=user)
+        session.data.count = 7
+        return {"staff": seen(staff), "user": seen(session)}
+
+    client = browser(app)
+    assert (await client.post("/staff/act-as/42")).status_code == 401
+    await client.post("/staff/sign-in")
+    (staff,) = await get_staff.sessions("root")
+    for number, user in enumerate(["42", "7"], start=1):
+        answer = (await client.post(f"/staff/act-as/{user}")).json()
+        assert answer["staff"]["subject"] == "root"
+        assert (answer["staff"]["key"], answer["staff"]["count"]) == (staff.key, number)
+        answer = (await client.get("/")).json()
+        assert (answer["subject"], answer["count"]) == (user, 7)
+    assert await get_session.sessions("42") == []
 
 
 async def test_a_session_that_another_user_cannot_replace_stays_as_it_was(app, get_session, store):

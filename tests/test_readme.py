@@ -106,6 +106,11 @@ def test_sign_in_and_out(client: TestClient) -> None:
     assert client.get("/account").status_code == 401
 
 
+def test_only_the_staff_acts_as_a_user(client: TestClient) -> None:
+    assert client.post("/staff/act-as/ada").status_code == 401
+    assert client.get("/account").status_code == 401
+
+
 def test_a_required_session(client: TestClient) -> None:
     assert client.get("/cart").status_code == 401
     client.post("/cart/apple")

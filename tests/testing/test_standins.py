@@ -84,6 +84,25 @@ def test_required_and_signed_in_use_the_override() -> None:
         assert client.get("/me").json() == session.subject == "ada"
 
 
+def test_another_user_who_signs_in_begins_with_fresh_data() -> None:
+    """As with a real session; the same user keeps the data."""
+    app, get_session = make_app()
+
+    @app.post("/sign-in/{name}")
+    async def sign_in(name: str, session: Session[Basket] = Depends(get_session)) -> list[str]:
+        session.renew(subject=name)
+        return session.data.items
+
+    with override_session(app, get_session, Basket(items=["bread"]), subject="ada") as session:
+        client = browser(app)
+        assert client.post("/sign-in/ada").json() == ["bread"]
+        key = session.key
+        assert client.post("/sign-in/bob").json() == []
+        assert client.get("/me").json() == session.subject == "bob"
+        assert client.post("/items/honey").json() == ["honey"]
+        assert session.key != key
+
+
 def test_an_overriding_session_can_be_destroyed() -> None:
     """As in an application, a new session takes its place."""
     app, get_session = make_app()
