@@ -244,6 +244,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"clock": lambda: 0}, "clock="),
     ({"lifetime": timedelta(hours=1)}, "lifetime="),
     ({"lifetime": None}, "lifetime="),
+    *(({"encrypt": value}, "encrypt=") for value in ("yes", 1, None)),
+    *(
+        ({"max_sessions_per_subject": limit}, "max_sessions_per_subject=")
+        for limit in (0, -1, 51, True, "5", 2.5)
+    ),
     ({"cookie": None}, "cookie="),
     ({"cookie": {"secure": False}}, "cookie="),
     (

@@ -1,7 +1,6 @@
 """The commit: writes one request's change, merged with changes that other requests have stored."""
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Iterator
 from typing import Generic, Literal, NamedTuple
@@ -152,9 +151,7 @@ class Commit(Generic[Model]):
         subject, began_at = change.renewal.subject, change.began_at
         revocations = Revocations(repository, repository.seal.owner(subject))
         if not await revocations.forbids(began_at, change.exempt_from):
-            # a limit that cannot be kept now is kept at the next sign-in
-            with contextlib.suppress(StoreUnavailable):
-                await revoke_beyond_limit(repository, subject, key)
+            await revoke_beyond_limit(repository, subject, key)
             return committed
         await repository.store.delete(key)
         repository.events.emit("revoked", key, reason="revoked")

@@ -12,6 +12,8 @@ is older, or it loaded it after the last page. The record says until when that p
 latest, for a process that dies before it.
 """
 
+import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -144,11 +146,20 @@ class Revocations:
 async def revoke_beyond_limit(repository: Repository[Any], subject: str, newest: str) -> None:
     """Revoke the sessions with the oldest sign-ins of a subject beyond the limit; never ``newest``.
 
-    Of many sign-ins at once the last one to be written sees all the others.
+    Of many sign-ins at once the last one to be written sees all the others. If the store fails or
+    is slow, the sign-in succeeds all the same, and the next one keeps the limit.
     """
-    limit = repository.settings.max_sessions_per_subject
-    if limit is None:
+    settings = repository.settings
+    if settings.max_sessions_per_subject is None:
         return
+    with suppress(StoreUnavailable, TimeoutError):
+        async with asyncio.timeout(settings.store_timeout.total_seconds()):
+            await _revoke_oldest(repository, subject, newest, settings.max_sessions_per_subject)
+
+
+async def _revoke_oldest(
+    repository: Repository[Any], subject: str, newest: str, limit: int
+) -> None:
     signed_in: list[tuple[int, str]] = []
     for owner in repository.seal.owners(subject):
         for key, record in await repository.store.find(owner):

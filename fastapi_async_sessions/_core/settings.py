@@ -27,6 +27,7 @@ _NAME = re.compile(r"(?!__)[A-Za-z0-9_-]{1,64}")
 _TYPES: Mapping[str, type] = {
     "name": str,
     "lifetime": Lifetime,
+    "encrypt": bool,
     "max_bytes": int,
     "store_timeout": timedelta,
     "commit_timeout": timedelta,
@@ -74,13 +75,23 @@ class Settings(Generic[Model]):
             min(self.store_timeout, self.commit_timeout) > timedelta(0),
             "store_timeout=... and commit_timeout=... must be positive",
         )
-        limit = self.max_sessions_per_subject
-        require(
-            limit is None or (type(limit) is int and 1 <= limit <= MAX_LIMIT),
-            f"max_sessions_per_subject=... is 1 to {MAX_LIMIT}, or None for no limit",
-        )
+        self._check_limit()
         self._check_choices()
         self._check_functions()
+
+    def _check_limit(self) -> None:
+        limit = self.max_sessions_per_subject
+        if limit is None:
+            return
+        require(
+            type(limit) is int and 1 <= limit <= MAX_LIMIT,
+            f"max_sessions_per_subject=... is 1 to {MAX_LIMIT}, or None for no limit",
+        )
+        require(
+            type(self.store).find is not Store.find,
+            "max_sessions_per_subject=... needs a store that lists sessions: "
+            f"write find() for {type(self.store).__name__}",
+        )
 
     def _check_choices(self) -> None:
         require(
