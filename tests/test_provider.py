@@ -44,6 +44,11 @@ WEAK: list[tuple[Any, str]] = [
     ("abcdefg" * 16, "repeats a few characters"),
     ("changeme-hunter2-0123456789-abcdefghijk", "sample from documentation"),
     ("YOUR-SECRET-hunter2-0123456789-abcdefghijk", "sample from documentation"),
+    ("09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7", "sample"),  # FastAPI's
+    ("django-insecure-b8r0$kd2x&l5f!q9zw3m7u1e6t4y_j^hnv", "sample from documentation"),
+    ("my-super-secret-key" * 2, "repeats a few characters"),
+    ("1234567890" * 4, "repeats a few characters"),
+    ("1234567890" * 3 + "1234", "repeats a few characters"),
     ([], "takes one secret"),
     ([SECRET + str(number) for number in range(6)], "takes one secret"),
     ([SECRET, SECRET], "the same secret twice"),

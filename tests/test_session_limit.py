@@ -113,15 +113,15 @@ async def test_a_slow_store_does_not_fail_the_sign_in(store: SpyStore, clock: Fr
 
     async def hook(call: StoreCall) -> Any:
         if call.verb == "delete":
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.25)
         return await call.pass_on()
 
-    options: Any = {"clock": clock, "store_timeout": timedelta(seconds=0.2)}
+    options: Any = {"clock": clock, "store_timeout": SECOND}
     before = make_provider(SpyStore(store), **options)
     await signed_in(before, clock, 20)
     store.hook = hook
     provider = make_provider(
-        store, **options, max_sessions_per_subject=1, commit_timeout=timedelta(seconds=2)
+        store, **options, max_sessions_per_subject=1, commit_timeout=3 * SECOND
     )
     (client,) = await signed_in(provider, clock, 1)
     assert await client.is_live()
