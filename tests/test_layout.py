@@ -67,10 +67,14 @@ ORDER = [
     "_web.provider",
     "_web.route",
     "_web.middleware",
+    "_web.discovery",
     "testing.clock",
     "testing.contract",
     "testing.standins",
     "testing",
+    "_terminal",
+    "cli",
+    "__main__",
 ]
 # their ``__init__`` files have no place in the order
 PACKAGES = {"", "stores", "_core", "_web"}
@@ -87,6 +91,8 @@ OPTIONAL = {
     "httpx": {"stores.http"},
     "cryptography": {"_core.encryption"},
     "pytest": {"testing.contract"},
+    "typer": {"cli"},
+    "rich": {"_terminal"},
 }
 # the dependencies of FastAPI, and the only other one
 HARD = {"fastapi", "starlette", "pydantic", "pydantic_core", "anyio", "itsdangerous"}

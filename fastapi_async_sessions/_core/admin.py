@@ -10,9 +10,10 @@ from types import EllipsisType
 from typing import Any, Generic
 
 from ..errors import SessionNotFound, StoreUnavailable
+from ..lifetime import Lifetime
 from ..records import Record, from_microseconds, new_version
 from .models import Model
-from .repository import Absent, Repository, is_subject
+from .repository import Absent, LoadedSession, Repository, is_subject
 from .revocation import Revocations
 from .session import Session, state_of
 from .state import SessionState
@@ -54,28 +55,16 @@ class SessionAdmin(Generic[Model]):
         repository = self.repository
         if not is_subject(subject) or limit < 1:
             return []
-        listed = [
-            self._listed(key, record, subject)
+        read = [
+            repository.read(key, record)
             for owner in repository.seal.owners(subject)
             for key, record in await repository.store.find(owner, limit)
         ]
-        return sorted(filter(None, listed), key=_began_at, reverse=True)[:limit]
-
-    def _listed(self, key: str, record: Record, subject: str) -> StoredSession[Model] | None:
-        loaded = self.repository.read(key, record)
-        if isinstance(loaded, Absent):
-            return None
-        header = loaded.stored.header
-        signed_in = header.authenticated_at
-        return StoredSession(
-            key=key,
-            data=loaded.data,
-            subject=subject,
-            created_at=from_microseconds(header.created_at),
-            authenticated_at=None if signed_in is None else from_microseconds(signed_in),
-            seen_at=from_microseconds(header.seen_at),
-            expires_at=from_microseconds(header.expires_at(self.repository.settings.lifetime)),
-        )
+        lifetime = repository.settings.lifetime
+        listed = [
+            stored_session(loaded, lifetime) for loaded in read if not isinstance(loaded, Absent)
+        ]
+        return sorted(listed, key=_began_at, reverse=True)[:limit]
 
     async def revoke(self, key: str, subject: str | EllipsisType | None = ...) -> bool:
         """End the session with this key; False if there is none.
@@ -192,6 +181,21 @@ class SessionAdmin(Generic[Model]):
         await store.create(key, record)
         await store.load(key)
         await store.delete(key)
+
+
+def stored_session(loaded: LoadedSession[Model], lifetime: Lifetime) -> StoredSession[Model]:
+    """Return what is shown of a session."""
+    header = loaded.stored.header
+    signed_in = header.authenticated_at if header.subject is not None else None
+    return StoredSession(
+        key=loaded.stored.key,
+        data=loaded.data,
+        subject=header.subject,
+        created_at=from_microseconds(header.created_at),
+        authenticated_at=None if signed_in is None else from_microseconds(signed_in),
+        seen_at=from_microseconds(header.seen_at),
+        expires_at=from_microseconds(header.expires_at(lifetime)),
+    )
 
 
 def _began_at(session: StoredSession[Any]) -> datetime:

@@ -1,0 +1,260 @@
+"""What the command line prints, where, and in which code it ends."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from select import select
+from typing import Any
+
+import pytest
+
+from ..apps import SECRET
+from ..servers.redis import RedisServer
+from .shells import Shell, ShellInThisProcess, write_application
+from .test_story import expire, signed_in
+
+ESCAPE = "\x1b"
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite+aiosqlite:///{tmp_path}/sessions.db"
+
+
+@pytest.fixture
+def shell(tmp_path: Path, url: str) -> ShellInThisProcess:
+    """A shell on an application whose table exists."""
+    write_application(tmp_path, "sqlite")
+    shell = ShellInThisProcess(tmp_path, {"STORE_URL": url})
+    shell.run("create-table")
+    return shell
+
+
+@pytest.fixture
+def redis_shell(start_redis: Any, tmp_path: Path) -> tuple[Shell, RedisServer]:
+    """A shell on an application with a server of its own."""
+    server = start_redis()
+    write_application(tmp_path, "redis")
+    return ShellInThisProcess(tmp_path, {"STORE_URL": server.url}), server
+
+
+COMMANDS = [
+    ["check"],
+    ["sessions", "ada"],
+    ["show", "0" * 64],
+    ["revoke", "0" * 64],
+    ["revoke", "--subject", "ada"],
+    ["revoke", "--all", "--yes"],
+    ["count"],
+    ["purge"],
+]
+
+
+def test_a_store_that_is_down_is_one_line(redis_shell: Any) -> None:
+    """Every command ends with code 3, except where Redis has nothing to do."""
+    shell, server = redis_shell
+    server.stop()
+    for command in COMMANDS[:-1]:
+        done = shell.run(*command)
+        assert (done.code, done.out) == (3, ""), command
+        assert re.fullmatch("the store is unavailable: .*\n", done.err), command
+
+
+def test_missing_rights_are_named_one_by_one(redis_shell: Any) -> None:
+    """The check fails where a request or a revocation would."""
+    shell, server = redis_shell
+    rights = ["+@connection", "+get", "+mget", "+eval", "+evalsha", "+set", "+del", "+pexpire"]
+    server.command("ACL", "SETUSER", "app", "on", ">pw", "~sessions:*", *rights)
+    shell.environment["STORE_URL"] = server.url.replace("//", "//app:pw@")
+    checked = shell.run("check", "--json")
+    assert checked.code == 3
+    failed = {row["check"] for row in checked.objects if not row["ok"]}
+    assert "load" not in failed
+    assert {"create", "find", "delete_owned"} <= failed
+    (clock,) = [row["detail"] for row in checked.objects if row["check"] == "clock"]
+    assert clock.startswith("not known: ")
+
+
+def test_a_clock_that_differs_is_reported(shell: ShellInThisProcess, postgres_url: str) -> None:
+    """Sessions would expire too early or too late; the code is that of a wrong configuration."""
+    write_application(shell.directory, "postgresql")
+    shell.environment["STORE_URL"] = postgres_url
+    shell.run("create-table")
+    program = (shell.directory / "main.py").read_text()
+    late = "lambda: __import__('fastapi_async_sessions').utc_now() + timedelta(minutes=2)"
+    program = program.replace("secret_key=", f"clock={late}, secret_key=")
+    (shell.directory / "main.py").write_text(f"from datetime import timedelta\n{program}")
+    checked = shell.run("check", "--json")
+    assert checked.code == 2
+    assert checked.objects[-1]["ok"] is False
+    assert re.fullmatch(r"the store's is 1(19|20)\.\d s behind .*", checked.objects[-1]["detail"])
+
+
+@pytest.mark.parametrize("command", COMMANDS[1:], ids=" ".join)
+def test_sessions_in_memory_are_those_of_another_process(
+    shell: ShellInThisProcess, command: list[str]
+) -> None:
+    """An empty answer would be a lie."""
+    write_application(shell.directory, "memory")
+    done = shell.run(*command)
+    assert (done.code, done.out) == (2, "")
+    assert "in the memory of the application's process" in done.err
+
+
+def test_the_check_of_a_store_in_memory_says_so(shell: ShellInThisProcess) -> None:
+    """The settings are good."""
+    write_application(shell.directory, "memory")
+    checked = shell.run("check")
+    assert checked.code == 0
+    assert "in the memory of the application's process" in checked.out
+
+
+@pytest.mark.parametrize("arguments", [[], ["0" * 64, "--all"], ["--subject", "ada", "--all"]])
+def test_revoke_needs_to_know_exactly_what(shell: ShellInThisProcess, arguments: list[str]) -> None:
+    """Two of them could be a slip that ends everybody's sessions."""
+    assert shell.run("revoke", *arguments, "--yes").code == 2
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 2), ("", 2)])
+def test_ending_everything_is_asked_for(
+    shell: ShellInThisProcess, url: str, answer: str, code: int
+) -> None:
+    """The question says how many records the store holds; no answer is no."""
+    signed_in("sqlite", url, "ada", "bob")
+    asked = shell.run("revoke", "--all", stdin=answer)
+    assert asked.code == code
+    assert "holds 2 records" in asked.err
+    assert shell.run("count").out == ("0\n" if code == 0 else "2\n")
+
+
+def test_a_driver_s_own_error_is_named_and_not_quoted(shell: ShellInThisProcess) -> None:
+    """The text of an error from a store of the user's may hold an address with a password."""
+    program = (shell.directory / "main.py").read_text()
+    program += (
+        "\nasync def count(): raise OSError('redis://:hunter2@db')\n"
+        "store = app.routes[-1].dependant.dependencies[0].call.repository.settings.store\n"
+        "store.count = count\n"
+    )
+    (shell.directory / "main.py").write_text(program)
+    done = shell.run("count")
+    assert (done.code, done.err) == (3, "the store is unavailable: the store raised OSError\n")
+
+
+def test_a_stored_text_cannot_command_the_terminal(shell: ShellInThisProcess, url: str) -> None:
+    """Control characters are escaped, and markup is text."""
+    subject = f"{ESCAPE}]0;title\a [red]ada\x9b2J"
+    signed_in("sqlite", url, subject)
+    key = shell.run("sessions", subject, "--json").objects[0]["key"]
+    shown = shell.run("show", key).out
+    assert r"\x1b]0;title\x07 [red]ada\x9b2J" in shown
+    assert not {ESCAPE, "\a", "\x9b"} & set(shown)
+
+
+@contextmanager
+def on_a_terminal(shell: Shell, *command: str) -> Iterator[tuple[Any, int]]:
+    """Run a command whose output is a terminal; gives the process and the terminal."""
+    ours, theirs = pty.openpty()
+    shell.environment["TERM"] = "xterm-256color"
+    with Shell(shell.directory, shell.environment).start(
+        *command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        try:
+            yield process, ours
+        finally:
+            process.kill()
+            os.close(ours)
+
+
+def read(terminal: int, until: str = r"\Z(?!)", within: float = 60) -> str:
+    """What is printed until a pattern appears, the process ends, or nothing comes any more."""
+    text = b""
+    with suppress(OSError):  # the other side is closed
+        while select([terminal], [], [], within)[0] and not re.search(until, text.decode()):
+            text += os.read(terminal, 65536)
+    return text.decode()
+
+
+def test_colours_are_for_terminals(shell: ShellInThisProcess) -> None:
+    """A pipe gets plain text."""
+    assert ESCAPE not in shell.run("check").out
+    with on_a_terminal(shell, "check") as (_, terminal):
+        assert f"{ESCAPE}[32mok" in read(terminal)
+
+
+@pytest.mark.slow
+def test_a_purge_shows_its_progress_and_can_be_stopped(shell: ShellInThisProcess, url: str) -> None:
+    """Ctrl-C ends it with one line; what was removed stays removed, and the rest can follow."""
+    expire(url, 40_000)
+    with on_a_terminal(shell, "purge") as (process, terminal):
+        printed = read(terminal, r"[1-9]\d*/40000.* \d[\d,]*/s")
+        process.send_signal(signal.SIGINT)
+        printed += read(terminal)
+        assert process.wait(30) == 130
+    assert "/s" in printed
+    assert "interrupted" in printed
+    assert "Traceback" not in printed
+    left = int(shell.run("purge").out.split()[-1].replace(",", ""))
+    assert 0 < left < 40_000
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_command_that_waits_for_its_store(redis_shell: Any) -> None:
+    """A server that hangs does not hold the operator up."""
+    shell, server = redis_shell
+    server.pause()
+    with Shell(shell.directory, shell.environment).start(
+        "count", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        until_it_waits(server)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    server.resume()
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+
+
+def until_it_waits(server: RedisServer) -> None:
+    """A client has connected to the server."""
+    deadline = time.monotonic() + 30
+    while f":{server.port}" not in connections():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def connections() -> str:
+    """The remote ports of established connections of this machine."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return " ".join(f":{int(each[2].split(':')[1], 16)}" for each in fields if each[3] == "01")
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_the_question_revokes_nothing(shell: ShellInThisProcess, url: str) -> None:
+    """It is an answer."""
+    signed_in("sqlite", url, "ada")
+    with on_a_terminal(shell, "revoke", "--all") as (process, terminal):
+        printed = read(terminal, r"\[y/N\]: ")
+        # Python does not notice one that comes while it is about to read
+        for _ in range(100):
+            process.send_signal(signal.SIGINT)
+            printed += read(terminal, "nothing was revoked", within=0.5)
+            if "nothing was revoked" in printed:
+                break
+        assert process.wait(30) == 2
+    assert "nothing was revoked" in printed
+    assert shell.run("count").out == "1\n"
+
+
+def test_a_missing_library_is_a_line_with_the_extra_to_install(tmp_path: Path) -> None:
+    """It ends as a wrong configuration does."""
+    (tmp_path / "typer.py").write_text("raise ImportError")
+    done = Shell(tmp_path, {}).run("secret")
+    assert (done.code, done.out) == (2, "")
+    assert 'pip install "fastapi_async_sessions[cli]"' in done.err
+    assert SECRET not in done.err
