@@ -108,18 +108,19 @@ class StoreUnavailable(SessionError, HTTPException):
     """The store failed or did not respond in time; whether a write was done is unknown.
 
     ``reason`` is for operators and describes the driver's error without any values.
-    ``retry_after`` is in seconds and is sent as ``Retry-After``. The driver's own exception is not
-    chained, because its text and its frames may contain addresses, passwords and records.
+    ``retry_after`` is in seconds and is sent as ``Retry-After``; None sends none, because another
+    try could do a write twice. The driver's own exception is not chained, because its text and its
+    frames may contain addresses, passwords and records.
     """
 
-    def __init__(self, reason: str, *, retry_after: int = 1) -> None:
+    def __init__(self, reason: str, *, retry_after: int | None = 1) -> None:
         self.reason = reason
         self.retry_after = retry_after
         HTTPException.__init__(
             self,
             503,
             "The session store is unavailable. Please try again.",
-            {"Retry-After": str(retry_after)},
+            None if retry_after is None else {"Retry-After": str(retry_after)},
         )
 
     def __str__(self) -> str:

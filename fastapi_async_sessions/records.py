@@ -61,6 +61,11 @@ def new_version(replaces: str = "") -> str:
     return version
 
 
+def name_of_write(version: str) -> str:
+    """Return the name of the write that a version is of."""
+    return version.partition(".")[0]
+
+
 def includes_write(version: str, write: str) -> bool:
     """Return whether a version is that of this write, or of one of the 24 writes after it."""
-    return write.partition(".")[0] in version.split(".")
+    return name_of_write(write) in version.split(".")

@@ -21,6 +21,7 @@ from fastapi_async_sessions import (
     SessionProvider,
     StoreUnavailable,
 )
+from fastapi_async_sessions._core import commit
 from fastapi_async_sessions.testing import FrozenClock
 
 from .apps import SECRET, browser, has_ended, make_app
@@ -636,10 +637,12 @@ async def test_a_change_made_while_a_commit_is_merging_is_kept(
 
 
 async def test_a_commit_that_always_comes_too_late_is_a_409(
-    new_provider: Any, store: SpyStore
+    new_provider: Any, store: SpyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Retries end after ``commit_timeout``."""
-    provider = new_provider(commit_timeout=timedelta(seconds=0.05))
+    # it is the pause in which the time ends, and not a save, whose outcome would be unknown
+    monkeypatch.setattr(commit, "_pauses", lambda: iter([0.0, 60.0]))
+    provider = new_provider(commit_timeout=timedelta(seconds=0.5))
     client = Client(provider)
     key = await client.sign_in()
     other = Client(new_provider(), client.cookie)

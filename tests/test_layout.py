@@ -46,6 +46,7 @@ ORDER = [
     "_core.codec",
     "_core.settings",
     "_core.bounded",
+    "_core.attempts",
     "_core.repository",
     "_core.revocation",
     "_core.data",

@@ -1,15 +1,27 @@
 """Writes that were done and whose replies were lost: they are not done twice."""
 
-from typing import Any
+import asyncio
+from datetime import timedelta
+from typing import Annotated, Any
 
 import pytest
+from fastapi import Depends
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
+from fastapi_async_sessions import (
+    Additive,
+    Session,
+    SessionEvent,
+    SessionProvider,
+    StoreUnavailable,
+)
 from fastapi_async_sessions.records import Record, includes_write, new_version
 from fastapi_async_sessions.stores.memory import MemoryStore
 from fastapi_async_sessions.testing import FrozenClock
-from tests.apps import Data, Line
+from tests.apps import SECRET, browser, make_app
+from tests.doubles import SpyStore, StoreCall, pass_on
 from tests.races import Client, provider_without_timeouts
 
 
@@ -53,34 +65,278 @@ class ForgetfulStore(MemoryStore):
         return await super().save(key, record, replaces=replaces)
 
 
-@pytest.mark.parametrize("others", range(4))
+class Shop:
+    """A session with lines and a counter, in a store that loses replies."""
+
+    def __init__(self) -> None:
+        self.clock = FrozenClock()
+        self.store = ForgetfulStore(self.clock)
+        self.provider = provider_without_timeouts(
+            self.store, self.clock, Counted, on_conflict="raise"
+        )
+        self.client = Client(self.provider)
+        self.key = ""
+
+    async def another(self) -> None:
+        """A request of another process counts, and adds a line."""
+        others = provider_without_timeouts(
+            SpyStore(self.store), self.clock, Counted, on_conflict="raise"
+        )
+        async with others.open(self.key) as session:
+            session.data.lines.append("theirs")
+            session.data.count += 1
+
+    async def stored(self) -> tuple[int, list[str]]:
+        data = await self.client.data()
+        return data.count, data.lines
+
+
+class Counted(BaseModel):
+    count: Annotated[int, Additive] = 0
+    lines: list[str] = []
+
+
+@pytest.fixture
+async def shop() -> Shop:
+    shop = Shop()
+    shop.key = await shop.client.sign_in()
+    return shop
+
+
+def count(session: Any, line: str = "ours") -> None:
+    """What the request of a test changes."""
+    session.data.count += 1
+    session.data.lines.append(line)
+
+
+@pytest.mark.parametrize("others", [0, 1, 2, 3, 24])
 @pytest.mark.parametrize("renews", [False, True])
 async def test_an_own_write_that_was_sent_twice_adds_nothing_twice(
-    others: int, renews: bool
+    shop: Shop, others: int, renews: bool
 ) -> None:
-    """The list has each line once, nobody's count is overwritten, and a renewal is one renewal."""
-    clock = FrozenClock()
-    store = ForgetfulStore(clock)
-    provider = provider_without_timeouts(store, clock, Data, on_conflict="raise")
-    client = Client(provider)
-    key = await client.sign_in()
-
-    async def another() -> None:
-        async with provider.open(key) as session:
-            session.data.lines.append(Line(name="theirs"))
+    """It counts once, the list has each line once, and a renewal is one renewal."""
 
     async def route(session: Any) -> None:
-        session.data.lines.append(Line(name="ours"))
-        session.data.count = 1
+        count(session)
         if renews:
             session.renew()
-        store.meanwhile = [another] * others
+        shop.store.meanwhile = [pause, *[shop.another] * others]
         await session.commit()
-        assert [line.name for line in session.data.lines] == ["ours", *["theirs"] * others]
+        assert session.data.lines == ["ours", *["theirs"] * others]
 
-    answer = await client.request(route)
+    answer = await shop.client.request(route)
     assert answer.is_ok
     assert (answer.cookie is not None) is renews
-    data = await client.data()
-    assert [line.name for line in data.lines] == ["ours", *["theirs"] * others]
-    assert data.count == 1
+    assert await shop.stored() == (1 + others, ["ours", *["theirs"] * others])
+
+
+async def test_a_process_remembers_more_of_its_own_writes_than_a_version_names(
+    shop: Shop,
+) -> None:
+    """So that a lost reply is known for one also after a hundred writes of its own."""
+
+    async def another() -> None:
+        async with shop.provider.open(shop.key) as session:
+            count(session, "theirs")
+
+    async def route(session: Any) -> None:
+        count(session)
+        shop.store.meanwhile = [another] * 99
+
+    assert (await shop.client.request(route)).is_ok
+    assert await shop.stored() == (100, ["ours", *["theirs"] * 99])
+
+
+@pytest.mark.parametrize("others", [25, 98])
+async def test_a_write_under_too_many_others_is_unknown_and_not_tried_again(
+    shop: Shop, others: int
+) -> None:
+    """The response is a 503 without Retry-After: another try could do it twice."""
+
+    async def route(session: Any) -> None:
+        count(session)
+        shop.store.meanwhile = [shop.another] * others
+
+    answer = await shop.client.request(route)
+    assert isinstance(answer.error, StoreUnavailable)
+    assert answer.error.headers is None
+    assert await shop.stored() == (1 + others, ["ours", *["theirs"] * others])
+
+
+@pytest.mark.parametrize("others", [0, 1, 24, 25])
+@pytest.mark.parametrize("is_done", [False, True])
+@pytest.mark.parametrize("renews", [False, True])
+async def test_a_commit_after_one_whose_reply_was_lost_adds_what_is_new(
+    shop: Shop, others: int, is_done: bool, renews: bool
+) -> None:
+    """The route may catch the error and go on: what the lost commit has stored stays as it is."""
+
+    async def fail(call: StoreCall) -> Any:
+        if call.verb != "save":
+            return await call.pass_on()
+        spy.hook = pass_on
+        if is_done:
+            await call.pass_on()
+        for _ in range(others):
+            await shop.another()
+        raise StoreUnavailable("the reply was lost")
+
+    async def route(session: Any) -> None:
+        count(session)
+        if renews:
+            session.renew()
+        spy.hook = fail
+        with pytest.raises(StoreUnavailable):
+            await session.commit()
+        count(session, "more")
+
+    spy = SpyStore(shop.store)
+    provider = provider_without_timeouts(spy, shop.clock, Counted, on_conflict="raise")
+    answer = await Client(provider, shop.client.cookie).request(route)
+    if others == 25:
+        # unknown, so that the second commit is not tried either
+        assert isinstance(answer.error, StoreUnavailable)
+        lines = ["ours"] * is_done + ["theirs"] * 25
+    else:
+        assert answer.is_ok
+        lines = ["ours"] * is_done + ["theirs"] * others + ["ours"] * (not is_done) + ["more"]
+    async with shop.provider.open(shop.key) as session:
+        assert (session.data.count, session.data.lines) == (len(lines), lines)
+    if answer.is_ok and renews:
+        shop.client.cookie = answer.cookie or ""
+        assert await shop.client.is_live()
+
+
+async def test_a_write_that_arrives_late_is_not_done_twice(shop: Shop) -> None:
+    """Its connection timed out, and the server carried it out during the next try."""
+    delayed: list[StoreCall] = []
+
+    async def hold_back(call: StoreCall) -> Any:
+        if call.verb != "save":
+            return await call.pass_on()
+        if not delayed:
+            delayed.append(call)
+            raise StoreUnavailable("no reply in time")
+        spy.hook = pass_on
+        assert await delayed[0].pass_on()
+        await shop.another()
+        return await call.pass_on()
+
+    async def route(session: Any) -> None:
+        count(session)
+        with pytest.raises(StoreUnavailable):
+            await session.commit()
+        await session.commit()
+        assert session.data.lines == ["ours", "theirs"]
+
+    spy = SpyStore(shop.store, hold_back)
+    provider = provider_without_timeouts(spy, shop.clock, Counted, on_conflict="raise")
+    assert (await Client(provider, shop.client.cookie).request(route)).is_ok
+    assert await shop.stored() == (2, ["ours", "theirs"])
+
+
+@pytest.mark.parametrize("arrives", ["before the reload", "after the reload", "never"])
+async def test_a_change_that_is_made_anew_after_a_reload_counts_once(
+    shop: Shop, arrives: str
+) -> None:
+    """The write whose reply was lost is either seen by the reload, or is what is made anew."""
+    delayed: list[StoreCall] = []
+
+    async def hold_back(call: StoreCall) -> Any:
+        if call.verb != "save":
+            return await call.pass_on()
+        spy.hook = pass_on
+        delayed.append(call)
+        raise StoreUnavailable("no reply in time")
+
+    async def route(session: Any) -> None:
+        count(session)
+        with pytest.raises(StoreUnavailable):
+            await session.commit()
+        if arrives == "before the reload":
+            assert await delayed[0].pass_on()
+        assert await session.reload()
+        if session.data.count == 0:
+            count(session)
+        if arrives == "after the reload":
+            assert await delayed[0].pass_on()
+
+    spy = SpyStore(shop.store, hold_back)
+    provider = provider_without_timeouts(spy, shop.clock, Counted, on_conflict="raise")
+    assert (await Client(provider, shop.client.cookie).request(route)).is_ok
+    assert await shop.stored() == (1, ["ours"])
+
+
+async def test_the_client_of_an_unknown_write_is_not_told_to_try_again(shop: Shop) -> None:
+    """Over HTTP, and the log says why."""
+    events: list[SessionEvent] = []
+    get_session = SessionProvider(
+        Counted,
+        store=SpyStore(shop.store),
+        secret_key=SECRET,
+        clock=shop.clock,
+        on_event=events.append,
+    )
+    app = make_app()
+
+    @app.post("/")
+    async def route(session: Annotated[Session[Counted], Depends(get_session)]) -> None:
+        count(session)
+        shop.store.meanwhile = [shop.another] * 25 if session.key == shop.key else []
+
+    async with browser(app, shop.client.cookie) as client:
+        reply = await client.post("/")
+    assert reply.status_code == 503
+    assert "retry-after" not in reply.headers
+    assert [event.kind for event in events] == ["store_error"]
+
+
+async def test_a_save_without_an_answer_in_time_is_unknown_after_a_conflict_too(
+    shop: Shop,
+) -> None:
+    """A 409 would say that nothing was stored."""
+    saves = 0
+
+    async def hook(call: StoreCall) -> Any:
+        nonlocal saves
+        saves += call.verb == "save"
+        if call.verb == "save" and saves == 1:
+            await shop.another()
+        if call.verb == "save" and saves == 2:
+            await call.pass_on()
+            await asyncio.Event().wait()
+        return await call.pass_on()
+
+    async def route(session: Any) -> None:
+        count(session)
+
+    spy = SpyStore(shop.store, hook)
+    options: Any = {"clock": shop.clock, "commit_timeout": timedelta(seconds=0.1)}
+    provider = SessionProvider(Counted, store=spy, secret_key=SECRET, **options)
+    answer = await Client(provider, shop.client.cookie).request(route)
+    assert isinstance(answer.error, StoreUnavailable)
+    assert await shop.stored() == (2, ["theirs", "ours"])
+
+
+@pytest.mark.parametrize("others", [0, 100])
+async def test_a_long_request_loads_again_before_it_saves(shop: Shop, others: int) -> None:
+    """So that a hundred others may write meanwhile, more than a version names."""
+
+    async def route(session: Any) -> None:
+        count(session)
+        for _ in range(others):
+            await shop.another()
+        shop.clock.advance(timedelta(seconds=3))
+        spy.calls.clear()
+
+    spy = SpyStore(shop.store)
+    provider = SessionProvider(
+        Counted, store=spy, secret_key=SECRET, clock=shop.clock, on_conflict="raise"
+    )
+    assert (await Client(provider, shop.client.cookie).request(route)).is_ok
+    assert spy.calls == ["load", "save"]
+    assert await shop.stored() == (others + 1, ["theirs"] * others + ["ours"])
+
+
+async def pause() -> None:
+    """Nobody writes meanwhile."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Generic, Literal, NamedTuple
 
 from ..errors import SessionConflict, SessionInvalid, StoreUnavailable
-from ..records import includes_write
+from .attempts import Attempt, Attempts
 from .codec import read_json, write_json
 from .data import MergedData
 from .header import Header, Renewal
@@ -70,9 +70,12 @@ class Commit(Generic[Model]):
         is_contended: Whether another request has written first, so that this one has to merge.
     """
 
-    def __init__(self, repository: Repository[Model], change: Change) -> None:
+    def __init__(self, repository: Repository[Model], change: Change, attempts: Attempts) -> None:
         self._repository = repository
         self._change = change
+        self._attempts = attempts
+        self._new_token: Token | None = None
+        self._sent = ""  # the version of the last write that was tried
         self.is_contended = False
 
     async def create(self) -> Committed[Model]:
@@ -89,58 +92,97 @@ class Commit(Generic[Model]):
         raise StoreUnavailable("create() reported that three random keys already exist")
 
     async def save(self, stored: SessionRecord) -> Committed[Model] | None:
-        """Store a change, a renewal or both; None if another request ended or renewed it."""
-        change = self._change
-        renewed = change.token.renewed() if change.token and change.renewal else None
+        """Store a change, a renewal or both; None if another request ended or renewed it.
+
+        Raises:
+            StoreUnavailable: also if it is unknown whether an earlier write was done.
+        """
+        change, limit = self._change, self._repository.settings.store_timeout
+        self._new_token = change.token.renewed() if change.token and change.renewal else None
+        queue = self._repository.queue(stored.key)
+        # So many may have written since a long request began that a version does not name them all:
+        # if a reply is lost after them, it is unknown whether the write was done.
+        if not self._attempts.is_recent(change.decided_at, limit):
+            return await self._save_merged(stored, None, queue)
         raw = self._rebased(change.ours, change.base, stored.raw)
-        attempt = self._over(stored, renewed, raw, change.decided_at)
+        attempt = self._over(stored, raw, change.decided_at)
         if await self._is_written(attempt, stored, change.decided_at):
-            return await self._saved(attempt, change.ours, renewed)
-        # from here on, the commits of this session queue, so that each of them merges only once
+            return await self._saved(attempt, change.ours)
+        latest = await self._latest(stored)
+        if not isinstance(latest, LoadedSession):
+            return latest
         self.is_contended = True
-        async with self._repository.queue(stored.key):
-            return await self._save_merged(stored, attempt, renewed)
+        return await self._save_merged(stored, None if queue.locked() else latest, queue)
 
     async def extend(self, stored: SessionRecord) -> Committed[Model] | None:
         """Extend a session that is used; None if another request has changed or ended it."""
         # the JSON as it is stored: an extension must not write the result of a migration
         change = self._change
-        attempt = self._over(stored, None, stored.json, change.decided_at)
+        attempt = self._over(stored, stored.json, change.decided_at)
         if not await self._is_written(attempt, stored, change.decided_at):
             return None
         return Committed(attempt._replace(raw=stored.raw), change.base, change.token, "extended")
 
     async def _save_merged(
-        self, stored: SessionRecord, attempt: SessionRecord, renewed: Token | None
+        self, stored: SessionRecord, theirs: LoadedSession[Model] | None, queue: asyncio.Lock
     ) -> Committed[Model] | None:
-        repository, change = self._repository, self._change
-        hashes = (stored.header.secret_hash, attempt.header.secret_hash)
-        for pause in _pauses():
-            theirs = await repository.load(stored.key, *hashes)
-            if isinstance(theirs, Absent):
-                return None
-            if includes_write(theirs.stored.record.version, attempt.record.version):
-                # our write was done and its reply was lost: there is nothing left to write
-                merged = MergedData(theirs.data, change.ours, theirs.base, theirs.unread)
-                return await self._saved(theirs.stored, theirs.base, renewed, merged)
-            merged, now = self._merged(theirs), repository.settings.now()
-            dump = repository.codec.restored(repository.codec.dump(merged.data), merged.unread)
-            raw = self._rebased(dump, theirs.base, theirs.stored.raw)
-            attempt = self._over(theirs.stored, renewed, raw, now)
-            if await self._is_written(attempt, theirs.stored, now):
-                return await self._saved(attempt, dump, renewed, merged)
-            await asyncio.sleep(pause)
+        """Save over what others have written; the commits of a session queue, so that each merges
+        only once. ``theirs`` is None if it has to be loaded."""
+        self.is_contended = self.is_contended or queue.locked()
+        async with queue:
+            for pause in _pauses():
+                latest = theirs or await self._latest(stored)
+                if not isinstance(latest, LoadedSession):
+                    return latest
+                if committed := await self._save_over(latest):
+                    return committed
+                self.is_contended = True
+                # at once, while the version still names what was written just before
+                latest = await self._latest(stored)
+                if not isinstance(latest, LoadedSession):
+                    return latest
+                await asyncio.sleep(pause)
+                theirs = None if pause else latest
         return None
 
+    async def _save_over(self, theirs: LoadedSession[Model]) -> Committed[Model] | None:
+        codec, now = self._repository.codec, self._repository.settings.now()
+        merged = self._merged(theirs)
+        dump = codec.restored(codec.dump(merged.data), merged.unread)
+        raw = self._rebased(dump, theirs.base, theirs.stored.raw)
+        attempt = self._over(theirs.stored, raw, now)
+        is_written = await self._is_written(attempt, theirs.stored, now)
+        return await self._saved(attempt, dump, merged) if is_written else None
+
+    async def _latest(
+        self, stored: SessionRecord
+    ) -> LoadedSession[Model] | Committed[Model] | None:
+        """Load what is stored now; None: the session was ended or renewed elsewhere.
+
+        Returns the result of this commit if its write was done, and only the reply was lost.
+
+        Raises:
+            StoreUnavailable: it is unknown whether a write was done, so it must not be tried again.
+        """
+        repository, attempts = self._repository, self._attempts
+        hashes = stored.header.secret_hash, *attempts.secret_hashes
+        theirs = await repository.load(stored.key, *hashes)
+        if isinstance(theirs, Absent):
+            return None
+        if not attempts.settle(theirs.stored.record.version, repository.writes):
+            reason = "too many writes followed one to tell whether that was done"
+            repository.events.emit("store_error", stored.key, reason=reason)
+            raise StoreUnavailable(reason, retry_after=None)
+        if attempts.done is None or attempts.done.version != self._sent:
+            return theirs
+        merged = MergedData(theirs.data, self._change.ours, theirs.base, theirs.unread)
+        return await self._saved(theirs.stored, theirs.base, merged)
+
     async def _saved(
-        self,
-        stored: SessionRecord,
-        base: bytes,
-        renewed: Token | None,
-        merged: MergedData[Model] | None = None,
+        self, stored: SessionRecord, base: bytes, merged: MergedData[Model] | None = None
     ) -> Committed[Model]:
-        kind: Literal["renewed", "changed"] = "renewed" if renewed else "changed"
-        token = renewed or self._change.token
+        kind: Literal["renewed", "changed"] = "renewed" if self._new_token else "changed"
+        token = self._new_token or self._change.token
         return await self._accepted(Committed(stored, base, token, kind, merged))
 
     async def _accepted(self, committed: Committed[Model]) -> Committed[Model]:
@@ -160,12 +202,16 @@ class Commit(Generic[Model]):
     async def _is_written(self, attempt: SessionRecord, over: SessionRecord, now: int) -> bool:
         if over.header.expires_at(self._repository.settings.lifetime) <= now:
             return False  # it expired while the route ran, even if the store has a later expiry
-        replaces = over.record.version
-        return await self._repository.store.save(attempt.key, attempt.record, replaces=replaces)
+        self._sent, replaces = attempt.record.version, over.record.version
+        secret_hash, ours = attempt.header.secret_hash, self._change.ours
+        self._attempts.add(Attempt(self._sent, replaces, secret_hash, ours))
+        store, key, record = self._repository.store, attempt.key, attempt.record
+        if not await store.save(key, record, replaces=replaces):
+            return False
+        self._repository.writes.add(record.version)
+        return True
 
-    def _over(
-        self, stored: SessionRecord, renewed: Token | None, raw: bytes, now: int
-    ) -> SessionRecord:
+    def _over(self, stored: SessionRecord, raw: bytes, now: int) -> SessionRecord:
         """Make the record that replaces a stored one."""
         header, change = stored.header, self._change
         # only its visitor extends a session, not an administrator who opens it by its key
@@ -173,7 +219,7 @@ class Commit(Generic[Model]):
             change.renewal or header.is_extension_due(self._repository.settings.lifetime, now)
         ):
             header = header.extended(now)
-        header, record = self._renewed(header, renewed), stored.record
+        header, record = self._renewed(header, self._new_token), stored.record
         return self._next(stored.key, header, raw, self._owner(record.owner), record.version)
 
     def _renewed(self, header: Header, token: Token | None) -> Header:
@@ -200,7 +246,10 @@ class Commit(Generic[Model]):
 
     def _merged(self, theirs: LoadedSession[Model]) -> MergedData[Model]:
         codec, change = self._repository.codec, self._change
-        base, ours, stored = map(read_json, (change.base, change.ours, theirs.base))
+        # what an earlier commit of this request has stored is no change of this one
+        done = self._attempts.done
+        before = change.base if done is None else done.ours
+        base, ours, stored = map(read_json, (before, change.ours, theirs.base))
         merged = merge(base, ours, stored, codec.shape)
         if merged.conflicts:
             self._report_conflict(theirs.stored.key, codec.field_names(merged.conflicts))
@@ -213,7 +262,7 @@ class Commit(Generic[Model]):
             raise SessionConflict(
                 "The merged changes of two requests do not fit the model.", error.fields
             ) from None
-        return MergedData(data, change.base, theirs.base, kept)
+        return MergedData(data, before, theirs.base, kept)
 
     def _report_conflict(self, key: str, fields: list[str]) -> None:
         self._repository.events.emit("conflict", key, fields=", ".join(fields))
@@ -233,7 +282,11 @@ class Commit(Generic[Model]):
 
 
 def _pauses() -> Iterator[float]:
-    """Seconds to wait before a commit tries again: random, so that processes do not collide."""
+    """Seconds to wait before a commit tries again: random, so that processes do not collide.
+
+    The first tries follow at once. After a pause the session has to be loaded again.
+    """
+    yield from (0.0, 0.0, 0.0)
     longest = 0.005
     while True:
         yield random.uniform(0, longest)  # noqa: S311  # no secret

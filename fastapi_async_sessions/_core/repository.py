@@ -13,6 +13,7 @@ from pydantic import RootModel, ValidationError
 from ..errors import ConfigurationError, SessionInvalid, SessionTooLarge
 from ..events import Events, logger
 from ..records import MAX_BODY_BYTES, Record, from_microseconds, new_version
+from .attempts import RecentWrites
 from .bounded import BoundedStore
 from .codec import Codec, Migration, read_json
 from .header import CorruptBody, Header
@@ -87,6 +88,7 @@ class Repository(Generic[Model]):
         store: The provider's store, in a ``BoundedStore``.
         codec: Reads and writes the model.
         seal: Seals records, and names their owners.
+        writes: What this process has written lately.
         events: Emits the provider's events.
     """
 
@@ -96,6 +98,7 @@ class Repository(Generic[Model]):
         self.store = BoundedStore(settings.store, settings.store_timeout, self.events)
         self.codec = Codec(settings.model)
         self.seal = Seal(settings.keyring, settings.name, encrypt=settings.encrypt)
+        self.writes = RecentWrites()
         self._reported: set[str] = set()  # unreadable fields that an event has named
         self._queues: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 

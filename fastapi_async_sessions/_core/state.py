@@ -10,6 +10,7 @@ from typing import Any, Generic, NamedTuple
 from ..errors import SessionClosed, SessionConflict, SessionTooLarge, StoreUnavailable
 from ..events import logger
 from ..lifetime import Lifetime
+from .attempts import Attempts
 from .commit import Change, Commit, Committed
 from .completion import run_to_completion
 from .data import SessionData
@@ -70,6 +71,7 @@ class SessionState(Generic[Model]):
     """
 
     __slots__ = (
+        "_attempts",
         "_ended",
         "_lock",
         "_renewal",
@@ -110,6 +112,11 @@ class SessionState(Generic[Model]):
         # two tasks of one websocket may commit at the same time
         self._lock = asyncio.Lock()
         self._take(loaded)
+        self._attempts = Attempts(self._version, began_at)
+
+    @property
+    def _version(self) -> str:
+        return "" if self.stored is None else self.stored.record.version
 
     def _take(self, loaded: LoadedSession[Model] | None) -> None:
         codec = self._repository.codec
@@ -229,7 +236,7 @@ class SessionState(Generic[Model]):
     async def reload(self) -> bool:
         """Load the stored data again; False if the session has ended or was never stored."""
         async with self._lock:
-            stored, data = self.stored, self.data
+            stored, data, now = self.stored, self.data, self._repository.settings.now()
             if stored is None:
                 self._take(None)
                 return False
@@ -237,6 +244,7 @@ class SessionState(Generic[Model]):
             if isinstance(loaded, Absent) or data is not self.data:
                 return False
             self._take(loaded)
+            self._attempts = self._attempts.reloaded(self._version, now)
             return True
 
     # the end of the request
@@ -325,7 +333,7 @@ class SessionState(Generic[Model]):
                 "a new session needs a cookie, which only an HTTP response can set: "
                 "begin the session in an HTTP route"
             )
-        commit, data = Commit(self._repository, change), self.data
+        commit, data = Commit(self._repository, change, self._attempts), self.data
 
         async def write() -> None:
             committed = await commit.create()
@@ -345,7 +353,7 @@ class SessionState(Generic[Model]):
         self._replaced = None
 
     async def _save(self, change: Change, stored: SessionRecord) -> None:
-        commit, data = Commit(self._repository, change), self.data
+        commit, data = Commit(self._repository, change, self._attempts), self.data
 
         async def write() -> None:
             committed = await commit.save(stored)
@@ -360,7 +368,7 @@ class SessionState(Generic[Model]):
         await self._complete(write(), commit)
 
     async def _extend(self, change: Change, stored: SessionRecord) -> None:
-        commit, data = Commit(self._repository, change), self.data
+        commit, data = Commit(self._repository, change, self._attempts), self.data
 
         async def write() -> None:
             committed = await commit.extend(stored)
@@ -384,6 +392,7 @@ class SessionState(Generic[Model]):
             data.accept_merge(committed.merged, change.ours)
         data.accept(committed.base)
         self.stored, self.token = stored, committed.token
+        self._attempts = Attempts(self._version, change.decided_at)
         if self._renewal is change.renewal:
             self._renewal = None
         self._emit(committed, change, before)
@@ -436,7 +445,7 @@ class SessionState(Generic[Model]):
             return await run_to_completion(work, limit)
         except TimeoutError:
             reason = f"the commit did not complete within {limit.total_seconds():g} seconds"
-        if commit is not None and commit.is_contended:
+        if commit is not None and commit.is_contended and self._attempts.is_settled:
             raise SessionConflict("Too many requests changed the session at the same time.")
         key = self.stored.key if self.stored else None
         self._repository.events.emit("store_error", key, reason=reason)

@@ -15,7 +15,8 @@ class Proxy:
 
     - ``proxy.delay = 0.001`` brings each piece of traffic, either way, that many seconds later
     - ``proxy.pause()`` lets nothing through, either way, until ``proxy.resume()``
-    - ``proxy.lose_replies = 1`` lets the next request through and cuts where its reply comes
+    - ``proxy.lose_replies = 1`` lets the next request through and cuts where its reply comes;
+      ``proxy.spare_replies = 2`` lets two replies through before that
     - ``proxy.refuse = True`` cuts each new connection at once
     - ``proxy.cut()`` cuts all connections that are open
     """
@@ -29,6 +30,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self.delay = 0.0
         self.lose_replies = 0
+        self.spare_replies = 0
         self.refuse = False
         self.connections = 0
         self.requests = 0
@@ -133,6 +135,9 @@ class Proxy:
 
     def _loses_this(self) -> bool:
         if not self.lose_replies:
+            return False
+        if self.spare_replies:
+            self.spare_replies -= 1
             return False
         self.lose_replies -= 1
         return True
