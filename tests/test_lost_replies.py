@@ -291,6 +291,69 @@ async def test_the_client_of_an_unknown_write_is_not_told_to_try_again(shop: Sho
     assert [event.kind for event in events] == ["store_error"]
 
 
+async def test_a_refused_save_is_known_before_its_request_queues(shop: Shop) -> None:
+    """However many others write while it waits for a commit of its own process."""
+    gate, saves = asyncio.Event(), 0
+
+    async def hook(call: StoreCall) -> Any:
+        nonlocal saves
+        saves += call.verb == "save"
+        if call.verb == "save" and saves == 2:
+            await gate.wait()
+        if call.verb == "save" and saves == 4:
+            await shop.another()
+        return await call.pass_on()
+
+    async def refused(session: Any) -> None:
+        count(session)
+        await shop.another()
+
+    spy = SpyStore(shop.store, hook)
+    provider = provider_without_timeouts(spy, shop.clock, Counted, on_conflict="raise")
+    first = asyncio.create_task(Client(provider, shop.client.cookie).request(refused))
+    await spy.until_called("save", 2)
+    second = asyncio.create_task(Client(provider, shop.client.cookie).request(refused))
+    await spy.until_called("load", 4)
+    await settled()
+    for _ in range(30):
+        await shop.another()
+    gate.set()
+    # the save of the first one was refused as well, and that is no longer known
+    assert isinstance((await first).error, StoreUnavailable)
+    assert (await second).is_ok
+    assert await shop.stored() == (34, ["theirs"] * 33 + ["ours"])
+
+
+async def test_a_renewal_whose_reply_was_lost_is_merged_by_the_next_commit(shop: Shop) -> None:
+    """Also when others write again: the secret of the lost renewal opens the session."""
+    saves = 0
+
+    async def hook(call: StoreCall) -> Any:
+        nonlocal saves
+        saves += call.verb == "save"
+        if call.verb == "save" and saves > 1:
+            await shop.another()
+        result = await call.pass_on()
+        if call.verb == "save" and saves == 1:
+            raise StoreUnavailable("the reply was lost")
+        if saves == 3:
+            spy.hook = pass_on
+        return result
+
+    async def route(session: Any) -> None:
+        session.renew()
+        with pytest.raises(StoreUnavailable):
+            await session.commit()
+        count(session)
+
+    spy = SpyStore(shop.store, hook)
+    provider = provider_without_timeouts(spy, shop.clock, Counted, on_conflict="raise")
+    browser_of_it = Client(provider, shop.client.cookie)
+    assert (await browser_of_it.request(route)).is_ok
+    data = await browser_of_it.data()
+    assert (data.count, data.lines) == (3, ["theirs", "theirs", "ours"])
+
+
 async def test_a_save_without_an_answer_in_time_is_unknown_after_a_conflict_too(
     shop: Shop,
 ) -> None:
@@ -340,3 +403,9 @@ async def test_a_long_request_loads_again_before_it_saves(shop: Shop, others: in
 
 async def pause() -> None:
     """Nobody writes meanwhile."""
+
+
+async def settled() -> None:
+    """Let the other tasks run until they wait."""
+    for _ in range(20):
+        await asyncio.sleep(0)

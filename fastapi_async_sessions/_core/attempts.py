@@ -79,8 +79,8 @@ class Attempts:
         return [each.secret_hash for each in (*self._sent, self.done) if each is not None]
 
     def is_recent(self, now: int, limit: timedelta) -> bool:
-        """Return whether the version was loaded within this time, and nothing was tried since."""
-        return not self._sent and now - self._at <= limit // _MICROSECOND
+        """Return whether the version was loaded within this time."""
+        return now - self._at <= limit // _MICROSECOND
 
     def add(self, attempt: Attempt) -> None:
         """Note a write before it is sent."""
