@@ -17,7 +17,6 @@ from starlette.requests import HTTPConnection
 from fastapi_async_sessions import (
     MemoryStore,
     Session,
-    SessionConflict,
     SessionProvider,
     Store,
     StoreUnavailable,
@@ -368,7 +367,8 @@ async def test_commit_timeout_limits_a_commit_as_a_whole() -> None:
     store.hook = pass_on
     async with asyncio.timeout(WAIT_LIMIT):
         answer = await client.copy().request(late)
-    assert isinstance(answer.error, SessionConflict)
+    # the save was refused, or its reply was lost: only the load would have told
+    assert isinstance(answer.error, StoreUnavailable)
 
 
 async def test_a_request_cancelled_while_the_store_hangs_ends_in_time() -> None:
