@@ -118,9 +118,9 @@ def redis_server(
 
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
-    """Its address; it is empty."""
+    """Its address; it is empty. Clients wait for it long enough for the busiest machine."""
     redis_server.command("FLUSHALL")
-    return redis_server.url
+    return f"{redis_server.url}?socket_timeout=60&socket_connect_timeout=60"
 
 
 @pytest.fixture

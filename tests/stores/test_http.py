@@ -83,7 +83,7 @@ def service(backing):
 
 @asynccontextmanager
 async def opened(url, **options):
-    store = HTTPStore(url, **{"token": TOKEN, **options})
+    store = HTTPStore(url, **{"token": TOKEN, "timeout": timedelta(minutes=1), **options})
     await store.open()
     try:
         yield store

@@ -15,11 +15,13 @@ from tests.servers.proxy import Proxy
 speaks_tls = pytest.mark.debian("redis-server")
 
 KEY = "a" * 64
+# a busy machine does not decide these tests
+PATIENCE = {"socket_timeout": 60, "socket_connect_timeout": 60}
 
 
 @asynccontextmanager
 async def opened(url, **options):
-    store = RedisStore.from_url(url, **options)
+    store = RedisStore.from_url(url, **{**PATIENCE, **options})
     try:
         yield store
     finally:
@@ -76,6 +78,7 @@ class TestMutualTLS(StoreContract):
         tls_redis_server.command("FLUSHALL")
         self.url = tls_redis_server.url
         self.options = {
+            **PATIENCE,
             "ssl_ca_certs": str(certificates.authority),
             "ssl_certfile": str(certificates.client),
             "ssl_keyfile": str(certificates.client),
