@@ -116,7 +116,7 @@ def make_site(store: Any, clock: FrozenClock, events: list[SessionEvent], **opti
         await session.destroy()
         return seen(session)
 
-    @app.get("/mine", dependencies=[Depends(get_session.signed_in())])
+    @app.get("/mine", dependencies=[Depends(get_session.signed_in(within=30 * MINUTE))])
     async def mine() -> None:
         pass
 
@@ -429,6 +429,8 @@ async def test_a_401_says_why(store: Any, clock: FrozenClock) -> None:
     assert await reason(None) == "no_session"
     assert await reason(first) == "ended"
     assert await reason(None, **CROSS_SITE) == "no_session"
+    clock.advance(31 * MINUTE)
+    assert await reason(live) == "too_old"
     clock.advance(timedelta(hours=2))
     assert await reason(live) == "ended"
     visitor = cookie_value(await browser(app).post("/change"))

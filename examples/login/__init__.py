@@ -10,10 +10,13 @@ rejects unsafe requests, such as POST, that a browser sends from another site.
 
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlencode
 
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
+
+from fastapi_async_sessions import SignInRequired
 
 from . import account, admin, shop
 from .pages import see_other
@@ -33,10 +36,17 @@ app.include_router(account.router)
 app.include_router(admin.router)
 
 
-@app.exception_handler(401)
-async def ask_to_sign_in(request: Request, error: Exception) -> RedirectResponse:
-    """Redirect to the sign-in form: the 401 of ``signed_in`` suits an API, not a browser."""
-    page = request.url.path
-    if page.startswith("/admin"):
-        return see_other("/admin/sign-in")
-    return see_other(f"/sign-in?next={page}" if request.method == "GET" else "/sign-in")
+@app.exception_handler(SignInRequired)
+async def ask_to_sign_in(request: Request, error: SignInRequired) -> RedirectResponse:
+    """Redirect to the sign-in form, which says if the session has expired.
+
+    The 401 of ``signed_in`` suits an API, not a browser.
+    """
+    page, query = request.url.path, dict[str, str]()
+    is_admin = page.startswith("/admin")
+    if request.method == "GET" and not is_admin:
+        query["next"] = page
+    if error.reason == "ended":
+        query["expired"] = "true"
+    form = "/admin/sign-in" if is_admin else "/sign-in"
+    return see_other(f"{form}?{urlencode(query, safe='/')}" if query else form)

@@ -8,11 +8,10 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi_async_sessions import SessionRoute
 
 from . import users
-from .pages import own_path, page, see_other
+from .pages import EXPIRED, own_path, page, see_other
 from .sessions import (
     REMEMBERED,
     AnySession,
-    Customer,
     RecentSession,
     UserSession,
     get_session,
@@ -24,8 +23,14 @@ Text = Annotated[str, Form(max_length=200)]
 
 
 @router.get("/sign-in")
-async def sign_in_page(request: Request, session: AnySession, next: str = "/") -> HTMLResponse:  # noqa: A002
-    return page(request, "sign_in.html", session, next=own_path(next), demo=users.DEMO)
+async def sign_in_page(
+    request: Request,
+    session: AnySession,
+    next: str = "/",  # noqa: A002
+    expired: bool = False,
+) -> HTMLResponse:
+    values = {"next": own_path(next), "error": EXPIRED if expired else None}
+    return page(request, "sign_in.html", session, demo=users.DEMO, **values)
 
 
 @router.post("/sign-in")
@@ -40,14 +45,13 @@ async def sign_in(
     if not await users.is_right(name, password):
         values = {"error": "Wrong name or password.", "name": name, "next": own_path(next)}
         return page(request, "sign_in.html", session, 403, demo=users.DEMO, **values)
-    if session.subject not in (None, name):
-        session.data = Customer()  # this user must not see another user's cart
-    session.data.device = _device(request)
-    session.data.messages.append(f"Welcome, {name}.")
+    # first: if another user was signed in, the data begins anew here
     if remember:
         session.renew(subject=name, lifetime=REMEMBERED, persistent=True)
     else:
         session.renew(subject=name)
+    session.data.device = _device(request)
+    session.data.messages.append(f"Welcome, {name}.")
     return see_other(own_path(next))
 
 

@@ -8,7 +8,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi_async_sessions import SessionRoute
 
 from . import users
-from .pages import page, see_other
+from .pages import EXPIRED, page, see_other
 from .sessions import AdminSession, AnyAdminSession, get_session
 
 router = APIRouter(prefix="/admin", route_class=SessionRoute)
@@ -17,8 +17,11 @@ Text = Annotated[str, Form(max_length=200)]
 
 
 @router.get("/sign-in")
-async def sign_in_page(request: Request, session: AnyAdminSession) -> HTMLResponse:
-    return page(request, "admin/sign_in.html", session, demo=users.DEMO)
+async def sign_in_page(
+    request: Request, session: AnyAdminSession, expired: bool = False
+) -> HTMLResponse:
+    error = EXPIRED if expired else None
+    return page(request, "admin/sign_in.html", session, demo=users.DEMO, error=error)
 
 
 @router.post("/sign-in")

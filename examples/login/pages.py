@@ -10,6 +10,8 @@ from fastapi.templating import Jinja2Templates
 
 from fastapi_async_sessions import Session
 
+EXPIRED = "Your session has expired. Please sign in again."
+
 # values are escaped for HTML; no page puts one into a script
 templates = Jinja2Templates(Path(__file__).with_name("templates"))
 

@@ -167,7 +167,9 @@ class TestShop:
 
         sign_in(client, "admin", ADMIN_PASSWORD)
 
-        assert "Your cart is empty." in client.get("/cart").text
+        page = client.get("/cart").text
+        assert "Your cart is empty." in page
+        assert "Welcome, admin." in page
 
     def test_remember_me_sets_a_persistent_cookie(self, browser: Browser) -> None:
         plain, remembered = sign_in(browser()), sign_in(browser(), remember="true")
@@ -198,6 +200,22 @@ class TestShop:
 
         assert phone.get("/account", follow_redirects=False).status_code == 303
         assert laptop.get("/account", follow_redirects=False).status_code == 200
+
+    def test_says_that_the_session_has_expired(
+        self, browser: Browser, advance: Callable[[timedelta], None]
+    ) -> None:
+        client, other = browser(), browser()
+        sign_in(client)
+        assert "expired" not in other.get("/account").text
+
+        advance(timedelta(hours=2))
+
+        asked = client.get("/account", follow_redirects=False)
+        assert asked.headers["location"] == "/sign-in?next=/account&expired=true"
+        assert "Your session has expired." in client.get(asked.headers["location"]).text
+        assert "Your session has expired." in client.post("/account/devices/sign-out-others").text
+        sign_in(client)
+        assert "Welcome, demo." in client.get("/account").text
 
     def test_does_not_sign_out_devices_of_other_users(self, browser: Browser) -> None:
         mine, theirs, theirs_too = browser(), browser(), browser()
