@@ -38,6 +38,21 @@ async def test_a_call_that_takes_too_long_fails_and_leaves_no_cancellation() -> 
     await asyncio.sleep(0)
 
 
+async def test_a_store_says_what_a_call_that_took_too_long_was_waiting_for() -> None:
+    """By a note on the cancellation, which becomes a part of the reason."""
+
+    async def wait_for_a_lock() -> None:
+        try:
+            await forever()
+        except asyncio.CancelledError as error:
+            error.add_note("it waited for a lock")
+            raise
+
+    with pytest.raises(StoreUnavailable) as raised:
+        await bounded(wait_for_a_lock, AT_ONCE).load(KEY)
+    assert raised.value.reason == "no answer within 0 seconds: it waited for a lock"
+
+
 async def test_a_call_that_returned_in_time_causes_no_cancellation_later() -> None:
     """The timer is cancelled when the call returns."""
 

@@ -47,8 +47,8 @@ class BoundedStore(Store):
         try:
             async with asyncio.timeout(self._seconds):
                 return await call
-        except TimeoutError:
-            reason = f"no answer within {self._seconds:g} seconds"
+        except TimeoutError as error:
+            reason = f"no answer within {self._seconds:g} seconds{_note(error)}"
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -65,3 +65,9 @@ class BoundedStore(Store):
         self._events.emit("store_error", key, reason=reason)
         # raised outside of the except block, so that the driver's error is not its context
         raise StoreUnavailable(reason)
+
+
+def _note(error: TimeoutError) -> str:
+    """Return what the store said that it was waiting for when it was cancelled, if it knew."""
+    notes = getattr(error.__cause__, "__notes__", [])
+    return f": {notes[0]}" if notes and isinstance(error.__cause__, asyncio.CancelledError) else ""

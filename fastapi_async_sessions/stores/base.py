@@ -18,7 +18,9 @@ class Store(ABC):
     Keys are 64 lower-case hexadecimal digits. Every verb is one atomic step, whatever runs at the
     same time in this process or another. From its ``expires_at`` on, a record does not exist for
     any verb. Every verb raises ``StoreUnavailable`` when it cannot tell what happened;
-    ``translate_errors`` keeps the driver's own error out of it.
+    ``translate_errors`` keeps the driver's own error out of it. A verb that is cancelled may say
+    what it was waiting for, with ``add_note`` on the ``CancelledError``: if it was a provider's
+    timeout, the reason repeats that note, so it must not hold a value or an address.
     """
 
     @abstractmethod
