@@ -11,8 +11,8 @@ from ..records import Record
 
 KEY = "^[0-9a-f]{64}$"
 
-# The service sets this header on every answer, so that a 404 from another server or a proxy is not
-# taken for a missing session.
+# The service sets this header on every answer about a session or its store, so that a 404 from
+# another server or a proxy is not taken for a missing session.
 SERVICE_HEADER = "Session-Service"
 
 _TOKEN = re.compile(r"[\x21-\x7e]{32,}")
@@ -52,9 +52,16 @@ class Count(BaseModel):
     count: int
 
 
+class Unavailable(BaseModel):
+    """What the store of the service said, in an answer with status 503."""
+
+    reason: Annotated[str, Field(max_length=1000)]
+
+
 RECORD = TypeAdapter(StoredRecord)
 RECORDS = TypeAdapter(list[StoredRecord])
 COUNT = TypeAdapter(Count)
+UNAVAILABLE = TypeAdapter(Unavailable)
 
 
 def to_etag(version: str) -> str:

@@ -16,7 +16,16 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 from ..errors import ConfigurationError, StoreUnavailable
 from ..lifetime import Clock, utc_now
 from ..records import Record
-from ._wire import COUNT, RECORD, RECORDS, SERVICE_HEADER, StoredRecord, checked_token, to_etag
+from ._wire import (
+    COUNT,
+    RECORD,
+    RECORDS,
+    SERVICE_HEADER,
+    UNAVAILABLE,
+    StoredRecord,
+    checked_token,
+    to_etag,
+)
 from .base import Store, translate_errors
 
 try:
@@ -202,18 +211,33 @@ def _checked(reply: _Reply) -> _Reply:
     """Return a reply in which a session service answers; any other is ``StoreUnavailable``."""
     if reply.status in _ANSWERS and SERVICE_HEADER in reply.headers:
         return reply
-    hint = _HINTS.get(reply.status, "")
     seconds = reply.headers.get("Retry-After", "") if reply.status in (429, 503) else ""
     retry_after = int(seconds) if _SECONDS.fullmatch(seconds) else 1
-    reason = f"the session service answered {reply.status}{hint}"
+    reason = f"the session service answered {reply.status}{_hint(reply)}"
     raise StoreUnavailable(reason, retry_after=retry_after)
 
 
+def _hint(reply: _Reply) -> str:
+    if reply.status == 503 and SERVICE_HEADER in reply.headers:
+        return f": its store is unavailable: {_parse(UNAVAILABLE, reply).reason}"
+    return _HINTS.get(reply.status, "")
+
+
 _ANSWERS = (200, 201, 204, 404, 412)
+_OTHER_SERVER = ", but not as a session service: is the base URL right?"
+_REDIRECT = ", a redirect, which is not followed: is the base URL right?"
 _HINTS = {
-    200: ", but not as a session service: is the base URL right?",
+    200: _OTHER_SERVER,
+    **dict.fromkeys((301, 302, 303, 307, 308), _REDIRECT),
     401: ": it was given another token",
-    404: ", but not as a session service: is the base URL right?",
+    404: _OTHER_SERVER,
+    413: (
+        ": the request is too large for a proxy before it, which has to let 2 MB through, as nginx "
+        "does with client_max_body_size 2m"
+    ),
+    500: ": its log says why",
+    502: ": a proxy before it could not reach it",
+    504: ": a proxy before it waited no longer for it",
 }
 
 

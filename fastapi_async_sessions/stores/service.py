@@ -34,14 +34,17 @@ from fastapi import (
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr, ValidationError
 
+from ..errors import StoreUnavailable
 from ._wire import (
     COUNT,
     KEY,
     RECORD,
     RECORDS,
     SERVICE_HEADER,
+    UNAVAILABLE,
     Count,
     StoredRecord,
+    Unavailable,
     checked_token,
     from_etag,
     to_etag,
@@ -65,6 +68,7 @@ def session_service(store: Store, *, token: str | SecretStr) -> FastAPI:
         title="Session service",
         dependencies=[Depends(_authorization(checked_token(token)))],
         lifespan=_lifespan,
+        exception_handlers={StoreUnavailable: _answer_unavailable},
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
@@ -208,6 +212,12 @@ async def _count(store: _Store) -> Response:
 @_router.post("/purge", response_model=Count)
 async def _purge(store: _Store) -> Response:
     return _answer_count(await store.purge())
+
+
+async def _answer_unavailable(_: Request, error: StoreUnavailable) -> Response:
+    """Pass on why the store failed: it is looked for in the log of the application."""
+    content = UNAVAILABLE.dump_json(Unavailable(reason=error.reason[:1000]))
+    return _answer(503, content, {"Retry-After": str(error.retry_after)})
 
 
 def _answer_count(count: int) -> Response:

@@ -374,14 +374,16 @@ class Failing(Store):
     create = load = save = delete = find = delete_owned = count = purge = clear = fail
 
 
-async def test_a_failing_store_behind_the_service_says_when_to_retry():
-    """The client passes its Retry-After on."""
+async def test_a_failing_store_behind_the_service_says_why_and_when_to_retry():
+    """The client passes on its reason and its Retry-After."""
     with serve(session_service(Failing(), token=TOKEN)) as url:
         async with opened(url) as store:
             for error in [*await every_call(store), *await the_other_calls(store)]:
                 assert isinstance(error, StoreUnavailable)
                 assert error.retry_after == 7
-                assert error.reason == "the session service answered 503"
+                assert error.reason == (
+                    "the session service answered 503: its store is unavailable: down"
+                )
 
 
 async def test_the_service_opens_and_closes_its_store():
@@ -412,11 +414,16 @@ async def test_the_service_opens_and_closes_its_store():
         (Response(status_code=204), "answered 204"),
         (PlainTextResponse("no", 401), "it was given another token"),
         (PlainTextResponse("no", 403), "answered 403"),
-        (PlainTextResponse("oops", 500), "answered 500"),
-        (RedirectResponse("http://169.254.169.254/"), "answered 307"),
-        (RedirectResponse("http://169.254.169.254/", 302), "answered 302"),
+        (PlainTextResponse("no", 413), "client_max_body_size"),
+        (PlainTextResponse("oops", 500), "answered 500: its log says why"),
+        (PlainTextResponse("no", 502), "a proxy before it"),
+        (PlainTextResponse("no", 503), "answered 503"),
+        (PlainTextResponse("no", 504), "a proxy before it"),
+        (RedirectResponse("http://169.254.169.254/"), "answered 307, a redirect"),
+        (RedirectResponse("http://169.254.169.254/", 302), "answered 302, a redirect"),
         (Response("[", 200, {"Session-Service": "1"}), "something other than sessions"),
         (Response(b"\x1f\x8b", 200, {"Session-Service": "1"}), "something other than sessions"),
+        (Response("<p>", 503, {"Session-Service": "1"}), "something other than sessions"),
         (Response(bytes(2**26 + 1), 200, {"Session-Service": "1"}), "answered more than"),
     ],
 )
