@@ -28,6 +28,8 @@ ORDER = [
     "stores._calls",
     "stores._scripts",
     "stores._wire",
+    "stores._sql_engine",
+    "stores._sql_reasons",
     "stores.memory",
     "stores.redis",
     "stores.sql",
@@ -83,12 +85,14 @@ PACKAGES = {"", "stores", "_core", "_web"}
 A_STORE_MAY_IMPORT = {
     *("errors", "lifetime", "records"),
     *("stores.base", "stores._batcher", "stores._calls", "stores._scripts", "stores._wire"),
+    *("stores._sql_engine", "stores._sql_reasons"),
 }
 OPTIONAL = {
     "redis": {"stores.redis"},
-    "sqlalchemy": {"stores.sql"},
-    "aiosqlite": {"stores.sql"},
-    "asyncpg": {"stores.sql"},
+    "sqlalchemy": {"stores.sql", "stores._sql_engine"},
+    "aiosqlite": {"stores._sql_engine"},
+    "asyncpg": {"stores._sql_engine"},
+    "psycopg": {"stores._sql_engine"},
     "httpx": {"stores.http"},
     "cryptography": {"_core.encryption"},
     "pytest": {"testing.contract"},

@@ -2,15 +2,18 @@
 
 import asyncio
 import re
+import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple, Self, TypeVar, cast
 
 from ..errors import ConfigurationError, StoreUnavailable
 from ..lifetime import Clock, utc_now
-from ..records import Record, from_microseconds, to_microseconds
+from ..records import Record, from_microseconds, new_version, to_microseconds
+from ._sql_reasons import LOCKED, code_of, driver_error, explain, waiting_for_pool
 from .base import Store, translate_errors
 
 try:
@@ -20,7 +23,7 @@ try:
         BindParameter,
         Column,
         ColumnElement,
-        CursorResult,
+        Connection,
         Executable,
         Index,
         LargeBinary,
@@ -32,19 +35,19 @@ try:
         Text,
         bindparam,
         delete,
-        event,
         func,
-        make_url,
+        inspect,
         or_,
         select,
         update,
     )
     from sqlalchemy.dialects import postgresql, sqlite
-    from sqlalchemy.engine.interfaces import DBAPIConnection
-    from sqlalchemy.exc import ArgumentError, DBAPIError
-    from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-    from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.pool import QueuePool
     from sqlalchemy.schema import CreateIndex, CreateTable
+
+    from ._sql_engine import checked_engine, make_engine
 except ImportError as error:
     raise ConfigurationError(
         'SQLStore needs SQLAlchemy: pip install "fastapi_async_sessions[sql]"'
@@ -53,11 +56,7 @@ except ImportError as error:
 _BATCH = 1000
 # of conflicting transactions at least one commits each time: a crowd takes several attempts
 _ATTEMPTS = 10
-
-# for callers without a timeout of their own; the provider's is shorter
-_CONNECT_SECONDS = 5
-_COMMAND_SECONDS = 30
-_BUSY_SECONDS = 5
+_CANCEL_SECONDS = 1
 _CLOSE_SECONDS = 5
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _INSERT: Mapping[str, Callable[[Table], sqlite.Insert | postgresql.Insert]] = {
@@ -67,11 +66,9 @@ _INSERT: Mapping[str, Callable[[Table], sqlite.Insert | postgresql.Insert]] = {
 
 # serialization failures, deadlocks, and the errors of creating one table twice at the same time
 _TRANSIENT = {"40001", "40P01", "23505", "42710", "42P07"}
-_MISSING = {"42P01", "42703"}
 
 T = TypeVar("T")
-_Take = Callable[[CursorResult[Any]], T]
-_Values = Mapping[str, object]
+_Work = Callable[[AsyncConnection], Awaitable[T]]
 
 
 class SQLStore(Store):
@@ -106,7 +103,7 @@ class SQLStore(Store):
         clock: Clock = utc_now,
     ) -> None:
         self.table = _table(table_name)
-        self._engine = _checked(engine)
+        self._engine = checked_engine(engine)
         self._owns_engine = False
         self._create_table = create_table
         self._clock = clock
@@ -120,15 +117,25 @@ class SQLStore(Store):
         *,
         table_name: str = "sessions",
         create_table: bool = False,
+        pgbouncer: bool = False,
         clock: Clock = utc_now,
     ) -> Self:
         """Make a store with an engine of its own, which ``aclose`` disposes of.
 
-        The URL is one like ``sqlite+aiosqlite:///sessions.db`` or
-        ``postgresql+asyncpg://user@host/database``. SQLite files are set to WAL, so that readers
-        never wait for a writer.
+        The URL is one like ``sqlite+aiosqlite:///sessions.db``,
+        ``postgresql+asyncpg://user@host/database`` or ``postgresql+psycopg://user@host/database``.
+        SQLite files are set to WAL, so that readers never wait for a writer.
+
+        Args:
+            pgbouncer: Set it behind PgBouncer in transaction mode, which gives each transaction
+                any connection of the server. With asyncpg each call is then four round trips
+                instead of one; psycopg, which needs one, works there without it too.
+
+        Raises:
+            ConfigurationError: the URL names another driver, or an option that its driver does not
+                know; the message says which line to write.
         """
-        engine = _make_engine(url)
+        engine = make_engine(url, pgbouncer=pgbouncer)
         store = cls(engine, table_name=table_name, create_table=create_table, clock=clock)
         store._owns_engine = True
         return store
@@ -193,16 +200,28 @@ class SQLStore(Store):
         await self._count(delete(self.table))
 
     async def create_table(self) -> None:
-        """Create the table with its indexes; what exists stays as it is."""
-        await self._count(CreateTable(self.table, if_not_exists=True))
-        for index in self.table.indexes:
-            await self._count(CreateIndex(index, if_not_exists=True))
+        """Create the table and its indexes; what exists stays as it is."""
+
+        async def look(connection: AsyncConnection) -> list[Executable]:
+            return await connection.run_sync(self._missing)
+
+        for statement in await self._run(look):
+
+            async def create(connection: AsyncConnection, missing: Executable = statement) -> None:
+                await connection.execute(missing)
+
+            await self._run(create, creates=True)
 
     async def open(self) -> None:
-        """Create the table if that was asked for, and check that it can be read."""
+        """Create the table if that was asked for and it is missing, and try what requests need.
+
+        A record is written and deleted: a standby can be read, and a role may lack a right.
+        """
         if self._create_table:
             await self.create_table()
-        await self.load("0" * 64)
+        key, expires_at = secrets.token_hex(32), self._clock() + timedelta(minutes=1)
+        await self.create(key, Record(b"", new_version(), None, expires_at))
+        await self.delete(key)
 
     async def aclose(self) -> None:
         with suppress(TimeoutError):
@@ -214,28 +233,51 @@ class SQLStore(Store):
     def _now(self) -> int:
         return to_microseconds(self._clock())
 
+    def _missing(self, connection: Connection) -> list[Executable]:
+        """Return what creates the table and its indexes, as far as they do not exist.
+
+        PostgreSQL refuses IF NOT EXISTS to a role that may not create, also where they exist.
+        """
+        found = inspect(connection)
+        if not found.has_table(self.table.name):
+            create_table = CreateTable(self.table, if_not_exists=True)
+            return [create_table, *(_create_index(index) for index in self.table.indexes)]
+        names = {index["name"] for index in found.get_indexes(self.table.name)}
+        return [_create_index(index) for index in self.table.indexes if index.name not in names]
+
     async def _rows(self, statement: Executable, **values: object) -> Sequence[Row[Any]]:
-        return await self._run(lambda result: result.all(), statement, values)
+        async def work(connection: AsyncConnection) -> Sequence[Row[Any]]:
+            return (await connection.execute(statement, values)).all()
+
+        return await self._run(work)
 
     async def _count(self, statement: Executable, **values: object) -> int:
-        return await self._run(lambda result: result.rowcount, statement, values)
+        async def work(connection: AsyncConnection) -> int:
+            return (await connection.execute(statement, values)).rowcount
 
-    async def _run(self, take: _Take[T], statement: Executable, values: _Values) -> T:
+        return await self._run(work)
+
+    async def _run(self, work: _Work[T], *, creates: bool = False) -> T:
         """Run a statement in a task of its own, so that a cancelled caller returns at once.
 
-        The task then ends by itself. On PostgreSQL it is cancelled too and drops its connection,
-        which takes a while when the server does not respond. SQLite works in a thread that cannot
-        be interrupted: the statement completes, or gives up waiting for the file, and the
-        connection stays intact.
+        The task then ends by itself. On PostgreSQL it is cancelled too and drops its connection.
+        SQLite works in a thread that cannot be interrupted: the statement completes, or gives up
+        waiting for the file, and the connection stays intact.
         """
-        task = asyncio.create_task(self._execute(take, statement, values))
+        is_connected = asyncio.Event()
+        task = asyncio.create_task(self._execute(work, is_connected, creates))
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         try:
             await asyncio.wait({task})
-        finally:
+        except asyncio.CancelledError as error:
+            if reason := self._waiting_for(is_connected.is_set()):
+                error.add_note(reason)
             if self._engine.dialect.name == "postgresql":
                 task.cancel()
+                # drivers ask the server to cancel the statement, which it may not answer
+                asyncio.get_running_loop().call_later(_CANCEL_SECONDS, task.cancel)
+            raise
         return task.result()
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
@@ -243,34 +285,42 @@ class SQLStore(Store):
         if not task.cancelled():
             task.exception()  # or asyncio would log that the one of a cancelled caller was lost
 
-    async def _execute(self, take: _Take[T], statement: Executable, values: _Values) -> T:
+    def _waiting_for(self, is_connected: bool) -> str | None:
+        """Return what a call has probably been waiting for, if that is known."""
+        if is_connected:
+            return LOCKED if self._engine.dialect.name == "sqlite" else None
+        return waiting_for_pool(None if self._owns_engine else _all_in_use(self._engine))
+
+    async def _execute(self, work: _Work[T], is_connected: asyncio.Event, creates: bool) -> T:
         """Run a statement, and again while the errors that it meets are transient."""
         attempts_left = _ATTEMPTS
-        with translate_errors(self._unavailable):
+        with translate_errors(partial(self._unavailable, creates)):
             while True:
                 attempts_left -= 1
                 try:
                     async with self._engine.begin() as connection:
-                        return take(await connection.execute(statement, values))
+                        is_connected.set()
+                        return await work(connection)
                 except Exception as error:
                     # any: while asyncpg connects, its own errors escape SQLAlchemy's wrapping
                     if not attempts_left or not _is_transient(error):
                         raise
+                is_connected.clear()
 
-    def _unavailable(self, error: Exception) -> StoreUnavailable:
-        return StoreUnavailable(_reason(error, self.table.name))
+    def _unavailable(self, creates: bool, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(explain(error, self.table.name, creates=creates))
 
 
-def _checked(engine: AsyncEngine) -> AsyncEngine:
-    if not hasattr(engine, "dialect"):
-        raise ConfigurationError(
-            "SQLStore takes SQLAlchemy's AsyncEngine; for a URL write SQLStore.from_url(...)"
-        )
-    if engine.dialect.name not in _INSERT:
-        raise ConfigurationError(
-            f"SQLStore works with SQLite and PostgreSQL, not with {engine.dialect.name}"
-        )
-    return engine
+def _create_index(index: Index) -> CreateIndex:
+    return CreateIndex(index, if_not_exists=True)
+
+
+def _all_in_use(engine: AsyncEngine) -> int | None:
+    """Return the number of connections of a pool that has no free one."""
+    pool = engine.pool
+    if isinstance(pool, QueuePool) and pool.checkedout() >= pool.size():
+        return pool.checkedout()
+    return None
 
 
 def _table(name: str) -> Table:
@@ -334,7 +384,7 @@ def _create(table: Table, dialect: str) -> Executable:
         index_elements=[table.c.key],
         set_={name: insert.excluded[name] for name in _NEW_VALUES},
         where=or_(table.c.expires_at <= bindparam("now"), is_same_write),
-    )
+    ).execution_options(preserve_rowcount=True)  # psycopg's is otherwise lost for an INSERT
 
 
 def _save(table: Table) -> Executable:
@@ -397,92 +447,10 @@ def _record(row: Row[Any]) -> Record:
     return Record(bytes(row.body), row.version, row.owner, from_microseconds(row.expires_at))
 
 
-def _make_engine(url: str | URL) -> AsyncEngine:
-    # SQLAlchemy's own errors repeat the URL, and with it a password
-    with translate_errors(_wrong_url, ArgumentError, KeyError, ImportError):
-        parsed = make_url(url)
-        return _MAKE_ENGINE[parsed.drivername](parsed)
-
-
-def _wrong_url(error: Exception) -> ConfigurationError:
-    match error:
-        case ArgumentError():
-            problem = "this is not a URL"
-        case ImportError():
-            problem = f'{error.name} is not installed: pip install "fastapi_async_sessions[sql]"'
-        case _:
-            problem = "this one names another driver"
-    urls = " or ".join(f"{name}://..." for name in _MAKE_ENGINE)
-    return ConfigurationError(f"SQLStore.from_url takes {urls}; {problem}")
-
-
-def _make_sqlite(url: URL) -> AsyncEngine:
-    if url.database in (None, "", ":memory:"):
-        raise ConfigurationError(
-            "SQLStore needs a SQLite file; to keep sessions in memory, use MemoryStore"
-        )
-    # more connections would only wait for each other's lock on the file
-    engine = create_async_engine(
-        url,
-        isolation_level="AUTOCOMMIT",
-        hide_parameters=True,
-        poolclass=AsyncAdaptedQueuePool,
-        pool_size=5,
-        max_overflow=0,
-        connect_args={"timeout": _BUSY_SECONDS},
-    )
-    event.listen(engine.sync_engine, "connect", _set_wal)
-    return engine
-
-
-def _make_postgresql(url: URL) -> AsyncEngine:
-    # autocommit makes each statement a transaction: one round trip instead of three
-    return create_async_engine(
-        url,
-        isolation_level="AUTOCOMMIT",
-        hide_parameters=True,
-        pool_size=10,
-        max_overflow=0,
-        connect_args={"timeout": _CONNECT_SECONDS, "command_timeout": _COMMAND_SECONDS},
-    )
-
-
-def _set_wal(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.close()
-
-
-_MAKE_ENGINE = {"sqlite+aiosqlite": _make_sqlite, "postgresql+asyncpg": _make_postgresql}
-
-
 def _is_transient(error: Exception) -> bool:
     """Return whether the same statement is likely to succeed when it is run again.
 
     Repeating a write is safe: if it was done the first time, it finds its own version.
     """
     is_disconnect = isinstance(error, DBAPIError) and error.connection_invalidated
-    return is_disconnect or getattr(_driver_error(error), "sqlstate", None) in _TRANSIENT
-
-
-def _reason(error: Exception, table: str) -> str:
-    """Explain an error by its name and code, without its text, which may quote values."""
-    cause = _driver_error(error)
-    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
-    name = f"{type(cause).__name__} {code}" if code else type(cause).__name__
-    if code in _MISSING or "no such" in str(cause):
-        return (
-            f"{name}: the table {table!r} is missing, or one of its columns: let Alembic create it "
-            "from store.table, or write SQLStore(..., create_table=True) and "
-            "FastAPI(lifespan=get_session.lifespan), which opens the store"
-        )
-    if isinstance(cause, RuntimeError):
-        return f"{name}: is the store used from another event loop than the one it was opened in?"
-    return name
-
-
-def _driver_error(error: BaseException) -> BaseException:
-    """Return what the driver itself raised, from inside SQLAlchemy's wrapping."""
-    while (inner := getattr(error, "orig", None) or error.__cause__) is not None:
-        error = inner
-    return error
+    return is_disconnect or code_of(driver_error(error)) in _TRANSIENT

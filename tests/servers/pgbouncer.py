@@ -34,8 +34,6 @@ class PgBouncer(ServerProcess):
             "auth_type": "any",  # everybody is the user that the database line names
             "pool_mode": mode,
             "default_pool_size": 4,
-            # what asyncpg and psycopg say when they connect
-            "ignore_startup_parameters": "extra_float_digits,jit",
             **options,
         }
 

@@ -1,0 +1,204 @@
+"""SQLStore in a SQLite file that others use too, or that the machine fails."""
+
+import os
+import secrets
+import sqlite3
+import subprocess
+import sys
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from fastapi_async_sessions.errors import StoreUnavailable
+from fastapi_async_sessions.records import Record, new_version
+from fastapi_async_sessions.stores.sql import SQLStore
+from tests.apps import make_provider
+from tests.stores.processes import run_crowds
+
+KEY = "a" * 64
+SHORT = timedelta(seconds=0.2)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "app.db"
+
+
+@asynccontextmanager
+async def opened(path, **options):
+    store = SQLStore.from_url(f"sqlite+aiosqlite:///{path}", create_table=True, **options)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.aclose()
+
+
+@asynccontextmanager
+async def an_engine(path, **options):
+    """One that the application made."""
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{path}", poolclass=AsyncAdaptedQueuePool, **options
+    )
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+def a_record():
+    return Record(b"body", new_version(), None, datetime.now(UTC) + timedelta(hours=1))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a megabyte."""
+    if sys.platform != "linux" or os.geteuid():
+        pytest.skip("only root can mount a file system of its own")
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@contextmanager
+def full(place):
+    """Another file takes what is left."""
+    filler = place / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    yield
+    filler.unlink()
+
+
+@contextmanager
+def writing(path):
+    """A transaction of the application's that writes, and takes its time."""
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS orders (id INTEGER)")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("INSERT INTO orders VALUES (1)")
+        yield
+        connection.execute("ROLLBACK")
+
+
+async def check(store, **options):
+    await make_provider(store, name=secrets.token_hex(4), **options).check()
+
+
+async def test_another_writer_is_named(path):
+    """It holds the one lock that a file has, and the reason of a call that timed out says so."""
+    async with opened(path) as store:
+        with writing(path), pytest.raises(StoreUnavailable, match="a file of their own"):
+            await check(store, store_timeout=SHORT)
+        await check(store)
+
+
+async def test_another_writer_is_named_on_an_engine_of_the_application(path):
+    """Its busy timeout is the application's: five seconds, where it says nothing."""
+    async with an_engine(path) as engine:
+        store = SQLStore(engine, create_table=True)
+        await store.open()
+        with writing(path), pytest.raises(StoreUnavailable, match="a file of their own"):
+            await check(store, store_timeout=SHORT)
+
+
+async def test_a_pool_whose_connections_are_all_taken_is_named(path):
+    """Requests that hold one each and commit a session wait for each other."""
+    async with an_engine(path, pool_size=1, max_overflow=0) as engine:
+        store = SQLStore(engine, create_table=True)
+        await store.open()
+        async with engine.connect():
+            with pytest.raises(StoreUnavailable, match=r"pool.*SQLStore\.from_url"):
+                await check(store, store_timeout=SHORT)
+        await check(store)
+
+
+async def check_often(get_session):
+    """A page or two may still be free."""
+    for _ in range(100):
+        await get_session.check()
+
+
+async def test_a_full_disk_is_named(small_disk):
+    """Reads go on, and writes as soon as there is room."""
+    async with opened(small_disk / "app.db") as store:
+        get_session = make_provider(store)
+        await get_session.check()
+        with full(small_disk):
+            with pytest.raises(StoreUnavailable, match="disk is full"):
+                await check_often(get_session)
+            assert await store.load(KEY) is None
+        await get_session.check()
+
+
+async def test_a_file_that_was_deleted_is_noticed(path):
+    """What is written to it would be lost, so the next call fails."""
+    async with opened(path) as store:
+        get_session = make_provider(store)
+        await get_session.check()
+        for each in path.parent.glob("app.db*"):
+            each.unlink()
+        for call in (get_session.check, lambda: store.load(KEY)):
+            with pytest.raises(StoreUnavailable, match="missing"):
+                await call()
+        await store.open()
+        await get_session.check()
+
+
+async def test_a_file_that_was_replaced_is_the_one_that_counts(path, tmp_path):
+    """As by a backup that is put back while the application runs."""
+    kept, newer = a_record(), a_record()
+    async with opened(path) as store:
+        await store.create(KEY, kept)
+        with closing(sqlite3.connect(path)) as source:
+            source.execute(f"VACUUM INTO '{tmp_path}/backup.db'")
+        await store.save(KEY, newer, replaces=kept.version)
+        for each in path.parent.glob("app.db-*"):
+            each.unlink()
+        (tmp_path / "backup.db").replace(path)
+        assert await store.load(KEY) == kept
+        assert await store.save(KEY, newer, replaces=kept.version)
+    async with opened(path) as store:
+        assert await store.load(KEY) == newer
+
+
+async def test_a_directory_that_may_not_be_written_is_named(path, tmp_path):
+    """SQLite needs to make files beside its own; the reason is not only a code."""
+    store = SQLStore.from_url(f"sqlite+aiosqlite:///{tmp_path}/missing/app.db", create_table=True)
+    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+        await store.open()
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"not a database" * 100, "not a SQLite database"), (None, "read-only")],
+)
+async def test_a_file_that_cannot_be_used_is_named(path, content, reason):
+    """It holds something else, or may not be written."""
+    url = f"sqlite+aiosqlite:///{path}"
+    if content:
+        path.write_bytes(content)
+    else:
+        async with opened(path):
+            url = f"sqlite+aiosqlite:///file:{path}?mode=ro&uri=true"
+    store = SQLStore.from_url(url)
+    with pytest.raises(StoreUnavailable, match=reason):
+        await store.open()
+    await store.aclose()
+
+
+@pytest.mark.slow
+async def test_four_processes_write_one_file(path):
+    """No call is refused, and nothing is lost."""
+    async with opened(path):
+        reports = await run_crowds(f"sqlite+aiosqlite:///{path}", processes=4, calls=100)
+    assert reports == [{"mistakes": [], "refused": {}}] * 4
