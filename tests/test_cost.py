@@ -22,6 +22,7 @@ from .apps import COOKIE, OLDER_SECRET, ORIGIN, SECRET, Data, call, make_app, ma
 from .doubles import Hook, SpyStore, StoreCall, pass_on
 from .servers.redis import RedisServer
 
+OTHER = "https://other.test"
 EXTENSION_IS_DUE = timedelta(minutes=20)
 PACKAGE = str(Path(fastapi_async_sessions.__file__).parent)
 
@@ -48,6 +49,12 @@ class Harness:
                 return self.request("/change", "")
             case "signed in":
                 return self.request("/sign-in", "")
+            case "ambiguous":
+                return f"{self.header_with('anonymous')}; {self.header_with('anonymous')}"
+            case "outdated" | "ended":
+                header = self.header_with("signed in")
+                self.request("/renew" if cookie == "outdated" else "/sign-out", header)
+                return header
             case _:
                 header = self.header_with(cookie.removeprefix("idle "))
                 self.clock.advance(EXTENSION_IS_DUE)
@@ -94,7 +101,7 @@ def save_first(times: int) -> Hook:
 
 def application(store: Store, clock: FrozenClock, **options: Any) -> FastAPI:
     """An application whose routes each do one thing to the session."""
-    get_session = make_provider(store, clock=clock, **options)
+    get_session = make_provider(store, clock=clock, trusted_origins=[OTHER], **options)
     app = make_app(lifespan=get_session.lifespan)
     MySession = Annotated[Session[Data], Depends(get_session)]
 
@@ -148,6 +155,14 @@ def application(store: Store, clock: FrozenClock, **options: Any) -> FastAPI:
     async def sign_in_as_bob(session: MySession) -> None:
         session.renew(subject="bob")
 
+    @app.post("/devices")
+    async def devices() -> int:
+        return len(await get_session.sessions("ada"))
+
+    @app.post("/revoke-all")
+    async def revoke_all() -> int:
+        return await get_session.revoke_all("ada")
+
     @app.post("/sign-out")
     async def sign_out(session: MySession) -> None:
         await session.destroy()
@@ -179,6 +194,11 @@ COSTS = [
     pytest.param("/read", "none", [], id="a new session that is not used"),
     pytest.param("/read", "forged", [], id="a forged cookie"),
     pytest.param("/read", "malformed", [], id="a malformed cookie"),
+    pytest.param("/read", "ambiguous", [], id="two cookies"),
+    pytest.param("/change", "ambiguous", [], id="a change with two cookies"),
+    pytest.param("/read", "outdated", ["load"], id="a read with an outdated token"),
+    pytest.param("/change", "outdated", ["load"], id="a change with an outdated token"),
+    pytest.param("/change", "ended", ["load"], id="a change of an ended session"),
     pytest.param("/sign-out", "none", [], id="a destroy of a new session"),
     pytest.param("/read", "anonymous", ["load"], id="a read"),
     pytest.param("/read", "signed in", ["load"], id="a read when signed in"),
@@ -228,6 +248,38 @@ def test_each_store_call_is_one_redis_command(
     session of a user takes two: only its record says in which index it is."""
     of_user = "signed in" in cookie and "delete" in calls
     assert harness.commands(path, cookie) == len(calls) + of_user
+
+
+def test_a_withheld_cookie_costs_no_store_call(harness: Harness) -> None:
+    """What the request changes is not stored."""
+    headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "origin": OTHER}
+    harness.store.calls.clear()
+    assert harness.client.post("/change", headers=headers).status_code == 200
+    assert harness.store.calls == []
+
+
+@pytest.mark.parametrize("secrets", [[SECRET], [SECRET, OLDER_SECRET]], ids=["one", "two"])
+def test_a_limit_costs_a_list_for_each_secret_and_the_deletes(secrets: list[str]) -> None:
+    """The same holds for a list of devices; a revocation also writes for each secret that it has
+    begun and ended."""
+    clock, store = FrozenClock(), SpyStore(MemoryStore())
+    options: dict[str, Any] = {"secret_key": secrets, "max_sessions_per_subject": 1}
+    app = application(store, clock, **options)
+    lists = ["find"] * len(secrets)
+    with TestClient(app, base_url=ORIGIN) as client:
+        harness = Harness(client, store, clock, None)
+        assert harness.store_calls("/sign-in", "none") == ["create", "load", *lists]
+        clock.advance(EXTENSION_IS_DUE)
+        calls = harness.store_calls("/sign-in", "none")
+        assert calls == ["create", "load", *lists, "delete"]
+        assert harness.store_calls("/devices", "none") == lists
+        for number, pages in ((1, 1), (0, 0)):
+            store.calls.clear()
+            assert client.post("/revoke-all").json() == number
+            written = store.calls[: store.calls.index("delete_owned")]
+            assert written == (["create"] if number else ["create", "load", "save"]) * len(secrets)
+            assert store.calls.count("delete_owned") == len(secrets) + pages
+            assert store.calls[-len(secrets) :] == ["save"] * len(secrets)
 
 
 @pytest.mark.parametrize("conflicts", [1, 2, 3])
