@@ -38,14 +38,17 @@ async def opened(path, **options):
 
 
 @asynccontextmanager
-async def an_engine(path, **options):
-    """One that the application made."""
+async def on_an_engine(path, **options):
+    """A store on one that the application made, and that engine."""
     engine = create_async_engine(
         f"sqlite+aiosqlite:///{path}", poolclass=AsyncAdaptedQueuePool, **options
     )
+    store = SQLStore(engine, create_table=True)
+    await store.open()
     try:
-        yield engine
+        yield store, engine
     finally:
+        await store.aclose()  # waits for calls that were given up
         await engine.dispose()
 
 
@@ -103,18 +106,14 @@ async def test_another_writer_is_named(path):
 
 async def test_another_writer_is_named_on_an_engine_of_the_application(path):
     """Its busy timeout is the application's: five seconds, where it says nothing."""
-    async with an_engine(path) as engine:
-        store = SQLStore(engine, create_table=True)
-        await store.open()
+    async with on_an_engine(path) as (store, _):
         with writing(path), pytest.raises(StoreUnavailable, match="a file of their own"):
             await check(store, store_timeout=SHORT)
 
 
 async def test_a_pool_whose_connections_are_all_taken_is_named(path):
     """Requests that hold one each and commit a session wait for each other."""
-    async with an_engine(path, pool_size=1, max_overflow=0) as engine:
-        store = SQLStore(engine, create_table=True)
-        await store.open()
+    async with on_an_engine(path, pool_size=1, max_overflow=0) as (store, engine):
         async with engine.connect():
             with pytest.raises(StoreUnavailable, match=r"pool.*SQLStore\.from_url"):
                 await check(store, store_timeout=SHORT)
