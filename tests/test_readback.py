@@ -125,6 +125,10 @@ LOST: dict[str, tuple[Callable[[Site], Any], str]] = {
         lambda data: setattr(data.inner, "n", "5-secret"),
         "inner.n: expected int, got str",
     ),
+    "a wrong type in a model of a dict": (
+        lambda data: data.by_name.update(secret=Animal.model_construct(name=5)),
+        "by_name.name: expected str, got int",
+    ),
     "another model": (set_to("animal", Inner()), "animal: expected Animal, got Inner"),
     "a subclass": (set_to("animal", Dog(name="secret")), "animal: expected Animal, got Dog"),
     "a subclass in a list": (

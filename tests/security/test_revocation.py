@@ -22,7 +22,7 @@ from ..apps import (
     session_records,
     set_cookie_kind,
 )
-from ..doubles import SpyStore, StoreCall, failing, pass_on
+from ..doubles import SpyStore, StoreCall, before, failing, pass_on
 from ..sites import make_sign_in_site
 
 TICK = timedelta(seconds=1)
@@ -321,6 +321,41 @@ async def test_a_revocation_that_is_always_overtaken_is_an_error(app, get_sessio
         await get_session.revoke_all("ada")
     assert store.calls == ["create", "load"] * 10
     assert (await client.post("/password")).status_code == 503
+
+
+async def test_a_revocation_whose_record_is_gone_in_the_end_ends_all_the_same(
+    app, get_session, store
+):
+    """An administrator cleared the store meanwhile: a new sign-in is not held up."""
+    client = await signed_in(app)
+
+    async def clear() -> None:
+        await store.inner.clear()
+
+    store.hook = before("save", clear)
+    assert await get_session.revoke_all("ada") == 1
+    assert not await is_live(client)
+    assert await is_live(await signed_in(app))
+
+
+async def test_a_revocation_whose_end_is_always_overtaken_holds_sign_ins_up_for_a_time(
+    app, get_session, store, clock
+):
+    """It has ended the sessions, and tries ten times to say so."""
+    client = await signed_in(app)
+
+    async def refuse(call: StoreCall) -> Any:
+        return False if call.verb == "save" else await call.pass_on()
+
+    store.hook = refuse
+    store.calls.clear()
+    assert await get_session.revoke_all("ada") == 1
+    assert store.calls[-20:] == ["save", "load"] * 10
+    store.hook = pass_on
+    assert not await is_live(client)
+    assert (await browser(app).post("/sign-in/ada")).status_code == 409
+    clock.advance(7 * TICK)  # commit_timeout and store_timeout
+    assert await is_live(await signed_in(app))
 
 
 async def test_two_releases_find_the_revocations_of_each_other(get_session, store):
