@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from examples.login import app
 from examples.login.sessions import Customer, get_session
-from fastapi_async_sessions.testing import override_session, session_cookies
+from fastapi_async_sessions.testing import override_session, sign_in
 
 
 @pytest.fixture
@@ -31,10 +31,10 @@ def test_a_route_alone(client: TestClient) -> None:
 
 def test_through_the_cookie_and_the_store(client: TestClient) -> None:
     """Store a real session and send its cookie; everything then works as in production."""
-    cookies = client.portal.call(session_cookies, get_session, Customer(cart=["bread"]))
-    client.cookies.update(cookies)
+    sign_in(client, get_session, "demo", Customer(cart=["bread"]))
 
     assert "Cart (1)" in client.get("/").text
+    assert client.get("/account").status_code == 200
 
 
 def test_as_a_user_does(client: TestClient) -> None:

@@ -11,7 +11,7 @@ changes of the route, and the ``commit`` writes them, merged with those of other
 
 from ._core.admin import StoredSession
 from ._core.codec import Migration
-from ._core.session import Session
+from ._core.session import Session, SignedInSession
 from ._core.shapes import Additive
 from ._web.cookies import CookieConfig
 from ._web.middleware import SessionRouteMiddleware
@@ -57,6 +57,7 @@ __all__ = [
     "SessionRouteMiddleware",
     "SessionTooLarge",
     "SignInRequired",
+    "SignedInSession",
     "Store",
     "StoreUnavailable",
     "StoredSession",

@@ -116,7 +116,8 @@ HEADERS: list[tuple[dict[str, Any], str]] = [
     ({}, "__Host-session={}; Path=/; HttpOnly; Secure; SameSite=Lax"),
     ({"samesite": "strict"}, "__Host-session={}; Path=/; HttpOnly; Secure; SameSite=Strict"),
     ({"samesite": "none"}, "__Host-session={}; Path=/; HttpOnly; Secure; SameSite=None"),
-    ({"secure": False}, "session={}; Path=/; HttpOnly; SameSite=Lax"),
+    # "session" is the cookie of Starlette's SessionMiddleware and of Flask
+    ({"secure": False}, "app-session={}; Path=/; HttpOnly; SameSite=Lax"),
     ({"path": "/a"}, "__Secure-session={}; Path=/a; HttpOnly; Secure; SameSite=Lax"),
     (
         {"domain": "example.com"},

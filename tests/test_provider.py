@@ -402,6 +402,10 @@ async def test_the_name_is_used_for_the_cookie_and_in_openapi() -> None:
     async def home(session: Annotated[Session[Data], Depends(get_session)]) -> None:
         session.data.count += 1
 
+    @app.get("/required", dependencies=[Depends(get_session.required)])
+    async def required() -> None:
+        pass
+
     async with browser(app) as client:
         assert set_cookie_kind(await client.get("/"), "__Host-shop") == "sent"
     assert list(app.openapi()["components"]["securitySchemes"]) == ["shop"]

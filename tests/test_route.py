@@ -585,30 +585,6 @@ async def test_the_path_of_the_cookie_is_the_configured_one(root_path: str) -> N
     assert cookie.endswith(b"; Path=/; HttpOnly; Secure; SameSite=Lax")
 
 
-async def test_openapi_has_a_security_scheme_where_a_session_is_used(get_session: Any) -> None:
-    """It is an ``apiKey`` in the cookie, on the routes with a session and on no others."""
-    app = make_app()
-    annotated_alias(app, get_session)
-
-    @app.get("/required")
-    async def required(session: Annotated[Session[Data], Depends(get_session.required)]) -> None:
-        pass
-
-    @app.get("/plain")
-    async def plain() -> None:
-        pass
-
-    schema = app.openapi()
-    assert schema["components"]["securitySchemes"] == {
-        "session": {"type": "apiKey", "in": "cookie", "name": "__Host-session"}
-    }
-    assert {path: item["get"].get("security") for path, item in schema["paths"].items()} == {
-        "/count": [{"session": []}],
-        "/required": [{"session": []}],
-        "/plain": None,
-    }
-
-
 # without a SessionRoute
 
 

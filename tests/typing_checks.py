@@ -6,10 +6,21 @@ mypy and pyright check them, and nothing runs them; ``typing_errors.py`` has wro
 from datetime import datetime, timedelta
 from typing import Annotated, assert_type
 
-from fastapi import Depends
+from fastapi import APIRouter, Depends, WebSocket
+from fastapi.testclient import TestClient
+from httpx import AsyncClient
+from httpx2 import AsyncClient as AsyncClient2
 from pydantic import BaseModel
 
-from fastapi_async_sessions import MemoryStore, Session, SessionProvider
+from fastapi_async_sessions import (
+    MemoryStore,
+    Session,
+    SessionProvider,
+    SessionRoute,
+    SignedInSession,
+    StoredSession,
+)
+from fastapi_async_sessions.testing import sign_in, sign_out
 
 
 class UserData(BaseModel):
@@ -39,9 +50,34 @@ async def plain_default(session: Session[UserData] = Depends(get_session)) -> Us
 
 async def guarded(
     required: Session[UserData] = Depends(get_session.required),
-    recent: Session[UserData] = Depends(get_session.signed_in(within=timedelta(minutes=5))),
+    recent: SignedInSession[UserData] = Depends(get_session.signed_in(within=timedelta(minutes=5))),
 ) -> tuple[str, str]:
+    assert_type(recent.subject, str)
+    assert_type(recent.data, UserData)
+    assert_type(await get_session.signed_in()(required), SignedInSession[UserData])
+    assert_type(await get_session.required()(required), Session[UserData])
     return required.data.name, recent.data.name
+
+
+async def passed_on(session: SignedInSession[UserData]) -> None:
+    await route(session)
+
+
+async def peeks(websocket: WebSocket) -> str | None:
+    stored = await get_session.peek(websocket)
+    assert_type(stored, StoredSession[UserData] | None)
+    assert_type(await get_session.peek({"type": "http"}), StoredSession[UserData] | None)
+    return None if stored is None else stored.data.name
+
+
+async def clients(test: TestClient, httpx: AsyncClient, httpx2: AsyncClient2) -> None:
+    assert_type(sign_in(test, get_session, "ada", UserData()), None)
+    assert_type(sign_out(test, get_session), None)
+    assert_type(await sign_in(httpx, get_session, "ada"), None)
+    assert_type(await sign_out(httpx2, get_session), None)
+
+
+assert_type(SessionRoute.convert(APIRouter()), APIRouter)
 
 
 async def administration() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable
 from datetime import datetime
 from types import EllipsisType
-from typing import Annotated, Any, Generic, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Generic, NoReturn
 
 from ..errors import SessionClosed
 from ..lifetime import Lifetime
@@ -164,6 +164,24 @@ class Session(Generic[Model]):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a session cannot be pickled or copied: it belongs to one request")
+
+
+class SignedInSession(Session[Model]):
+    """A session with a user, for annotations: behind ``signed_in()`` the subject is a ``str``.
+
+        session: SignedInSession[UserData] = Depends(get_session.signed_in())
+
+    The object itself is a ``Session``.
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        @property
+        def subject(self) -> str:
+            """The signed-in user."""
+            ...
 
 
 def state_of(session: Session[Any]) -> SessionState[Any]:

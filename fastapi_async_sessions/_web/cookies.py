@@ -81,7 +81,8 @@ class Cookie:
     """A cookie name with its attributes."""
 
     def __init__(self, name: str, config: CookieConfig) -> None:
-        self.name = config.prefix + name
+        self.config = config
+        self.name = _full_name(name, config)
         # cookies that are equal in these replace each other in a browser
         self.identity = (self.name, config.domain, config.path)
         # A signature is bound to these. A browser that still holds a cookie with other attributes
@@ -124,6 +125,12 @@ class Cookie:
     def is_set_by(self, set_cookie: bytes) -> bool:
         """Return whether a ``Set-Cookie`` value is for this cookie."""
         return set_cookie.partition(b"=")[0].strip(b" \t") == self._raw_name
+
+
+def _full_name(name: str, config: CookieConfig) -> str:
+    # without a prefix "session" is the cookie of Starlette's SessionMiddleware and of Flask
+    is_taken = not config.prefix and name == "session"
+    return "app-session" if is_taken else config.prefix + name
 
 
 def _attributes(config: CookieConfig) -> str:

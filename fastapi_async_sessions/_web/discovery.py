@@ -34,8 +34,8 @@ def find_provider(target: str | None = None, name: str | None = None) -> Provide
     """
     target = target or _entrypoint() or _default_file()
     found = {id(each): each for each in _providers(_objects(target))}
-    named = [each for each in found.values() if name in (None, each.scheme_name)]
-    names = ", ".join(sorted(each.scheme_name for each in found.values()))
+    named = [each for each in found.values() if name in (None, each.repository.settings.name)]
+    names = ", ".join(sorted(each.repository.settings.name for each in found.values()))
     if len(named) == 1:
         return named[0]
     if not found:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from starlette.types import Message, Scope, Send
 
+from .._core.admin import StoredSession
 from .._core.session import Session
 from .._core.state import CookieAction, SessionState
 from ..errors import ConfigurationError
@@ -42,15 +43,17 @@ class Jar:
 
     Attributes:
         entries: The sessions, in the order in which the request got them.
+        peeked: The stored sessions that were only read.
         has_closer: Whether the route will close it; otherwise the middleware does.
         is_closed: Whether the sessions were committed or rolled back.
     """
 
-    __slots__ = ("_began", "entries", "has_closer", "is_closed")
+    __slots__ = ("_began", "entries", "has_closer", "is_closed", "peeked")
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self.entries: dict[object, Entry] = {}
+        self.peeked: dict[object, StoredSession[Any] | None] = {}
         self.has_closer = False
         self.is_closed = False
 
@@ -113,7 +116,7 @@ class Jar:
         """Return a ``send`` that adds the headers of the sessions to the response."""
 
         async def send_with_headers(message: Message) -> None:
-            if self.entries and message["type"] == "http.response.start":
+            if (self.entries or self.peeked) and message["type"] == "http.response.start":
                 headers = self.add_headers(message.get("headers", ()))
                 message = {**message, "headers": headers}
                 _warn_of_lost_cookies(scope, headers)
@@ -128,7 +131,9 @@ class Jar:
             value = entry.set_cookie()
             if value is not None:
                 added = set_cookie(added, entry.cookie, value)
-        is_signed_in = any(entry.state.subject is not None for entry in self.entries.values())
+        users = [entry.state.subject for entry in self.entries.values()]
+        users += [session.subject for session in self.peeked.values() if session is not None]
+        is_signed_in = any(user is not None for user in users)
         return cache_privately(added, is_signed_in=is_signed_in)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from ..errors import ConfigurationError
 
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # as browsers write it: in lower case, without a path or the scheme's default port
 _ORIGIN = re.compile(
     r"(?!https://.*:443$|http://.*:80$)"
@@ -37,7 +37,7 @@ class OriginCheck:
 
     def allows(self, method: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Return whether a request may change a session; a websocket handshake is unsafe."""
-        if method in _SAFE_METHODS:
+        if method in SAFE_METHODS:
             return True
         sites, origins, hosts = _values(headers, b"sec-fetch-site", b"origin", b"host")
         if origins and len(set(origins)) == 1 and origins[0] in self._trusted:

@@ -2,30 +2,29 @@
 
 # no postponed annotations here: FastAPI 0.121 does not resolve them in a callable object
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Annotated, Any, NoReturn, get_origin
 
-from fastapi import Depends, FastAPI
-from fastapi.openapi.models import APIKey
-from fastapi.security.base import SecurityBase
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 from starlette.websockets import WebSocket
 
-from .._core.admin import SessionAdmin
+from .._core.admin import SessionAdmin, StoredSession, stored_session
 from .._core.codec import Migration
 from .._core.keys import Keyring, Secret
 from .._core.models import Model
 from .._core.not_a_parameter import NEEDS_DEPENDS, NotAParameter
-from .._core.repository import GRACE_PERIOD, Absent, Repository
-from .._core.session import Session, state_of
+from .._core.repository import GRACE_PERIOD, Absent, LoadedSession, Repository
+from .._core.session import Session, SignedInSession, state_of
 from .._core.settings import OnConflict, OnInvalid, Settings, require
 from .._core.state import CookieAction, RequestCookie, SessionState
 from .._core.upkeep import Upkeep
-from ..errors import ConfigurationError, SignInReason, SignInRequired
+from ..errors import ConfigurationError, SignInReason
 from ..events import SessionEvent
 from ..lifetime import Clock, Lifetime, utc_now
 from ..stores.base import Store
@@ -33,11 +32,10 @@ from .closing import close_with_route, websocket_jar
 from .cookies import MAX_COOKIE_AGE, Cookie, CookieConfig, SameSite
 from .jar import SCOPE_KEY, Entry, Jar, shared_cookie, shared_with_starlette
 from .origin import OriginCheck
+from .requirement import Requirement
 from .verifier import CookieVerifier, Rejected, Verified
 from .wiring import applications, need_session_routes, no_session_here
 from .withheld import is_withheld
-
-Requirement = Callable[..., Coroutine[Any, Any, Session[Model]]]
 
 # Without the parentheses FastAPI reads ``within`` from the query string and injects the returned
 # function, so that the route is left unprotected.
@@ -47,7 +45,7 @@ _WITH_PARENTHESES = NotAParameter(
 )
 
 
-class SessionProvider(SessionAdmin[Model], SecurityBase):
+class SessionProvider(SessionAdmin[Model]):
     """Provides the session of a request: ``session: Session[UserData] = Depends(get_session)``.
 
     Each provider has its own model, cookie and namespace in the store. The README explains every
@@ -120,11 +118,8 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         self.verifier = CookieVerifier(keyring, audience=self.cookie.audience)
         self._samesite: SameSite = cookie.samesite
         self._origin = OriginCheck(trusted_origins) if check_origin else None
-        # FastAPI reads these two for the security scheme in OpenAPI
-        self.model = APIKey.model_validate({"in": "cookie", "name": self.cookie.name})
-        self.scheme_name = name
-        self.required = self._requirement(_absence)
-        self._signed_in: dict[timedelta | None, Requirement[Model]] = {}
+        self.required: Requirement[Session[Model]] = self._requirement(_absence)
+        self._signed_in: dict[timedelta | None, Requirement[SignedInSession[Model]]] = {}
         self.repository.claim_name()
 
     async def __call__(self, connection: HTTPConnection) -> Session[Model]:
@@ -139,7 +134,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
 
     def signed_in(
         self, within: Annotated[timedelta | None, _WITH_PARENTHESES] = None
-    ) -> Requirement[Model]:
+    ) -> Requirement[SignedInSession[Model]]:
         """Return a dependency that responds with 401 unless a user has signed in, at most
         ``within`` ago (ASVS 7.5.3: authenticate again before sensitive actions)."""
         require(isinstance(within, timedelta | None), "signed_in(within=...) takes a timedelta")
@@ -166,16 +161,48 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
         async with Upkeep.of(self.repository.settings.store).running():
             yield
 
-    def _requirement(
-        self, refusal: Callable[[Session[Model]], SignInReason | None]
-    ) -> Requirement[Model]:
-        async def requirement(session: Session[Model] = Depends(self)) -> Session[Model]:
-            reason = refusal(session)
-            if reason is not None:
-                raise SignInRequired(reason)
-            return session
+    async def peek(self, connection: HTTPConnection | Scope) -> StoredSession[Model] | None:
+        """Return the stored session that a request or a handshake brings, to read it.
 
-        return requirement
+        Takes any connection or ASGI scope: websockets of others, middleware, logs. None without a
+        live session, or if the origin check refuses the request. It is neither extended nor
+        committed. If the request already has its session, this is the state of that one, and no
+        store is called. A response that a ``SessionRoute`` or ``SessionRouteMiddleware`` sends has
+        the same headers for caches as if its route had used the session.
+
+        Raises:
+            StoreUnavailable: the store could not load it.
+        """
+        if not isinstance(connection, HTTPConnection):
+            connection = HTTPConnection(connection)
+        jar: Jar | None = connection.scope.get(SCOPE_KEY)
+        if jar is None:
+            return await self._peek(connection)
+        entry = jar.entries.get(self)
+        if entry is not None:
+            state: SessionState[Model] = entry.state
+            stored = state.stored
+            loaded = stored and LoadedSession(stored, state.data.read(), state.data.base)
+            return loaded and stored_session(loaded, self.repository.settings.lifetime)
+        if self not in jar.peeked:
+            jar.peeked[self] = await self._peek(connection)
+        return jar.peeked[self]
+
+    async def _peek(self, connection: HTTPConnection) -> StoredSession[Model] | None:
+        if not self._is_origin_allowed(connection):
+            return None
+        verified = self._verified(connection)
+        if isinstance(verified, RequestCookie):
+            return None
+        key = verified[0].token.key(self.repository.settings.name)
+        loaded = await self.repository.load(key, *(each.token.secret_hash() for each in verified))
+        if isinstance(loaded, Absent):
+            return None
+        return stored_session(loaded, self.repository.settings.lifetime)
+
+    def _requirement(self, refusal: Callable[[Session[Any]], SignInReason | None]) -> Any:
+        name = self.repository.settings.name
+        return Requirement[Any](self, refusal, name=name, cookie=self.cookie.name)
 
     async def _load(self, connection: HTTPConnection, jar: Jar) -> SessionState[Model]:
         repository = self.repository
@@ -238,17 +265,27 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
                 pass  # the repository has told
         return cookie
 
+    @property
+    def checks_origin(self) -> bool:
+        """Whether a request of another origin is refused."""
+        return self._origin is not None
+
     def _refuse_cross_origin(self, connection: HTTPConnection) -> None:
-        if self._origin is None:
-            return
-        method = _method(connection)
-        if not self._origin.allows(method, connection.scope["headers"]):
-            self.repository.events.emit("origin_rejected", method=method)
+        if not self._is_origin_allowed(connection):
             raise HTTPException(
                 403,
                 "Cross-origin request rejected. If this origin is yours, add it to "
                 "SessionProvider(trusted_origins=...).",
             )
+
+    def _is_origin_allowed(self, connection: HTTPConnection) -> bool:
+        if self._origin is None:
+            return True
+        method = _method(connection)
+        is_allowed = self._origin.allows(method, connection.scope["headers"])
+        if not is_allowed:
+            self.repository.events.emit("origin_rejected", method=method)
+        return is_allowed
 
     def _check_routes(self, app: FastAPI) -> None:
         without: dict[str, None] = {}
@@ -266,7 +303,7 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
             raise ConfigurationError(need_session_routes(list(without)))
 
     def _check_dependency(self, call: Any) -> None:
-        if get_origin(call) is Session:
+        if get_origin(call) in (Session, SignedInSession):
             raise ConfigurationError(NEEDS_DEPENDS.advice)
         if not isinstance(call, SessionProvider) or call is self:
             return
@@ -275,7 +312,8 @@ class SessionProvider(SessionAdmin[Model], SecurityBase):
 
     def __repr__(self) -> str:
         # a traceback that shows locals may contain a provider whose __init__ raised
-        return f"<SessionProvider {getattr(self, 'scheme_name', None)!r}>"
+        repository: Repository[Model] | None = getattr(self, "repository", None)
+        return f"<SessionProvider {None if repository is None else repository.settings.name!r}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a provider cannot be pickled or copied: it holds secrets")
@@ -289,7 +327,7 @@ def _absence(session: Session[Any]) -> SignInReason | None:
 
 def _method(connection: HTTPConnection) -> str:
     # a websocket handshake is a GET, which a browser lets every page send
-    method: str = connection.scope.get("method", "WEBSOCKET")
+    method: str = connection.scope["method"] if connection.scope["type"] == "http" else "WEBSOCKET"
     return method
 
 

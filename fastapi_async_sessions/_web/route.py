@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import ConfigurationError
 from .jar import SCOPE_KEY, Jar
+from .openapi import document_refusals
 from .wiring import included_routers
 
 Router = TypeVar("Router", bound=APIRouter)
@@ -31,6 +32,7 @@ class SessionRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return FastAPI's handler, followed by the commit. The response has been built but not
         sent, so that the error of a failed commit can replace it."""
+        document_refusals(self)
         handler = super().get_route_handler()
 
         async def handle_and_close(request: Request) -> Response:

@@ -42,7 +42,7 @@ class Application(NamedTuple):
                 can_have_session = self.has_sessions or _closes_sessions(route)
                 function = _function(getattr(route, "endpoint", None))
                 name = f"{self.path}{_path(route) or '?'} ({function})"
-                for call in _calls(route.dependant):
+                for call in calls_of(route.dependant):
                     yield RouteDependency(name, call, can_have_session)
 
 
@@ -118,11 +118,11 @@ def _closes_sessions(route: Any) -> bool:
     return getattr(route, "closes_sessions", False) or isinstance(route, APIWebSocketRoute)
 
 
-def _calls(dependant: Dependant) -> Iterator[Any]:
+def calls_of(dependant: Dependant) -> Iterator[Any]:
     """Yield the dependencies of a route, direct and indirect."""
     for dependency in dependant.dependencies:
         yield dependency.call
-        yield from _calls(dependency)
+        yield from calls_of(dependency)
 
 
 def _function(endpoint: Any) -> str:

@@ -327,6 +327,7 @@ async def test_no_response_shows_a_secret(site):
 async def test_openapi_shows_only_the_name_of_the_cookie(site):
     """The security scheme has no other content."""
     await run_through(site)
+    site.app.get("/required", dependencies=[Depends(site.get_session.required)])(lambda: None)
     schema = (await browser(site.app).get("/openapi.json")).json()
     assert schema["components"]["securitySchemes"] == {
         "session": {"type": "apiKey", "in": "cookie", "name": COOKIE}
