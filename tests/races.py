@@ -65,7 +65,7 @@ class Client:
     async def request(self, route: Route = do_nothing) -> Answer:
         """Send a request: open the session, run the route, commit."""
         jar = Jar()
-        cookie = f"{self.provider.model.name}={self.cookie}".encode()
+        cookie = f"{self.provider.cookie.name}={self.cookie}".encode()
         headers = [(b"cookie", cookie)] if self.cookie else []
         scope = {"type": "http", "method": "GET", "headers": headers, SCOPE_KEY: jar}
         answer = Answer()
