@@ -4,7 +4,7 @@ import re
 import secrets
 import sys
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -24,7 +24,7 @@ from fastapi_async_sessions._core.repository import Absent
 from fastapi_async_sessions.records import new_version
 from fastapi_async_sessions.testing import FrozenClock
 
-from ..apps import OLDER_SECRET, make_provider
+from ..apps import OLDER_SECRET, SECRET, make_provider
 from ..doubles import SpyStore, StoreCall
 from ..races import Client, opened_store
 
@@ -341,3 +341,55 @@ async def test_an_encrypted_record_without_the_library_is_no_session(
     provider = make_provider(memory, Notes, clock=clock, on_event=events.append)
     client.provider = provider
     await assert_corrupt(provider, client, key, events)
+
+
+# the formats that stay readable
+
+COOKIE_VALUE = (
+    "AAECAwQFBgcICQoLDA0ODwABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
+    ".BrZhXToqlWSHRqxqSempffIrcIdUth42rj3vuSjWXnI"
+)
+STORED_KEY = "a58a1ba55e1821d4c3e981067203a04bb00a6edd3bf706797ec62dcef4ef5329"
+STORED_OWNER = "acac0a82e1887efa8435a8e900b48eb4efbc72385089217b395c8f61b0eff1ec"
+SEALED = (
+    "028324e6d86ca8ae354662ad3a0630bf5400630dcd2966c4336691125448bbb25b4ff412a49c732db2c8abc1"
+    "b8581bd710dd00064748462040000006474846204000000647484620400000064748462040000006475c63f7"
+    "a00080000000000000008000000000000000000f616461406578616d706c652e636f6d7b2274657874223a22"
+    "776861742d6164612d77726f7465227d"
+)
+ENCRYPTED = (
+    "03b635e9f6b41c1e889c4b0034a57527b853c2e6e4ff018678a518b8a0d95e00a214aebac5fb6fbd884346f1"
+    "65983565e474e242874afc70411b8aea425fb0be59601e77fcd070ad014f41f03b9b0c9e39faad8cf83b0645"
+    "9c3044f813eeefb2019769588be675df8d9d31d23e77b02e4908167f0da0de4d962c82c477c43a103923784d"
+    "867d8e15c33ac5ffa642ef5f54c5cc3285962109c1f81a1971eae1a9876668304d32904ea50735f55c50a0bc"
+    "3d237b67"
+)
+
+
+@pytest.mark.parametrize("body", [SEALED, ENCRYPTED], ids=["sealed", "encrypted"])
+async def test_a_cookie_and_a_record_of_this_format_stay_readable(
+    memory: SpyStore, clock: FrozenClock, body: str
+) -> None:
+    """They were made by an earlier run: a release that reads them otherwise signs everybody out."""
+    clock.now = datetime(2026, 1, 1, tzinfo=UTC)
+    record = Record(bytes.fromhex(body), "1", STORED_OWNER, clock() + timedelta(days=1))
+    await memory.create(STORED_KEY, record)
+    provider = make_provider(memory, Notes, clock=clock)
+    client = Client(provider, COOKIE_VALUE)
+    assert (await client.data()).text == NOTE
+    assert [each.subject for each in await provider.sessions(SUBJECT)] == [SUBJECT]
+
+
+def test_each_purpose_provider_and_secret_has_keys_of_its_own() -> None:
+    """What is signed for one is worthless for another (NIST SP 800-108)."""
+    providers = [
+        make_provider(name=name, encrypt=True, secret_key=[SECRET, OLDER_SECRET])
+        for name in ("one", "two")
+    ]
+    keys: list[bytes] = []
+    for provider in providers:
+        seal = provider.repository.seal
+        keys += [*seal._seal_keys, *seal._owner_keys, *seal._encryption._keys]
+        keys += [signer.secret_keys[-1] for signer in provider.verifier._signers]
+    assert len(keys) == len(set(keys)) == 16
+    assert {len(key) for key in keys} == {32}
