@@ -398,6 +398,19 @@ async def test_a_detached_request_may_destroy(store: Any, clock: FrozenClock) ->
     assert (await client.get("/")).json()["subject"] is None
 
 
+async def test_a_sign_out_from_another_site_removes_the_cookie(
+    store: Any, clock: FrozenClock
+) -> None:
+    """The browser withheld it, so its session cannot be ended; the browser is signed out."""
+    client = browser(make_site(store, clock, []))
+    await client.post("/sign-in/ada")
+    withheld = client.cookies.pop(COOKIE)
+    headers = {"origin": "https://other.test", **CROSS_SITE}
+    assert set_cookie_kind(await client.post("/sign-out", headers=headers)) == "removed"
+    response = await client.get("/", headers={"cookie": f"{COOKIE}={withheld}"})
+    assert response.json()["subject"] == "ada"
+
+
 @pytest.mark.parametrize("cookie", ["", "forged", "dead"])
 async def test_destroy_removes_whatever_cookie_came(
     store: Any, clock: FrozenClock, cookie: str

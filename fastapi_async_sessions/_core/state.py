@@ -220,7 +220,7 @@ class SessionState(Generic[Model]):
         self._ended += filter(None, keys)
         if self._ended:
             self._withhold_resigned_cookie()
-        elif cookie.is_present:
+        elif cookie.is_present or cookie.is_detached:
             self.cookie_action = CookieAction.REMOVE
         self.request_cookie = RequestCookie(cookie.is_present)
         self._renewal = self._replaced = None
