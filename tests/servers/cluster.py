@@ -60,11 +60,15 @@ class RedisCluster:
 
     def connections_made(self) -> int:
         """How many clients have connected to the nodes that answer, since each was started."""
-        made = [
-            re.search(rb"connections_received:(\d+)", _ask(node, "INFO stats"))
-            for node in self.nodes
-        ]
-        return sum(int(each[1]) for each in made if each)
+        return self._sum("INFO stats", rb"connections_received:(\d+)")
+
+    def count_moved(self) -> int:
+        """How many commands the nodes that answer have sent elsewhere, since each was started."""
+        return self._sum("INFO errorstats", rb"errorstat_MOVED:count=(\d+)")
+
+    def _sum(self, question: str, number: bytes) -> int:
+        found = [re.search(number, _ask(node, question)) for node in self.nodes]
+        return sum(int(each[1]) for each in found if each)
 
     def wait_until_whole(self) -> None:
         """Every node is up and sees all slots served, and every replica follows a master."""

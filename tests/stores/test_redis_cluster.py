@@ -1,6 +1,7 @@
 """RedisStore in a cluster that many use, while its nodes come and go."""
 
 import asyncio
+import secrets
 import time
 from contextlib import asynccontextmanager
 
@@ -73,6 +74,18 @@ async def test_a_client_that_starts_under_load_refuses_nobody(own_cluster, size)
         await crowd.do(2000)
         assert crowd.refused_since(0) == {}
         assert own_cluster.connections_made() < 64 * len(own_cluster.nodes)
+
+
+@pytest.mark.one_server
+async def test_no_script_goes_to_another_node_while_the_map_is_read(redis_cluster):
+    """redis-py sends it anywhere then, to be told where it belongs."""
+    client = RedisCluster(startup_nodes=redis_cluster.startup_nodes)
+    store, misled = RedisStore(client), redis_cluster.count_moved()
+    for _ in range(3):
+        keys = [secrets.token_hex(32) for _ in range(30)]
+        assert await asyncio.gather(*(store.delete(key) for key in keys)) == [False] * 30
+        await client.aclose()
+    assert redis_cluster.count_moved() == misled
 
 
 @pytest.mark.one_server
