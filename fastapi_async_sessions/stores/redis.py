@@ -66,6 +66,10 @@ class RedisStore(Store):
     live sessions, or the index of a user's sessions. A failover may lose the last writes, including
     a logout: ``min-replicas-to-write`` limits how many more of them an isolated master accepts.
 
+    Calls beyond the client's ``max_connections``, or beyond 64, wait. The ``reinitialize_steps`` of
+    a ``RedisCluster`` are set to 0; give it a ``socket_timeout`` that is shorter than the
+    ``store_timeout`` of the provider.
+
     The user of the client needs these rights, the last three in a cluster only, and ``scan`` for
     ``count`` and ``clear``::
 

@@ -51,6 +51,13 @@ async def test_a_client_that_decodes_is_refused(client):
         RedisStore(client())
 
 
+async def test_a_pipeline_of_a_cluster_is_refused():
+    """It sends nothing before it is told to."""
+    client = redis.asyncio.RedisCluster(host="127.0.0.1", port=1)
+    with pytest.raises(ConfigurationError, match=r"redis\.asyncio"):
+        RedisStore(client.pipeline())
+
+
 @pytest.mark.parametrize("url", ["http://host", "valkey://host", "host:6379", "redis+cluster://h"])
 def test_another_kind_of_url_is_refused(url):
     """The message names those that work."""

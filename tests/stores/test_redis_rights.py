@@ -35,7 +35,7 @@ def server(redis_server, redis_url):
 
 
 def url_of(server):
-    return f"redis://bob:pw@127.0.0.1:{server.port}"
+    return f"redis://bob:pw@127.0.0.1:{server.port}?socket_timeout=60&socket_connect_timeout=60"
 
 
 @asynccontextmanager
