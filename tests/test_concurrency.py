@@ -1001,6 +1001,22 @@ async def test_a_revocation_that_was_not_completed_refuses_sign_ins_for_a_while(
     assert await client.is_live()
 
 
+async def test_a_revocation_by_a_slow_clock_lets_nobody_sign_in_earlier(
+    new_provider: Any, store: SpyStore, clock: FrozenClock
+) -> None:
+    """While another one, which did not complete either, may still be under way."""
+    provider, slow = new_provider(), new_provider(clock=FrozenClock(clock.now - 3 * SECOND))
+    store.hook = failing("delete_owned")
+    for each in (provider, slow):
+        with pytest.raises(StoreUnavailable):
+            await each.revoke_all("ada")
+    store.hook = pass_on
+    settings = provider.repository.settings
+    clock.advance(settings.commit_timeout + settings.store_timeout - SECOND)
+    answer = await Client(provider).request(as_ada)
+    assert isinstance(answer.error, SessionConflict)
+
+
 async def test_sign_ins_are_refused_until_the_last_of_several_revocations_is_done(
     new_provider: Any, store: SpyStore, clock: FrozenClock
 ) -> None:

@@ -54,8 +54,10 @@ class ForgetfulStore(MemoryStore):
     def __init__(self, clock: FrozenClock) -> None:
         super().__init__(clock=clock)
         self.meanwhile: list[Any] = []
+        self.saves = 0
 
     async def save(self, key: str, record: Record, *, replaces: str) -> bool:
+        self.saves += 1
         is_saved = await super().save(key, record, replaces=replaces)
         if not is_saved or not self.meanwhile:
             return is_saved
@@ -127,6 +129,7 @@ async def test_an_own_write_that_was_sent_twice_adds_nothing_twice(
     answer = await shop.client.request(route)
     assert answer.is_ok
     assert (answer.cookie is not None) is renews
+    assert shop.store.saves == 1 + others  # the end of the request finds nothing left to save
     assert await shop.stored() == (1 + others, ["ours", *["theirs"] * others])
 
 

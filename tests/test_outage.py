@@ -26,7 +26,15 @@ from fastapi_async_sessions.records import new_version
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
 
-from .apps import COOKIE, Data, browser, make_app, make_provider, set_cookie_kind
+from .apps import (
+    COOKIE,
+    Data,
+    browser,
+    make_app,
+    make_provider,
+    session_records,
+    set_cookie_kind,
+)
 from .doubles import Gate, Hook, SpyStore, StoreCall, before, failing, pass_on
 from .sites import make_sign_in_site
 
@@ -298,6 +306,36 @@ async def test_a_failed_extension_does_not_fail_the_request(store, clock, events
         assert (await client.get("/")).json() == {"new": False, "subject": None, "count": 1}
         assert [event.kind for event in events] == ["store_error"]
         store.hook = pass_on
+
+
+@pytest.mark.parametrize("is_back", [False, True])
+async def test_a_sign_out_that_failed_is_tried_again_at_the_end(store, clock, is_back):
+    """If the route catches the error, the session ends all the same or the response is a 503."""
+    get_session = make_provider(store, clock=clock)
+    app = make_app()
+
+    @app.post("/begin")
+    async def begin(session: Annotated[Session[Data], Depends(get_session)]) -> None:
+        session.data.count = 1
+
+    @app.post("/sign-out")
+    async def sign_out(session: Annotated[Session[Data], Depends(get_session)]) -> None:
+        store.hook = failing("delete")
+        with pytest.raises(StoreUnavailable):
+            await session.destroy()
+        if is_back:
+            store.hook = pass_on
+
+    client = browser(app)
+    await client.post("/begin")
+    reply = await client.post("/sign-out")
+    store.hook = pass_on
+    if is_back:
+        assert set_cookie_kind(reply) == "removed"
+        assert await session_records(get_session, store) == {}
+    else:
+        assert is_unavailable(reply)
+        assert len(await session_records(get_session, store)) == 1
 
 
 async def test_commit_timeout_covers_the_whole_commit(store, clock, events):

@@ -269,6 +269,79 @@ async def test_a_migrated_session_can_be_extended_and_renewed(releases):
     assert (await client.get("/")).json()["data"]["age"] == 36
 
 
+class Words(BaseModel):
+    """An older release's data, which a newer one converts."""
+
+    age: str = ""
+    legacy: str = ""
+
+
+class Years(BaseModel):
+    age: int = 0
+
+
+def in_years(raw: dict[str, Any], error: ValidationError) -> Years:
+    return Years(age={"thirty-six": 36}[raw["age"]])
+
+
+async def test_an_extension_leaves_what_an_older_release_stored(releases):
+    """After a rollback that release still reads it."""
+    cookies = await releases.stored(Words(age="thirty-six", legacy="x"))
+    releases.clock.advance(HOUR / 2)
+    before = await releases.store.records()
+    assert (await read(releases.site(Years, on_invalid=in_years), cookies))["data"] == {"age": 36}
+    assert await releases.store.records() != before
+    older = await read(releases.site(Words), cookies)
+    assert older["data"] == {"age": "thirty-six", "legacy": "x"}
+
+
+async def test_migrated_data_is_stored_whole_after_an_extension_too(releases):
+    """What the migration has dropped does not come back with the change."""
+    cookies = await releases.stored(Words(age="thirty-six", legacy="x"))
+    get_session = releases.provider(Years, on_invalid=in_years)
+    app = make_app()
+
+    @app.post("/")
+    async def route(session: Annotated[Session[Years], Depends(get_session)]) -> None:
+        await session.commit()
+        session.data.age += 1
+
+    releases.clock.advance(HOUR / 2)
+    assert (await browser_with(app, cookies).post("/")).status_code == 200
+    older = await read(releases.site(Words, on_invalid="fallback"), cookies)
+    assert older["data"]["legacy"] == ""
+
+
+class Renamed(BaseModel):
+    """Reads a field under its old name, but not both names at once."""
+
+    name: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def rename(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "called" in values:
+            if "name" in values:
+                raise ValueError("two names")
+            return {"name": values["called"]}
+        return values
+
+
+class Called(BaseModel):
+    called: str = ""
+
+
+@pytest.mark.parametrize("policy", ["raise", "discard", "fallback"])
+async def test_a_change_that_does_not_fit_beside_unknown_fields_is_stored_alone(releases, policy):
+    """The next request reads it, instead of failing or beginning anew."""
+    cookies = await releases.stored(Called(called="Ada"))
+    app = releases.site(Renamed, on_invalid=policy)
+    client = browser_with(app, cookies)
+    assert (await client.get("/")).json()["data"] == {"name": "Ada"}
+    assert (await client.post("/set/name/Eve")).status_code == 200
+    assert (await client.get("/")).json() == {"new": False, "data": {"name": "Eve"}}
+
+
 def raises(raw: dict[str, Any], error: ValidationError) -> Any:
     raise KeyError("age")
 

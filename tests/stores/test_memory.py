@@ -50,6 +50,16 @@ async def test_a_full_store_evicts_the_least_recently_used_session(clock):
     assert await alive(store, range(5)) == [1, 3, 4]
 
 
+async def test_loading_alone_counts_as_use(clock):
+    """The oldest session stays as long as somebody reads it."""
+    store = MemoryStore(max_sessions=2, clock=clock)
+    for number in range(2):
+        await store.create(key(number), record(clock))
+    await store.load(key(0))
+    await store.create(key(2), record(clock))
+    assert await alive(store, range(3)) == [0, 2]
+
+
 async def test_a_refused_create_evicts_nothing(clock):
     """Nor does one that replaces an expired record."""
     store = MemoryStore(max_sessions=2, clock=clock)
