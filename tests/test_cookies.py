@@ -565,3 +565,29 @@ async def test_an_application_may_have_cookies_that_browsers_keep_apart(
     app.get("/staff", dependencies=[Depends(get_staff_session)])(lambda: None)
     async with get_session.lifespan(app), get_staff_session.lifespan(app):
         assert (await browser(app).get("/staff")).status_code == 200
+
+
+@pytest.mark.parametrize("changes", [False, True])
+async def test_the_headers_of_a_route_count_in_any_case(changes: bool) -> None:
+    """A response of another framework may write their names as it likes."""
+    get_session = make_provider()
+    app = make_app()
+
+    @app.get("/")
+    async def route(session: Annotated[Session[Data], Depends(get_session)]) -> Response:
+        session.data.count += changes
+        response = Response()
+        response.raw_headers += [
+            (b"Set-Cookie", f"{COOKIE} =planted; Path=/".encode()),
+            (b"Cache-Control", b"public"),
+            (b"VARY", b"Accept"),
+        ]
+        return response
+
+    _, headers, _ = await call(app)
+    named = [(name.lower(), value) for name, value in headers]
+    assert [value for name, value in named if name == b"vary"] == [b"Accept, Cookie"]
+    expected = b"no-store" if changes else b"public"
+    assert [value for name, value in named if name == b"cache-control"] == [expected]
+    (cookie,) = (value for name, value in named if name == b"set-cookie")
+    assert (b"planted" in cookie) is not changes

@@ -132,6 +132,22 @@ async def test_the_memory_of_removed_sessions_is_freed(clock):
     assert [owner() for owner in watched] == [None] * 5
 
 
+async def test_an_owner_without_sessions_takes_no_memory(clock):
+    """However many users sign in and out."""
+
+    class Owner(str):
+        """A string that can be weakly referenced."""
+
+    store = MemoryStore(clock=clock)
+    owner = Owner("ada")
+    watched = weakref.ref(owner)
+    await store.create(key(0), record(clock, owner=owner))
+    await store.delete(key(0))
+    del owner
+    gc.collect()
+    assert watched() is None
+
+
 async def test_purge_returns_how_many_records_it_removed(clock):
     """Live ones are not counted."""
     store = MemoryStore(clock=clock)
