@@ -17,7 +17,7 @@ from ..errors import ConfigurationError
 from .base import translate_errors
 
 # for callers without a timeout of their own; the provider's is shorter
-_CONNECT_SECONDS = 5
+_CONNECT_SECONDS = 10
 _COMMAND_SECONDS = 30
 _BUSY_SECONDS = 5
 
@@ -111,19 +111,23 @@ def _not_installed(url: URL, _: Exception) -> ConfigurationError:
 
 def _refuse_options(url: URL, known: Collection[str], advice: str) -> None:
     """Refuse what the driver would refuse at each call, or ignore."""
-    for name, value in url.normalized_query.items():
-        if name in known:
+    driver = url.get_driver_name()
+    for name, (value, *_) in url.normalized_query.items():
+        is_tls = name in _TLS_OPTION.values() and driver in _TLS_OPTION
+        if name in known and (not is_tls or value in _TLS_MODES):
             continue
-        driver = url.get_driver_name()
         if name in _POOLER_OPTIONS:
             advice = "behind PgBouncer write SQLStore.from_url(..., pgbouncer=True)"
-        elif name == "sslmode":
-            advice = f"for sslmode={value[0]} write ssl={value[0]}"
+        elif is_tls:
+            mode = value if value in _TLS_MODES else "require"
+            advice = f"write {_TLS_OPTION[driver]}={mode}"
         raise ConfigurationError(
-            f"SQLStore.from_url: {driver} has no option {name} that a URL can hold: {advice}"
+            f"SQLStore.from_url: {driver} takes no {name}={value} from a URL: {advice}"
         )
 
 
+_TLS_OPTION = {"asyncpg": "ssl", "psycopg": "sslmode"}
+_TLS_MODES = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 # in URLs that were written for a connection pooler
 _POOLER_OPTIONS = {
     "pgbouncer",

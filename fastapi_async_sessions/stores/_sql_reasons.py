@@ -77,7 +77,8 @@ def explain(error: BaseException, table: str, *, creates: bool = False) -> str:
 
 def driver_error(error: BaseException) -> BaseException:
     """Return what the driver itself raised, from inside SQLAlchemy's wrapping."""
-    while (inner := getattr(error, "orig", None) or error.__cause__) is not None:
+    # the cause of a TimeoutError is the cancellation of what took too long, which is no Exception
+    while isinstance(inner := getattr(error, "orig", None) or error.__cause__, Exception):
         error = inner
     return error
 
@@ -128,6 +129,8 @@ def _hint_of_python(cause: BaseException) -> str | None:
         return "is the store used from another event loop than the one it was opened in?"
     if isinstance(cause, TypeError):
         return "does the driver know each option of the engine's URL and connect_args?"
+    if isinstance(cause, TimeoutError):
+        return "the server did not answer in time"
     module, name = type(cause).__module__, type(cause).__name__
     if (module, name) == ("sqlalchemy.exc", "TimeoutError"):
         return f"no connection of the engine's pool became free: {_POOL}"

@@ -64,8 +64,9 @@ _INSERT: Mapping[str, Callable[[Table], sqlite.Insert | postgresql.Insert]] = {
     "postgresql": postgresql.insert,
 }
 
-# serialization failures, deadlocks, and the errors of creating one table twice at the same time
-_TRANSIENT = {"40001", "40P01", "23505", "42710", "42P07"}
+# serialization failures, deadlocks, a plan from before a migration, and the errors of creating one
+# table twice at the same time
+_TRANSIENT = {"40001", "40P01", "0A000", "23505", "42710", "42P07"}
 
 T = TypeVar("T")
 _Work = Callable[[AsyncConnection], Awaitable[T]]
@@ -326,7 +327,8 @@ def _all_in_use(engine: AsyncEngine) -> int | None:
 def _table(name: str) -> Table:
     if not _TABLE_NAME.fullmatch(name):
         raise ConfigurationError(
-            "SQLStore(table_name=...) takes letters, digits and underscores, at most 63"
+            "SQLStore(table_name=...) takes letters, digits and underscores, at most 63; the "
+            "schema is the first one of the role's search_path"
         )
     return Table(
         name,

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 import sys
 from datetime import timedelta
 
@@ -11,6 +12,7 @@ from pydantic import PostgresDsn
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from fastapi_async_sessions.errors import ConfigurationError, StoreUnavailable
+from fastapi_async_sessions.stores import _sql_engine
 from fastapi_async_sessions.stores.sql import SQLStore
 from fastapi_async_sessions.testing import StoreContract
 from tests.apps import make_provider
@@ -70,6 +72,18 @@ async def test_a_server_that_cannot_be_reached_is_unavailable(driver):
         await store.open()
     assert not {"pa55word", "127.0.0.1"} & set(raised.value.reason.split())
     await store.aclose()
+
+
+async def test_a_server_that_accepts_connections_and_says_nothing_is_unavailable(monkeypatch):
+    """The store has a timeout of its own, for callers that have none."""
+    monkeypatch.setattr(_sql_engine, "_CONNECT_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        store = SQLStore.from_url(f"postgresql+asyncpg://me@127.0.0.1:{port}/db")
+        with pytest.raises(StoreUnavailable) as raised:
+            await store.open()
+        assert raised.value.reason == "TimeoutError: the server did not answer in time"
+        await store.aclose()
 
 
 async def test_a_database_that_does_not_exist_is_named(postgres_server, postgres_url):
@@ -133,6 +147,18 @@ async def test_prepared_statements_have_names_of_their_own(postgres_url):
     assert all(re.fullmatch("sessions_[0-9a-f]{16}", name) for name in names)
 
 
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_migration_refuses_no_call(postgres_server, postgres_url, driver):
+    """A plan that was made for the table as it was before is made again."""
+    store = SQLStore.from_url(postgres_server.url_for("postgres", driver=driver), create_table=True)
+    await store.open()
+    for size in range(410, 420):
+        await asyncio.gather(*(store.load(f"{number:064x}") for number in range(20)))
+        postgres_server.execute(f"ALTER TABLE sessions ALTER COLUMN owner TYPE varchar({size})")
+    assert await store.load("a" * 64) is None
+    await store.aclose()
+
+
 # what looks like a driver
 
 
@@ -193,6 +219,10 @@ def test_a_url_that_no_engine_can_be_made_of_is_refused_with_one_that_works(url,
     ("url", "line"),
     [
         ("postgresql+asyncpg://host/db?sslmode=require", "ssl=require"),
+        ("postgresql+asyncpg://host/db?sslmode=yes", "ssl=require"),
+        ("postgresql+asyncpg://host/db?ssl=true", "ssl=require"),
+        ("postgresql+psycopg://host/db?ssl=verify-full", "sslmode=verify-full"),
+        ("postgresql+psycopg://host/db?sslmode=1", "sslmode=require"),
         ("postgresql+asyncpg://host/db?channel_binding=require", "postgresql+psycopg://"),
         ("postgresql+asyncpg://host/db?colour=red", "colour"),
         ("postgresql+psycopg://host/db?colour=red", "colour"),
