@@ -69,15 +69,18 @@ class Events:
 
     def __init__(self, provider: str, hook: Callable[[SessionEvent], None] | None) -> None:
         self._provider = provider
-        self._hook = hook
+        self._hooks = [] if hook is None else [hook]
+
+    def listen(self, hook: Callable[[SessionEvent], None]) -> None:
+        """Call another hook with each event from now on."""
+        self._hooks.append(hook)
 
     def emit(self, kind: EventKind, key: str | None = None, **facts: str) -> None:
-        """Log an event and call the hook with it."""
+        """Log an event and call the hooks with it."""
         event = SessionEvent(kind, self._provider, key, facts)
         logger.log(_LEVELS.get(kind, logging.INFO), _TEMPLATES[kind], event)
-        if self._hook is None:
-            return
-        try:
-            self._hook(event)
-        except Exception:
-            logger.exception("on_event failed for %r", kind)
+        for hook in self._hooks:
+            try:
+                hook(event)
+            except Exception:
+                logger.exception("on_event failed for %r", kind)

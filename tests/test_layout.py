@@ -78,6 +78,7 @@ ORDER = [
     "testing.standins",
     "testing.clients",
     "testing",
+    "telemetry",
     "_terminal",
     "cli",
     "__main__",
@@ -99,6 +100,7 @@ OPTIONAL = {
     "httpx": {"stores.http"},
     "cryptography": {"_core.encryption"},
     "pytest": {"testing.contract"},
+    "opentelemetry": {"telemetry"},
     "typer": {"cli"},
     "rich": {"_terminal"},
 }

@@ -13,6 +13,7 @@ from pydantic import RootModel, ValidationError
 from ..errors import ConfigurationError, SessionInvalid, SessionTooLarge
 from ..events import Events, logger
 from ..records import MAX_BODY_BYTES, Record, from_microseconds, new_version
+from ..stores.base import Store
 from .attempts import RecentWrites
 from .bounded import BoundedStore
 from .codec import Codec, Migration, read_json
@@ -95,7 +96,7 @@ class Repository(Generic[Model]):
     def __init__(self, settings: Settings[Model]) -> None:
         self.settings = settings
         self.events = Events(settings.name, settings.on_event)
-        self.store = BoundedStore(settings.store, settings.store_timeout, self.events)
+        self.store: Store = BoundedStore(settings.store, settings.store_timeout, self.events)
         self.codec = Codec(settings.model)
         self.seal = Seal(settings.keyring, settings.name, encrypt=settings.encrypt)
         self.writes = RecentWrites()

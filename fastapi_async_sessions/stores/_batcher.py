@@ -28,9 +28,11 @@ class Batcher(Generic[_Item, _Answer]):
         self,
         loop: asyncio.AbstractEventLoop,
         send: Callable[[list[_Item]], Awaitable[list[_Answer]]],
+        on_batch: Callable[[int], None],
     ) -> None:
         self._loop = loop
         self._send = send
+        self._on_batch = on_batch
         self._in_flight = 0
         self._waiting: list[tuple[_Item, asyncio.Future[_Answer]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -66,6 +68,7 @@ class Batcher(Generic[_Item, _Answer]):
         batch = [(item, answer) for item, answer in self._waiting if not answer.done()]
         self._waiting = []
         if batch:
+            self._on_batch(len(batch))
             self._in_flight += 1
             task = self._loop.create_task(self._send_batch(batch))
             self._tasks.add(task)

@@ -220,6 +220,10 @@ class RedisStore(Store):
         if self._client.is_cluster:
             await self._client.existing([self._name(key)])
 
+    def observe_batches(self, observer: Callable[[int], None]) -> None:
+        """Call a function with the number of calls in each batch that is sent from now on."""
+        self._client.observer = observer
+
     async def aclose(self) -> None:
         """Wait for the commands in flight, and close the client if ``from_url`` made it."""
         await self._client.drain()
@@ -301,6 +305,7 @@ class _BatchingClient:
         # A cluster gets no batches: few of their keys would be on the same node, and one lost node
         # would fail the others too.
         self.is_cluster = isinstance(client, RedisCluster)
+        self.observer: Callable[[int], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def get(self, name: str) -> bytes | None:
@@ -384,10 +389,17 @@ class _BatchingClient:
             self._loop = loop
             self._of_loop = _InOneLoop(
                 self._calls(),
-                Batcher(loop, self._read),
-                {script: Batcher(loop, partial(self._run_all, script)) for script in _BATCHED},
+                Batcher(loop, self._read, self._on_batch),
+                {
+                    script: Batcher(loop, partial(self._run_all, script), self._on_batch)
+                    for script in _BATCHED
+                },
             )
         return self._of_loop
+
+    def _on_batch(self, size: int) -> None:
+        if self.observer is not None:
+            self.observer(size)
 
     def _calls(self) -> Calls:
         if self.is_cluster:

@@ -13,9 +13,10 @@ class Server:
 
     def __init__(self):
         self.batches = []
+        self.sizes = []
         self.replies = []
         self.was_sent_a_batch = asyncio.Event()
-        self.batcher = Batcher(asyncio.get_running_loop(), self.receive)
+        self.batcher = Batcher(asyncio.get_running_loop(), self.receive, self.sizes.append)
 
     async def receive(self, items):
         reply = asyncio.get_running_loop().create_future()
@@ -55,6 +56,7 @@ async def test_the_first_item_is_sent_at_once_and_the_next_ones_in_a_batch(serve
     assert server.batches == [["a"]]
     await server.reply(0)
     assert server.batches == [["a"], ["b", "c"]]
+    assert server.sizes == [2]
     await server.reply(1)
     assert [task.result() for task in tasks] == ["answer to a", "answer to b", "answer to c"]
 
