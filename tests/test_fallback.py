@@ -7,6 +7,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from fastapi_async_sessions import SessionConflict
+from fastapi_async_sessions._core.merge import PLAIN
+from fastapi_async_sessions._core.unread import remove, restored, stripped
 from tests.apps import json_of
 from tests.races import Client
 from tests.test_merged_sessions import Shops, shops
@@ -345,3 +347,20 @@ async def test_a_root_model_falls_back_as_a_whole(shops: Shops) -> None:
     async with shops.provider(Numbers).open(key) as session:
         assert session.data == Numbers({})
     assert await stored_json(shops, key) == {"a": "x"}
+
+
+def test_a_part_whose_holder_is_gone_is_neither_restored_nor_removed() -> None:
+    """There is nothing left to hold it."""
+    path = ("part", "inner", "mode")
+    for values in ({}, {"part": None}, {"part": [1]}):
+        kept = json.loads(json.dumps(values))
+        assert restored(kept, {path: "c"}) == values
+        remove(kept, [path])
+        assert kept == values
+
+
+def test_a_part_that_was_given_another_value_is_read() -> None:
+    """Only what is still stored as it was is left out."""
+    assert stripped(
+        {"theme": "red", "count": "x"}, {("theme",): "blue", ("count",): "x"}, PLAIN
+    ) == {"theme": "red"}

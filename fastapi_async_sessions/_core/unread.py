@@ -135,13 +135,10 @@ def _replaced(values: JSON, path: Path, value: JSON) -> JSON:
     """A copy with another value at a path, or without it, if there is something to hold it."""
     if not path:
         return value
-    first, rest = path[0], path[1:]
-    if isinstance(values, list) and isinstance(first, int) and first < len(values):
-        inner = _replaced(values[first], rest, value)
-        return [*values[:first], inner, *values[first + 1 :]]
-    if not isinstance(values, dict) or (rest and first not in values):
+    # a field, or one of a model in it: what is within a list or a dict is no part of its own
+    key, rest = cast(str, path[0]), path[1:]
+    if not isinstance(values, dict) or (rest and key not in values):
         return values
-    key = cast(str, first)
     changed = {**values, key: _replaced(values.get(key), rest, value)}
     return {name: each for name, each in changed.items() if each is not _ABSENT}
 
