@@ -554,12 +554,13 @@ _HINTS = (
         "all connections are in use: raise max_connections",
     ),
     ("BusyLoadingError", "the server is loading its data"),
-    ("ClusterDownError|SlotNotCovered", "the cluster or a part of it is down"),
+    ("ClusterDownError|SlotNotCovered|not covered", "the cluster or a part of it is down"),
     ("Cluster mode is not enabled", "this is no cluster, or the user may not run CLUSTER SLOTS"),
     ("Redis Cluster cannot be connected", "no node of the cluster can be reached"),
     ("MasterNotFoundError", "no sentinel knows a master"),
     ("SSL", "the TLS connection failed"),
     ("TimeoutError", "no answer in time"),
+    ("NoneType' object has no", "another call closed the connection"),
     (r"Error -\d+ connecting", "the server's name cannot be resolved"),
 )
 _DEMOTED = re.compile("ReadOnlyError|READONLY|NOREPLICAS")

@@ -28,7 +28,7 @@ from fastapi_async_sessions.errors import StoreUnavailable
 from fastapi_async_sessions.records import Record, new_version
 from fastapi_async_sessions.stores.base import Store
 
-_PROGRESS_WITHIN = 30.0
+_PROGRESS_WITHIN = 120.0
 _LIVE_AT_MOST = 20
 _NOWHERE = None
 
