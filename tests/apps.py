@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -31,10 +32,13 @@ class Data(BaseModel):
 
 
 def make_provider(store: Store | None = None, model: Any = Data, **options: Any) -> Any:
-    """A provider with defaults for everything that a test does not set."""
-    return SessionProvider(
-        model, **{"store": store or MemoryStore(), "secret_key": SECRET, **options}
-    )
+    """A provider with defaults for everything that a test does not set.
+
+    It waits a minute for its store: a busy machine does not decide a test.
+    """
+    minute = timedelta(minutes=1)
+    defaults = {"secret_key": SECRET, "store_timeout": minute, "commit_timeout": minute}
+    return SessionProvider(model, **{"store": store or MemoryStore(), **defaults, **options})
 
 
 def with_json(get_session: Any, key: str, record: Record, raw: bytes) -> Record:
