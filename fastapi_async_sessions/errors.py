@@ -30,6 +30,9 @@ _SIGN_IN: Mapping[SignInReason, str] = {
 }
 
 
+_GENERAL = "The session could not be used. Please contact the operators of this site."
+
+
 class SessionError(Exception):
     """The root of this library's errors."""
 
@@ -68,7 +71,8 @@ class SessionInvalid(SessionError, HTTPException):
     """The session's data does not fit its model, as it was stored or as the route left it.
 
     ``fields`` are dotted paths into the data. ``problems`` say more of each, such as
-    ``"n: expected int, got str"``; neither includes values.
+    ``"n: expected int, got str"``; neither includes values. ``reason`` has all of it, for the log:
+    a visitor reads a general sentence.
     """
 
     def __init__(
@@ -76,7 +80,11 @@ class SessionInvalid(SessionError, HTTPException):
     ) -> None:
         self.fields = tuple(fields)
         self.problems = tuple(problems) or self.fields
-        HTTPException.__init__(self, 500, _with_fields(reason, self.problems))
+        self.reason = _with_fields(reason, self.problems)
+        HTTPException.__init__(self, 500, _GENERAL)
+
+    def __str__(self) -> str:
+        return f"500: {self.reason}"
 
 
 class SessionConflict(SessionError, HTTPException):
@@ -91,17 +99,22 @@ class SessionConflict(SessionError, HTTPException):
 
 
 class SessionTooLarge(SessionError, HTTPException):
-    """The session takes ``size`` bytes, more than the ``limit``; nothing was stored."""
+    """The session takes ``size`` bytes, more than the ``limit``; nothing was stored.
+
+    ``reason`` has the advice, for the log: a visitor reads a general sentence.
+    """
 
     def __init__(self, size: int, limit: int) -> None:
         self.size = size
         self.limit = limit
-        HTTPException.__init__(
-            self,
-            500,
+        self.reason = (
             f"The session takes {size} bytes, and the limit is {limit}: keep large data elsewhere "
-            "and its key in the session, or raise max_bytes.",
+            "and its key in the session, or raise max_bytes."
         )
+        HTTPException.__init__(self, 500, _GENERAL)
+
+    def __str__(self) -> str:
+        return f"500: {self.reason}"
 
 
 class StoreUnavailable(SessionError, HTTPException):

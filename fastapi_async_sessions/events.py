@@ -22,6 +22,7 @@ EventKind = Literal[
     "conflict",
     "unreadable",
     "corrupt",
+    "refused",
     "bad_signature",
     "ambiguous_cookie",
     "origin_rejected",
@@ -39,6 +40,7 @@ _LEVELS: Mapping[EventKind, int] = {
     "ambiguous_cookie": logging.WARNING,
     "origin_rejected": logging.WARNING,
     "corrupt": logging.ERROR,
+    "refused": logging.ERROR,
     "store_error": logging.ERROR,
 }
 

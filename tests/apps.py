@@ -19,6 +19,7 @@ SECRET = "a-secret-of-the-tests-0123456789-abcdefghij"
 OLDER_SECRET = "an-older-one-of-the-tests-9876543210-zyxwvu"
 COOKIE = "__Host-session"
 ORIGIN = "https://testserver"
+GENERAL = "The session could not be used. Please contact the operators of this site."
 
 
 class Line(BaseModel):

@@ -63,6 +63,10 @@ class Site:
         async def sign_out(session: own_session) -> None:
             session.renew(subject=None)
 
+        @app.post("/refused/{number}")
+        async def refused(number: int, session: own_session) -> None:
+            session.data.count = "many"
+
         @app.post("/destroy")
         async def destroy(session: own_session) -> None:
             await session.destroy()
@@ -214,6 +218,12 @@ async def corrupt(site: Site) -> str:
     return key
 
 
+async def refused(site: Site) -> str:
+    key = await site.stored_key()
+    await site.client.post("/refused/7")
+    return key
+
+
 async def store_error(site: Site) -> str:
     key = await site.stored_key()
     site.store.hook = failing("load")
@@ -243,8 +253,19 @@ CAUSES: list[tuple[Cause, dict[str, str]]] = [
     (bad_signature, {}),
     (ambiguous_cookie, {}),
     (corrupt, {"reason": "the record was not sealed here"}),
+    (
+        refused,
+        {
+            "error": "SessionInvalid",
+            "reason": "The session's data cannot be written. (count: expected int, got str)",
+            "route": "/refused/{number}",
+        },
+    ),
     (store_error, {"reason": "told to fail"}),
-    (origin_rejected, {"method": "POST"}),
+    (
+        origin_rejected,
+        {"method": "POST", "origin": "https://evil.example", "host": "testserver"},
+    ),
 ]
 
 each_cause = pytest.mark.parametrize(
@@ -306,6 +327,7 @@ def test_the_level_of_a_log_line_follows_its_severity():
         logger.setLevel(before)
     assert {kind for kind, level in levels.items() if level >= logging.ERROR} == {
         "corrupt",
+        "refused",
         "store_error",
         "unreadable",
     }

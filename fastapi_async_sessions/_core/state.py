@@ -7,7 +7,13 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any, Generic, NamedTuple
 
-from ..errors import SessionClosed, SessionConflict, SessionTooLarge, StoreUnavailable
+from ..errors import (
+    SessionClosed,
+    SessionConflict,
+    SessionInvalid,
+    SessionTooLarge,
+    StoreUnavailable,
+)
 from ..events import logger
 from ..lifetime import Lifetime
 from .attempts import Attempts
@@ -61,6 +67,7 @@ class SessionState(Generic[Model]):
     Attributes:
         began_at: When the request began, in microseconds since 1970.
         can_set_cookie: Whether this is an HTTP request.
+        place: The path of the route, for the log.
         stored: The stored record; None until the session is stored.
         token: Opens the session; None if there is none yet, or it was opened by its key (``open``).
         data: The data that the route works on.
@@ -83,6 +90,7 @@ class SessionState(Generic[Model]):
         "data",
         "exempt_from",
         "is_new",
+        "place",
         "request_cookie",
         "stored",
         "token",
@@ -101,6 +109,7 @@ class SessionState(Generic[Model]):
         self._repository = repository
         self.began_at = began_at
         self.can_set_cookie = can_set_cookie
+        self.place: str | None = None
         self.token = token
         self.request_cookie = request_cookie
         self.cookie_action = CookieAction.KEEP
@@ -280,16 +289,30 @@ class SessionState(Generic[Model]):
         async with self._lock:
             if self._ended:
                 await self._delete_ended()
-            ours, now, stored = self.data.dump(), self._repository.settings.now(), self.stored
-            match self._due(ours, now):
-                case _Due.CREATE:
-                    await self._create(self._change(ours, now))
-                case _Due.SAVE if stored:
-                    await self._save(self._change(ours, now), stored)
-                case _Due.EXTEND if stored:
-                    await self._extend(self._change(ours, now), stored)
-                case _:
-                    pass
+            try:
+                await self._commit()
+            except (SessionInvalid, SessionTooLarge) as error:
+                self._report_refusal(error)
+                raise
+
+    async def _commit(self) -> None:
+        ours, now, stored = self.data.dump(), self._repository.settings.now(), self.stored
+        match self._due(ours, now):
+            case _Due.CREATE:
+                await self._create(self._change(ours, now))
+            case _Due.SAVE if stored:
+                await self._save(self._change(ours, now), stored)
+            case _Due.EXTEND if stored:
+                await self._extend(self._change(ours, now), stored)
+            case _:
+                pass
+
+    def _report_refusal(self, error: SessionInvalid | SessionTooLarge) -> None:
+        key = None if self.stored is None else self.stored.key
+        facts = {"error": type(error).__name__, "reason": error.reason}
+        if self.place is not None:
+            facts["route"] = self.place
+        self._repository.events.emit("refused", key, **facts)
 
     async def create(self) -> None:
         """Store a new session, even if its data has not changed."""

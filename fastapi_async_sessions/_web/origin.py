@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from ..errors import ConfigurationError
 
+_MAX_SEEN = 255
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # as browsers write it: in lower case, without a path or the scheme's default port
 _ORIGIN = re.compile(
@@ -48,6 +49,17 @@ class OriginCheck:
             return True
         host = origins[0].partition(b"://")[2] if len(origins) == 1 else b""
         return host != b"" and hosts == [host]
+
+
+def seen_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return what the check looks at, as facts of an event: it comes from the client."""
+    names = (b"origin", b"host", b"sec-fetch-site")
+    found = zip(names, _values(headers, *names), strict=True)
+    return {
+        name.decode().replace("-", "_"): b", ".join(values)[:_MAX_SEEN].decode("latin-1")
+        for name, values in found
+        if values
+    }
 
 
 def _values(headers: Iterable[tuple[bytes, bytes]], *names: bytes) -> list[list[bytes]]:

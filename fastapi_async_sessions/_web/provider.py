@@ -31,7 +31,7 @@ from ..stores.base import Store
 from .closing import close_with_route, websocket_jar
 from .cookies import MAX_COOKIE_AGE, Cookie, CookieConfig, SameSite
 from .jar import SCOPE_KEY, Entry, Jar, shared_cookie, shared_with_starlette
-from .origin import OriginCheck
+from .origin import OriginCheck, seen_headers
 from .requirement import Requirement
 from .verifier import CookieVerifier, Rejected, Verified
 from .wiring import applications, need_session_routes, no_session_here
@@ -130,6 +130,7 @@ class SessionProvider(SessionAdmin[Model]):
             return session
         self._refuse_cross_origin(connection)
         state = await self._load(connection, jar)
+        state.place = getattr(connection.scope.get("route"), "path", None)
         return jar.put(self, Entry(Session(state), state, self.cookie, self.verifier))
 
     def signed_in(
@@ -272,19 +273,15 @@ class SessionProvider(SessionAdmin[Model]):
 
     def _refuse_cross_origin(self, connection: HTTPConnection) -> None:
         if not self._is_origin_allowed(connection):
-            raise HTTPException(
-                403,
-                "Cross-origin request rejected. If this origin is yours, add it to "
-                "SessionProvider(trusted_origins=...).",
-            )
+            raise HTTPException(403, "Cross-origin request rejected.")
 
     def _is_origin_allowed(self, connection: HTTPConnection) -> bool:
         if self._origin is None:
             return True
-        method = _method(connection)
-        is_allowed = self._origin.allows(method, connection.scope["headers"])
+        method, headers = _method(connection), connection.scope["headers"]
+        is_allowed = self._origin.allows(method, headers)
         if not is_allowed:
-            self.repository.events.emit("origin_rejected", method=method)
+            self.repository.events.emit("origin_rejected", method=method, **seen_headers(headers))
         return is_allowed
 
     def _check_routes(self, app: FastAPI) -> None:
