@@ -27,6 +27,7 @@ from fastapi_async_sessions.testing.standins import session_cookies as stored_co
 
 from .apps import Data, Line, browser, make_app, make_provider
 from .doubles import SpyStore, failing
+from .races import Client
 
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -314,6 +315,29 @@ async def test_a_conflict_in_an_opened_session_is_raised(store, clock):
     with pytest.raises(SessionConflict) as raised:
         await change_twice()
     assert raised.value.fields == ("count",)
+
+
+@pytest.mark.parametrize("on_conflict", ["overwrite", "raise"])
+@pytest.mark.parametrize("subject", ["42", None])
+async def test_an_opened_session_keeps_its_changes_when_its_visitor_renews(
+    store, clock, on_conflict, subject
+):
+    """It was opened by its key, not by a token, so another token is no end of it."""
+    get_session = make_provider(SpyStore(store), clock=clock, on_conflict=on_conflict)
+    visitor = Client(get_session)
+    key = await visitor.sign_in("42")
+
+    async def renew(session):
+        session.renew(subject=subject)
+
+    async with get_session.open(key) as session:
+        await visitor.request(renew)
+        session.data.count = 1
+        await session.commit()
+        await visitor.request(renew)
+        assert await session.reload()
+    assert await visitor.is_live()
+    assert (await visitor.data()).count == 1
 
 
 async def test_an_opened_session_cannot_renew(get_session):

@@ -9,7 +9,14 @@ import pytest
 from fastapi import Depends, FastAPI, WebSocket
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from fastapi_async_sessions import CookieConfig, Session, SessionEvent, SignInRequired
+from fastapi_async_sessions import (
+    CookieConfig,
+    Session,
+    SessionConflict,
+    SessionEvent,
+    SignInRequired,
+    StoreUnavailable,
+)
 from fastapi_async_sessions.testing import FrozenClock
 
 from .apps import (
@@ -24,8 +31,8 @@ from .apps import (
     make_provider,
     set_cookie_kind,
 )
-from .doubles import SpyStore
-from .races import opened_store
+from .doubles import SpyStore, StoreCall, pass_on
+from .races import Client, opened_store
 
 MINUTE = timedelta(minutes=1)
 CROSS_SITE = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors", "sec-fetch-dest": "empty"}
@@ -237,6 +244,33 @@ async def test_a_conflict_is_raised_where_conflicts_are(store: Any, clock: Froze
     assert (await browser(app, outdated).get("/")).status_code == 200
 
 
+@pytest.mark.parametrize("on_conflict", ["overwrite", "raise"])
+async def test_a_change_that_a_renewal_overtakes_is_a_conflict_where_conflicts_are_raised(
+    store: Any, clock: FrozenClock, on_conflict: str
+) -> None:
+    """A request whose token is replaced while it runs has stored nothing, and says so if asked."""
+    get_session = make_provider(store, clock=clock, on_conflict=on_conflict, **PATIENT)
+    client = Client(get_session)
+    await client.sign_in("ada")
+
+    async def renew(session: Session[Data]) -> None:
+        session.renew()
+
+    async def is_overtaken(session: Session[Data]) -> None:
+        await client.request(renew)
+        session.data.count += 1
+
+    async def only_renews(session: Session[Data]) -> None:
+        await client.request(renew)
+        session.renew()
+
+    answer = await client.copy().request(is_overtaken)
+    assert isinstance(answer.error, SessionConflict if on_conflict == "raise" else type(None))
+    assert answer.cookie is None
+    assert (await client.copy().request(only_renews)).is_ok  # nothing of it is lost
+    assert (await client.data()).count == 0
+
+
 async def test_five_minutes_after_a_renewal_its_old_token_is_an_ordinary_new_session(
     store: Any, clock: FrozenClock
 ) -> None:
@@ -302,6 +336,28 @@ async def test_a_late_request_of_a_session_that_was_signed_out_replaces_no_cooki
     assert (await client.get("/")).json()["subject"] == "ada"
     clock.advance(6 * MINUTE)
     assert (await sent_late(app, ended)).json()["detached"] is False
+
+
+async def test_a_session_is_known_to_have_ended_although_a_reply_was_lost(
+    store: Any, clock: FrozenClock
+) -> None:
+    """The delete was done, and its reply lost: the next try finds nothing, and tells of it."""
+    app = make_site(store, clock, [])
+    client = browser(app)
+    ended = cookie_value(await client.post("/sign-in/ada"))
+
+    async def lose(call: StoreCall) -> Any:
+        if call.verb != "delete":
+            return await call.pass_on()
+        store.hook = pass_on
+        await call.pass_on()
+        raise StoreUnavailable("the reply was lost")
+
+    store.hook = lose
+    assert (await client.post("/sign-out")).status_code == 503
+    late = await sent_late(app, ended)
+    assert late.json()["detached"] is True
+    assert set_cookie_kind(late) is None
 
 
 async def test_a_late_request_of_the_user_before_replaces_no_cookie(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import pytest
 from fastapi import Depends, HTTPException
 
-from fastapi_async_sessions import Session
+from fastapi_async_sessions import ConfigurationError, Session, StoreUnavailable
 from fastapi_async_sessions.testing import FrozenClock
 
 from .apps import (
@@ -21,6 +21,7 @@ from .apps import (
     set_cookie_kind,
 )
 from .doubles import failing, pass_on
+from .races import Client
 
 MICROSECOND = timedelta(microseconds=1)
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)
@@ -530,3 +531,50 @@ async def test_a_lifetime_that_is_no_lifetime_is_rejected_at_once(get_session):
         return session.subject
 
     assert (await browser(app).post("/")).json() is None
+
+
+async def test_a_user_who_is_replaced_by_nobody_is_signed_out(get_session, store):
+    """The route signs another user in and out again: the session of the one before ends."""
+    client = Client(get_session)
+    await client.sign_in("42")
+
+    async def route(session):
+        session.renew(subject="7")
+        session.renew(subject=None)
+
+    before = client.copy()
+    assert (await client.request(route)).is_ok
+    assert await get_session.sessions("42") == []
+    assert not await before.is_live()
+    assert len(await session_records(get_session, store)) == 1
+
+
+async def test_a_failed_change_of_users_leaves_the_cookie_of_the_user_before(get_session, store):
+    """Also if the store fails for a moment only, so that the new session can be deleted again."""
+    client = Client(get_session)
+    await client.sign_in("42")
+    deletes = 0
+
+    async def fail_once(call):
+        nonlocal deletes
+        deletes += call.verb == "delete"
+        if call.verb == "delete" and deletes == 1:
+            raise StoreUnavailable("down for a moment")
+        return await call.pass_on()
+
+    async def route(session):
+        session.renew(subject="7")
+
+    store.hook = fail_once
+    answer = await client.request(route)
+    assert isinstance(answer.error, StoreUnavailable)
+    assert (answer.cookie, deletes) == (None, 2)
+    assert await client.is_live()
+    assert await get_session.sessions("7") == []
+
+
+@pytest.mark.parametrize("within", [timedelta(0), timedelta(seconds=-1)])
+def test_a_sign_in_cannot_be_required_within_no_time(get_session, within):
+    """It would refuse everybody."""
+    with pytest.raises(ConfigurationError, match="positive"):
+        get_session.signed_in(within=within)

@@ -357,6 +357,106 @@ async def test_a_renewal_whose_reply_was_lost_is_merged_by_the_next_commit(shop:
     assert (data.count, data.lines) == (3, ["theirs", "theirs", "ours"])
 
 
+def losing_one_save(shop: Shop, *, is_done: bool = True) -> SpyStore:
+    """The shop's store; of its next save the reply is lost."""
+
+    async def lose(call: StoreCall) -> Any:
+        if call.verb != "save":
+            return await call.pass_on()
+        spy.hook = pass_on
+        if is_done:
+            await call.pass_on()
+        raise StoreUnavailable("the reply was lost")
+
+    spy = SpyStore(shop.store, lose)
+    return spy
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+async def test_a_change_that_is_undone_after_its_reply_was_lost_is_not_stored(
+    shop: Shop, is_done: bool
+) -> None:
+    """The route ends with the data that it began with, so that is what the session has."""
+
+    async def route(session: Any) -> None:
+        count(session)
+        with pytest.raises(StoreUnavailable):
+            await session.commit()
+        await shop.another()
+        session.data.count -= 1
+        session.data.lines.remove("ours")
+
+    provider = provider_without_timeouts(
+        losing_one_save(shop, is_done=is_done), shop.clock, Counted, on_conflict="raise"
+    )
+    assert (await Client(provider, shop.client.cookie).request(route)).is_ok
+    assert await shop.stored() == (1, ["theirs"])
+
+
+async def test_a_change_that_was_dropped_with_its_session_is_dropped_once(shop: Shop) -> None:
+    """Each commit that had something to store tells of it, and one that had not calls no store."""
+    spy, events = SpyStore(shop.store), []
+    provider = provider_without_timeouts(spy, shop.clock, Counted, on_event=events.append)
+
+    async def route(session: Any) -> None:
+        await shop.provider.revoke(shop.key)
+        for _ in range(2):
+            count(session)
+            await session.commit()
+        spy.calls.clear()
+        await session.commit()
+
+    assert (await Client(provider, shop.client.cookie).request(route)).is_ok
+    assert spy.calls == []
+    assert [event.kind for event in events] == ["ended_elsewhere"] * 2
+
+
+async def test_a_write_that_is_not_there_after_a_reload_never_arrives(shop: Shop) -> None:
+    """What the route has seen at its end is what the next request sees."""
+    delayed: list[StoreCall] = []
+
+    async def hold_back(call: StoreCall) -> Any:
+        if call.verb != "save":
+            return await call.pass_on()
+        spy.hook = pass_on
+        delayed.append(call)
+        raise StoreUnavailable("no reply in time")
+
+    async def route(session: Any) -> None:
+        count(session)
+        with pytest.raises(StoreUnavailable):
+            await session.commit()
+        assert await session.reload()
+        assert session.data.count == 0
+
+    spy = SpyStore(shop.store, hold_back)
+    provider = provider_without_timeouts(spy, shop.clock, Counted, on_conflict="raise")
+    assert (await Client(provider, shop.client.cookie).request(route)).is_ok
+    assert await delayed[0].pass_on() is False
+    assert await shop.stored() == (0, [])
+
+
+async def test_a_session_is_reloaded_after_the_reply_of_its_own_renewal_was_lost(
+    shop: Shop,
+) -> None:
+    """It has not ended: the request itself has given it another secret."""
+
+    async def route(session: Any) -> None:
+        session.renew()
+        count(session)
+        with pytest.raises(StoreUnavailable):
+            await session.commit()
+        assert await session.reload()
+        assert session.data.lines == ["ours"]
+
+    provider = provider_without_timeouts(
+        losing_one_save(shop), shop.clock, Counted, on_conflict="raise"
+    )
+    browser_of_it = Client(provider, shop.client.cookie)
+    assert (await browser_of_it.request(route)).is_ok
+    assert await browser_of_it.is_live()
+
+
 async def test_a_save_without_an_answer_in_time_is_unknown_after_a_conflict_too(
     shop: Shop,
 ) -> None:

@@ -76,7 +76,14 @@ class Attempts:
     @property
     def secret_hashes(self) -> list[bytes]:
         """The hashes of the secrets that may open the session now."""
-        return [each.secret_hash for each in (*self._sent, self.done) if each is not None]
+        return [each.secret_hash for each in self._all()]
+
+    def may_have_stored_other(self, ours: bytes) -> bool:
+        """Return whether a write of other data may have been done, or may still arrive."""
+        return any(each.ours != ours for each in self._all())
+
+    def _all(self) -> list[Attempt]:
+        return [each for each in (*self._sent, self.done) if each is not None]
 
     def is_recent(self, now: int, limit: timedelta) -> bool:
         """Return whether the version was loaded within this time."""

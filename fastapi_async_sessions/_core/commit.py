@@ -166,8 +166,10 @@ class Commit(Generic[Model]):
         """
         repository, attempts = self._repository, self._attempts
         hashes = stored.header.secret_hash, *attempts.secret_hashes
-        theirs = await repository.load(stored.key, *hashes)
+        # by its key it is opened whatever its token is, so that a renewal does not end it
+        theirs = await repository.load(stored.key, *(hashes if self._change.token else ()))
         if isinstance(theirs, Absent):
+            self._report_renewal(theirs)
             return None
         if not attempts.settle(theirs.stored.record.version, repository.writes):
             reason = "too many writes followed one to tell whether that was done"
@@ -268,6 +270,15 @@ class Commit(Generic[Model]):
         self._repository.events.emit("conflict", key, fields=", ".join(fields))
         if self._repository.settings.on_conflict == "raise":
             raise SessionConflict("Another request changed the same fields.", fields)
+
+    def _report_renewal(self, theirs: Absent) -> None:
+        """Refuse to drop a change because another request has renewed the session, if asked to."""
+        change, repository = self._change, self._repository
+        if repository.settings.on_conflict != "raise" or theirs.reason != "outdated":
+            return
+        is_sign_in = change.renewal is not None and change.renewal.is_sign_in
+        if not is_sign_in and repository.codec.differs(change.base, change.ours):
+            raise SessionConflict("Another request has renewed the session.")
 
     def _rebased(self, ours: bytes, base: bytes, raw: bytes) -> bytes:
         """Add stored fields that this release does not know to our data."""

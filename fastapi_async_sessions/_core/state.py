@@ -249,7 +249,8 @@ class SessionState(Generic[Model]):
             if stored is None:
                 self._take(None)
                 return False
-            loaded = await self._repository.load(stored.key, stored.header.secret_hash)
+            hashes = stored.header.secret_hash, *self._attempts.secret_hashes
+            loaded = await self._repository.load(stored.key, *(hashes if self.token else ()))
             if isinstance(loaded, Absent) or data is not self.data:
                 return False
             self._take(loaded)
@@ -336,8 +337,12 @@ class SessionState(Generic[Model]):
             if self.is_detached and self.subject is None:
                 self._refuse_conflict(is_changed)
                 return _Due.NOTHING
-            return _Due.CREATE if is_changed or self.subject is not None else _Due.NOTHING
-        if is_changed or self._renewal is not None:
+            # where a user was replaced by nobody, their session ends as well
+            is_due = is_changed or self.subject is not None or self._replaced is not None
+            return _Due.CREATE if is_due else _Due.NOTHING
+        # also if the route has undone a change whose reply was lost, for it may have been stored
+        is_undone = self._attempts.may_have_stored_other(ours)
+        if is_changed or is_undone or self._renewal is not None:
             return _Due.SAVE
         # a session that was opened by its key is not being used by its visitor
         is_used, lifetime = self.token is not None, self._repository.settings.lifetime
@@ -439,6 +444,7 @@ class SessionState(Generic[Model]):
         self._repository.events.emit("ended_elsewhere", stored.key)
         self.cookie_action = CookieAction.KEEP
         self.data.base = change.ours
+        self._attempts = Attempts(self._version, change.decided_at)
 
     def _withhold_resigned_cookie(self) -> None:
         if self.cookie_action is CookieAction.RESIGN:
@@ -447,16 +453,17 @@ class SessionState(Generic[Model]):
     async def _delete_ended(self) -> None:
         while self._ended:
             await self._complete(self._end(self._ended[0]))
-            self.cookie_action = CookieAction.REMOVE
+            if self._replaced is None:  # or else the cookie opens a session that has not ended
+                self.cookie_action = CookieAction.REMOVE
             self._ended.pop(0)
 
     async def _end(self, key: str) -> None:
         """Delete a session, and remember for a few minutes that it was there."""
         store = self._repository.store
-        if not await store.delete(key):
-            return
-        self._repository.events.emit("destroyed", key)
-        # without it a request with the old token may replace the browser's newer cookie: no more
+        if await store.delete(key):
+            self._repository.events.emit("destroyed", key)
+        # Also if it was gone: the reply of an earlier try may have been lost. Without the record a
+        # request with the old token may replace the browser's newer cookie, and no more.
         with contextlib.suppress(StoreUnavailable):
             await store.create(key, self._repository.ended_record(key))
 

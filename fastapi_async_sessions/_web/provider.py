@@ -139,6 +139,7 @@ class SessionProvider(SessionAdmin[Model]):
         """Return a dependency that responds with 401 unless a user has signed in, at most
         ``within`` ago (ASVS 7.5.3: authenticate again before sensitive actions)."""
         require(isinstance(within, timedelta | None), "signed_in(within=...) takes a timedelta")
+        require(within is None or within > timedelta(0), "signed_in(within=...) must be positive")
 
         def refusal(session: Session[Model]) -> SignInReason | None:
             if session.subject is None or session.authenticated_at is None:
