@@ -8,7 +8,15 @@ import pytest
 from fastapi import Depends
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from fastapi_async_sessions import (
     Lifetime,
@@ -455,6 +463,26 @@ async def test_two_concurrent_releases_keep_each_other_s_fields(releases):
         "email": "ada@example.com",
         "tags": [],
     }
+
+
+class Sorted(BaseModel):
+    tags: Annotated[list[str], AfterValidator(sorted)] = []
+
+
+async def test_a_validator_that_normalizes_keeps_the_other_release_s_fields(releases):
+    """What the route wrote is read otherwise, and so it would be without those fields."""
+    cookies = await releases.stored(Newer(email="ada@example.com", tags=["b", "a"]))
+    get_session = releases.provider(Sorted)
+    app = make_app()
+
+    @app.post("/")
+    async def route(session: Annotated[Session[Sorted], Depends(get_session)]) -> None:
+        session.data.tags.insert(0, "c")
+
+    assert (await browser_with(app, cookies).post("/")).status_code == 200
+    newer = await read(releases.site(Newer), cookies)
+    assert newer["data"]["email"] == "ada@example.com"
+    assert sorted(newer["data"]["tags"]) == ["a", "b", "c"]
 
 
 async def test_extensions_and_sign_ins_keep_the_other_release_s_fields(releases):
