@@ -4,8 +4,10 @@
 
 Several workers in processes of their own share a real Redis or PostgreSQL. Each client is a user
 with a list of every change and every sign-out that was acknowledged. Meanwhile workers and the
-server are killed (SIGKILL) and started again. The exit code is 1 if a change was lost or done
-twice, if a session was alive after its end, or if a user saw the session of another.
+server are killed (SIGKILL) and started again. Clients renew, sign in again, sign in as another user
+of the same browser, and send late writes with a token that they have replaced. The exit code is 1
+if a change was lost or done twice, if a session was alive after its end, if a user saw the session
+of another, or if a user was signed out without having asked for it.
 """
 
 import argparse
@@ -69,9 +71,14 @@ def make_app(url: str) -> FastAPI:
 
     @app.post("/login/{user}")
     async def login(user: str, session: some_session) -> str:
+        session.renew(subject=user)  # first: the data begins anew where another user was signed in
         session.data.owner = user
-        session.renew(subject=user)
         return user
+
+    @app.post("/late")
+    async def write_late(session: some_session) -> bool:
+        session.data.items.append("late")
+        return session.is_detached
 
     @app.post("/set/{name}/{value}")
     async def change(name: str, value: int, session: live_session) -> str:
@@ -195,16 +202,21 @@ class Tally:
 
 
 class Visitor:
-    """A user with one session in two tabs, and a list of what was acknowledged."""
+    """A browser with one session in two tabs, and a list of what was acknowledged.
+
+    Two users share it; ``name`` is the one who is signed in.
+    """
 
     def __init__(self, name: str, bases: list[str], http: httpx.AsyncClient, tally: Tally) -> None:
         self.name = name
         self.tally = tally
+        self._names = (name, f"{name}-b")
         self._bases = bases
         self._http = http
         self._cookie = ""
         self._dead: list[str] = []
-        self._uncertain: list[str] = []
+        self._uncertain: dict[str, list[str]] = {name: [] for name in self._names}
+        self._outdated: list[str] = []  # tokens that the live session has replaced
         self._begin()
 
     def _begin(self) -> None:
@@ -212,6 +224,7 @@ class Visitor:
         self._fields: dict[str, int] = {}
         self._items: set[str] = set()
         self._sent: set[str] = set()
+        self._outdated = []
 
     async def live(self, until: float) -> None:
         """Sign in, write, read and sign out again and again until the time is over."""
@@ -225,8 +238,8 @@ class Visitor:
                 await self._logout()
 
     def _visits(self) -> list[Any]:
-        often = [self._check, self._check, self._look_at_the_dead, self._renew]
-        return [*often, *often, self._logout, self._revoke_all]
+        often = [self._check, self._look_at_the_dead, self._renew, self._write_late]
+        return [*often, *often, self._step_up, self._switch_users, self._logout, self._revoke_all]
 
     async def settle(self) -> None:
         """Check once more, when everything is up again."""
@@ -272,7 +285,7 @@ class Visitor:
             return
         if response.status_code == 401:
             if cookie == self._cookie:
-                self.tally.wrong("lost changes", f"the session of {self.name} is gone")
+                self.tally.wrong("signed out", self.name)
                 self._forget()
             return
         self._is_mine(response.json())
@@ -286,7 +299,7 @@ class Visitor:
             return
         seen = response.json()
         if seen["is_new"]:
-            self.tally.wrong("lost changes", f"the session of {self.name} is gone")
+            self.tally.wrong("signed out", self.name)
             self._forget()
             return
         self._is_mine(seen["owner"])
@@ -301,15 +314,47 @@ class Visitor:
             self.tally.wrong("done twice", f"{self.name}: {seen['items']}")
 
     async def _renew(self) -> None:
+        await self._replace_token("/renew")
+
+    async def _step_up(self) -> None:
+        """Sign in again as the same user, whose data stays."""
+        await self._replace_token(f"/login/{self.name}")
+
+    async def _replace_token(self, path: str) -> None:
         old = self._cookie
-        response = await self._call("POST", "/renew", old)
+        response = await self._call("POST", path, old)
         if response is None or response.status_code != 200:
             self._forget()
             return
         self._is_mine(response.json())
         self._cookie = _cookie(response)
         self._dead.append(old)
+        self._outdated.append(old)
         await self._look_at(old)
+
+    async def _write_late(self) -> None:
+        """Write with a replaced token: the response may not replace the browser's cookie."""
+        if not self._outdated:
+            return
+        response = await self._call("POST", "/late", random.choice(self._outdated))
+        if response is not None and ("set-cookie" in response.headers or not response.json()):
+            self.tally.wrong("signed out", f"{self.name}, by a late write")
+        await self._check()
+
+    async def _switch_users(self) -> None:
+        """Sign in as the other user of the browser, with the session of the first."""
+        old, self._cookie = self._cookie, ""
+        before, after = self.name, self._names[self.name == self._names[0]]
+        response = await self._call("POST", f"/login/{after}", old)
+        if response is None or response.status_code != 200:
+            self._uncertain[before].append(old)
+            return
+        self.name = after
+        self._begin()
+        self._cookie = _cookie(response)
+        self._dead.append(old)
+        await self._look_at(old)
+        await self._check()
 
     async def _logout(self) -> None:
         """Sign out while the other tab writes."""
@@ -320,7 +365,7 @@ class Visitor:
             self._call("POST", "/logout", old), self._call("POST", "/set/late/1", old)
         )
         if answers[0] is None:
-            self._uncertain.append(old)
+            self._uncertain[self.name].append(old)
         else:
             self._dead.append(old)
             await self._look_at(old)
@@ -328,11 +373,12 @@ class Visitor:
     async def _revoke_all(self) -> None:
         """Revoke all sessions, also those of sign-ins whose outcome is unknown."""
         old, self._cookie = self._cookie, ""
-        self._uncertain.append(old)
+        uncertain = self._uncertain[self.name]
+        uncertain.append(old)
         response = await self._call("POST", f"/revoke_all/{self.name}")
         if response is not None:
-            self._dead += self._uncertain
-            self._uncertain.clear()
+            self._dead += uncertain
+            uncertain.clear()
             await self._look_at(old)
 
     async def _look_at_the_dead(self) -> None:
@@ -350,7 +396,7 @@ class Visitor:
 
     def _forget(self) -> None:
         if self._cookie:
-            self._uncertain.append(self._cookie)
+            self._uncertain[self.name].append(self._cookie)
         self._cookie = ""
 
 
@@ -402,7 +448,7 @@ async def soak(server: Any, workers: list[Worker], seconds: float, clients: int)
     return tally
 
 
-WRONG = ("lost changes", "done twice", "revived sessions", "wrong-user reads")
+WRONG = ("lost changes", "done twice", "revived sessions", "wrong-user reads", "signed out")
 
 
 def report(tally: Tally) -> bool:
