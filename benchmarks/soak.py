@@ -14,9 +14,7 @@ import argparse
 import asyncio
 import contextlib
 import itertools
-import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -34,7 +32,7 @@ from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 
 from fastapi_async_sessions import CookieConfig, Session, SessionProvider, SessionRoute, Store
-from tests.servers.postgres import run_postgres
+from tests.servers.postgres import PostgresServer, run_postgres
 from tests.servers.redis import RedisServer, free_port
 
 SECRET = "a-secret-of-the-soak-test-0123456789-abcdefg"
@@ -130,43 +128,26 @@ class Worker:
 
 
 class Postgres:
-    """A PostgreSQL that is killed by its process id, and started again on its data."""
+    """A PostgreSQL that is killed, and started again on its data."""
 
-    def __init__(self, server: Any) -> None:
-        self.url: str = server.url
+    def __init__(self, server: PostgresServer) -> None:
+        self.url = server.url
         self._server = server
-        self._data = Path(server.execute("SHOW data_directory"))
-        self._command = (self._data / "postmaster.opts").read_text()
-        self._log = self._data.parent / "log"
-        self._user = self._data.owner()
-        self._process: subprocess.Popen[bytes] | None = None
 
     def kill(self) -> None:
-        pid = int((self._data / "postmaster.pid").read_text().split()[0])
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)  # it is our child, and as a zombie it would look alive
+        self._server.kill()
 
     def start(self) -> None:
-        arguments = [word.strip('"') for word in self._command.split()]
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            # it cannot start before the processes of the old server have ended
-            with self._log.open("ab") as log:
-                process = subprocess.Popen(
-                    arguments, stdout=log, stderr=log, user=self._user, cwd=self._data
-                )
-            while process.poll() is None:
-                with contextlib.suppress(RuntimeError):
-                    self._server.execute("SELECT 1")
-                    self._process = process
-                    return
-                time.sleep(0.1)
-        raise TimeoutError("PostgreSQL did not come back")
-
-    def stop(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-            self._process.wait(timeout=20)
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                self._server.start()
+            except RuntimeError:
+                # it cannot start before the processes of the old server have ended
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
 
 
 @contextlib.contextmanager
@@ -181,14 +162,7 @@ def running(store: str, directory: Path) -> Iterator[Any]:
             redis.stop()
         return
     with run_postgres(fsync=True) as server:
-        postgres = Postgres(server)
-        try:
-            yield postgres
-        finally:
-            postgres.stop()
-
-
-# the users and what they remember
+        yield Postgres(server)
 
 
 @dataclass
@@ -418,7 +392,7 @@ async def inject_faults(server: Any, workers: list[Worker], tally: Tally, until:
 
 
 async def until_ready(workers: list[Worker], http: httpx.AsyncClient) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     for worker in workers:
         while time.monotonic() < deadline:
             with contextlib.suppress(httpx.TransportError):
