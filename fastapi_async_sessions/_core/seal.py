@@ -32,7 +32,7 @@ class Seal:
         ConfigurationError: ``cryptography``, which ``encrypt`` needs, is not installed.
     """
 
-    def __init__(self, keyring: Keyring, provider: str, *, encrypt: bool = False) -> None:
+    def __init__(self, keyring: Keyring, provider: str, *, encrypt: bool) -> None:
         self._keyring = keyring
         self._provider = provider
         self._seal_keys = keyring.derive(b"fastapi_async_sessions/seal", provider)

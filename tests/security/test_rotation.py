@@ -105,17 +105,21 @@ async def test_three_rollouts_sign_nobody_out(
                 assert len(await provider.sessions("ada")) == len(visitors)
 
 
+@pytest.mark.parametrize("encrypt", [False, True])
 @pytest.mark.parametrize("secrets", ROLLOUTS[1:], ids=["first", "second", "third"])
 async def test_a_sign_in_on_one_worker_loses_against_a_revocation_on_the_other(
-    clock: FrozenClock, secrets: Secrets
+    clock: FrozenClock, secrets: Secrets, encrypt: bool
 ) -> None:
-    """Whichever of the two has the new secrets already."""
+    """Whichever of the two has the new secrets already; also where a worker knows but one of the
+    secrets, for the revocation of each owner is sealed under the secret of that owner."""
     before = ROLLOUTS[ROLLOUTS.index(secrets) - 1]
-    for of_sign_in, of_revocation in ((before, secrets), (secrets, before)):
+    pairs = [(before, secrets), (secrets, before), ([OLD], [NEW, OLD]), ([NEW], [OLD, NEW])]
+    options: Any = {"clock": clock, "encrypt": encrypt}
+    for of_sign_in, of_revocation in pairs:
         shared = MemoryStore(clock=clock)
         store = SpyStore(shared)
-        site = make_sign_in_site(make_provider(store, secret_key=of_sign_in, clock=clock))
-        other = make_provider(SpyStore(shared), secret_key=of_revocation, clock=clock)
+        site = make_sign_in_site(make_provider(store, secret_key=of_sign_in, **options))
+        other = make_provider(SpyStore(shared), secret_key=of_revocation, **options)
 
         async def revoke_before_create(call: Any, other: Any = other) -> Any:
             if call.verb == "create":
