@@ -231,7 +231,7 @@ async def test_a_destroy_without_await_is_completed_when_the_request_is_cancelle
     clients = [Client(each) for each in providers]
     keys = [await client.sign_in() for client in clients]
     cookies = "; ".join(
-        f"{client.provider.model.name}={client.cookie}" for client in clients
+        f"{client.provider.cookie.name}={client.cookie}" for client in clients
     ).encode()
     jar = Jar()
     scope = {"type": "http", "method": "GET", "headers": [(b"cookie", cookies)], SCOPE_KEY: jar}

@@ -14,8 +14,9 @@ from tests.apps import SECRET, Data
 
 store = SQLStore.from_url("sqlite+aiosqlite:///sessions.db", create_table=True)
 options = {"store": store, "secret_key": SECRET}
-providers = [SessionProvider(Data, name=name, **options) for name in ("web", "staff")]
-routers = [APIRouter(prefix=f"/{each.scheme_name}", route_class=SessionRoute) for each in providers]
+names = ("web", "staff")
+providers = [SessionProvider(Data, name=name, **options) for name in names]
+routers = [APIRouter(prefix=f"/{name}", route_class=SessionRoute) for name in names]
 app, inner = FastAPI(), FastAPI()
 for router, provider in zip(routers, providers):
     @router.get("/", dependencies=[Depends(provider.required)])
