@@ -65,6 +65,7 @@ ORDER = [
     "_web.origin",
     "_web.headers",
     "_web.jar",
+    "_web.bridge",
     "_web.closing",
     "_web.wiring",
     "_web.requirement",

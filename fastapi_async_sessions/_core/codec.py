@@ -45,8 +45,9 @@ class Codec(Generic[Model]):
         ConfigurationError: the model is not suitable for a session; names the reason and fields.
     """
 
-    def __init__(self, model: type[Model]) -> None:
+    def __init__(self, model: type[Model], *, loose: str | None = None) -> None:
         self._model = SessionModel(model)
+        self._loose = loose  # the field in which a tuple may become a list
         self._adapter = self._model.adapter
         self._verbatim: set[int] = set()
         self.is_plain = self._model.is_plain
@@ -183,7 +184,7 @@ class Codec(Generic[Model]):
             SessionInvalid: it would not; names the field, the type found and the one expected.
         """
         again = self.read_back(dump, unread)
-        if problems := list(lost_values(data, again)):
+        if problems := list(lost_values(data, again, loose=self._loose)):
             raise self._invalid("The session's data would not come back as it is.", problems)
 
     def differs(self, one: bytes, other: bytes) -> bool:

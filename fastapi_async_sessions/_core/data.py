@@ -6,7 +6,7 @@ from typing import Generic, NamedTuple
 from ..errors import SessionInvalid
 from ..events import logger
 from .codec import Codec, read_json, replace_in_place, update_in_place, write_json
-from .merge import merge
+from .merge import JSON, merge
 from .models import Model
 from .unread import NOTHING, Unread, fallbacks, still_unread
 
@@ -107,6 +107,11 @@ class SessionData(Generic[Model]):
         self._codec.check(self._model, dump, self.unread)
         return True
 
+    def adds_key(self, field: str, dump: bytes) -> bool:
+        """Return whether this dump has a key in a dict of the data that the base has not."""
+        before, after = (_keys(read_json(each), field) for each in (self.base, dump))
+        return not after <= before
+
     def accept(self, base: bytes) -> None:
         """Record that the data has been stored; ``base`` is its dump."""
         self.base = self._dumped = base
@@ -156,3 +161,8 @@ class SessionData(Generic[Model]):
             return self._codec.differs(self._dumped, self._dump())
         except SessionInvalid:
             return True
+
+
+def _keys(data: JSON, field: str) -> set[str]:
+    value = data.get(field) if isinstance(data, dict) else None
+    return set(value) if isinstance(value, dict) else set()

@@ -45,23 +45,27 @@ class Problem(NamedTuple):
         return f"{self.path}: expected {self.expected}, got {self.found}"
 
 
-def lost_values(live: Any, again: Any, path: str = "") -> Iterator[Problem]:
-    """Compare data with what is read of its dump."""
-    if _is_lost(live, again):
+def lost_values(
+    live: Any, again: Any, path: str = "", *, loose: str | None = None
+) -> Iterator[Problem]:
+    """Compare data with what is read of its dump; in the field ``loose`` a tuple may become a
+    list."""
+    is_loose = loose is not None and path.partition(".")[0] == loose
+    if _is_lost(live, again) and not (is_loose and _is_tuple_as_list(live, again)):
         yield Problem(path or "data", type(again).__name__, type(live).__name__)
     elif _is_dict(live) and _is_dict(again):
-        yield from _lost_entries(live, again, path)
+        yield from _lost_entries(live, again, path, loose)
     elif isinstance(live, _ARRAYS) and isinstance(again, _ARRAYS):
         one, other = cast(Collection[Any], live), cast(Collection[Any], again)
         if len(one) == len(other):
             # by their types: a set has no order, and a validator may sort
             pairs = zip(sorted(one, key=_type_name), sorted(other, key=_type_name), strict=True)
             for item, read in pairs:
-                yield from lost_values(item, read, _joined(path, "*"))
+                yield from lost_values(item, read, _joined(path, "*"), loose=loose)
     else:
         before, after = _fields(live), _fields(again)
         for name in before.keys() & after.keys():
-            yield from lost_values(before[name], after[name], _joined(path, name))
+            yield from lost_values(before[name], after[name], _joined(path, name), loose=loose)
 
 
 def wrong_types(data: BaseModel, path: str = "") -> Iterator[Problem]:
@@ -106,13 +110,19 @@ def _is_lost(live: Any, again: Any) -> bool:
     return isinstance(again, _JSON) and not isinstance(live, _JSON)
 
 
-def _lost_entries(live: dict[Any, Any], again: dict[Any, Any], path: str) -> Iterator[Problem]:
+def _lost_entries(
+    live: dict[Any, Any], again: dict[Any, Any], path: str, loose: str | None
+) -> Iterator[Problem]:
     renamed = any(isinstance(key, str) and key not in live for key in again)
     for key, value in live.items():
         if key in again:
-            yield from lost_values(value, again[key], _joined(path, str(key)))
+            yield from lost_values(value, again[key], _joined(path, str(key)), loose=loose)
         elif renamed and not isinstance(key, str):
             yield Problem(_joined(path, "*"), "keys of type str", type(key).__name__)
+
+
+def _is_tuple_as_list(live: object, again: object) -> bool:
+    return isinstance(live, tuple) and isinstance(again, list)
 
 
 def _is_dict(value: Any) -> TypeGuard[dict[Any, Any]]:

@@ -97,7 +97,7 @@ class Repository(Generic[Model]):
         self.settings = settings
         self.events = Events(settings.name, settings.on_event)
         self.store: Store = BoundedStore(settings.store, settings.store_timeout, self.events)
-        self.codec = Codec(settings.model)
+        self.codec = Codec(settings.model, loose=settings.request_session)
         self.seal = Seal(settings.keyring, settings.name, encrypt=settings.encrypt)
         self.writes = RecentWrites()
         self._reported: set[str] = set()  # unreadable fields that an event has named

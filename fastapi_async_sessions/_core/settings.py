@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from inspect import iscoroutinefunction
-from typing import Generic, Literal, get_args
+from typing import Any, Generic, Literal, get_args
 
 from ..errors import ConfigurationError
 from ..events import SessionEvent
@@ -50,6 +50,7 @@ class Settings(Generic[Model]):
     persistent: bool
     encrypt: bool
     max_sessions_per_subject: int | None
+    request_session: str | None
     on_invalid: OnInvalid | Migration[Model]
     on_conflict: OnConflict
     max_bytes: int
@@ -75,9 +76,21 @@ class Settings(Generic[Model]):
             min(self.store_timeout, self.commit_timeout) > timedelta(0),
             "store_timeout=... and commit_timeout=... must be positive",
         )
+        self._check_request_session()
         self._check_limit()
         self._check_choices()
         self._check_functions()
+
+    def _check_request_session(self) -> None:
+        name = self.request_session
+        if name is None:
+            return
+        field = self.model.model_fields.get(name) if isinstance(name, str) else None
+        require(
+            field is not None and field.annotation == dict[str, Any],
+            "request_session=... names a field of the model for request.session: write "
+            f"{name if isinstance(name, str) else 'extra'}: dict[str, Any] = {{}}",
+        )
 
     def _check_limit(self) -> None:
         limit = self.max_sessions_per_subject

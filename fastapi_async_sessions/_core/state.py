@@ -298,7 +298,10 @@ class SessionState(Generic[Model]):
 
     async def _commit(self) -> None:
         ours, now, stored = self.data.dump(), self._repository.settings.now(), self.stored
-        match self._due(ours, now):
+        due = self._due(ours, now)
+        if due is _Due.SAVE and self._is_package_sign_in(ours):
+            self.renew()
+        match due:
             case _Due.CREATE:
                 await self._create(self._change(ours, now))
             case _Due.SAVE if stored:
@@ -314,6 +317,11 @@ class SessionState(Generic[Model]):
         if self.place is not None:
             facts["route"] = self.place
         self._repository.events.emit("refused", key, **facts)
+
+    def _is_package_sign_in(self, ours: bytes) -> bool:
+        """Whether a package may have signed a user in: it writes a key, and knows no renewal."""
+        field = self._repository.settings.request_session
+        return field is not None and self.can_set_cookie and self.data.adds_key(field, ours)
 
     async def create(self) -> None:
         """Store a new session, even if its data has not changed."""

@@ -1,16 +1,18 @@
 """The middleware that commits the sessions of requests for which there is no ``SessionRoute``."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from starlette._exception_handler import wrap_app_handling_exceptions
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketState
 
+from ..errors import ConfigurationError
 from .closing import close_websocket
 from .jar import SCOPE_KEY, Jar
+from .provider import SessionProvider
 from .wiring import is_inside_middleware
 
 
@@ -23,25 +25,54 @@ class SessionRouteMiddleware:
     Inside it ``await get_session(request)`` works. A FastAPI route commits as a ``SessionRoute``
     does. Elsewhere the sessions are committed when the response begins, whatever its status below
     500; they are rolled back if it is 500 or above, or if an exception reaches this middleware.
+
+    Args:
+        request_session: A provider with ``request_session=...``, whose session is loaded for each
+            request, so that packages inside have ``request.session``.
+
+    Raises:
+        ConfigurationError: the provider has no such field.
     """
 
     closes_sessions: ClassVar[bool] = True
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self, app: ASGIApp, *, request_session: SessionProvider[Any] | None = None
+    ) -> None:
+        if request_session is not None and request_session.request_session is None:
+            raise ConfigurationError(
+                "SessionRouteMiddleware(request_session=...) takes a provider that has "
+                'request.session: write SessionProvider(..., request_session="extra")'
+            )
         self.app = app
+        self._get_session = request_session
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, a websocket or the lifespan of the application inside."""
         if scope["type"] == "lifespan":
             await _start(self.app, scope, receive, send)
-        elif scope["type"] not in ("http", "websocket") or SCOPE_KEY in scope:
+        elif scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
+        elif SCOPE_KEY in scope:
+            await self._run(scope, receive, send)
         elif scope["type"] == "http":
             jar = scope[SCOPE_KEY] = Jar()
-            await _serve(self.app, jar, scope, receive, jar.sending(scope, send))
+            await _serve(self._run, jar, scope, receive, jar.sending(scope, send))
         else:
             jar = scope[SCOPE_KEY] = Jar()
-            await _serve_websocket(self.app, jar, scope, receive, send)
+            await _serve_websocket(self._run, jar, scope, receive, send)
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._get_session is not None:
+            try:
+                await self._get_session(HTTPConnection(scope))
+            except HTTPException as error:
+                if scope["type"] == "http":
+                    await _respond(error, scope, receive, send)
+                else:
+                    await send({"type": "websocket.close", "code": 1008, "reason": ""})
+                return
+        await self.app(scope, receive, send)
 
 
 async def _start(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

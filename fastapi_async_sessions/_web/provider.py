@@ -28,6 +28,7 @@ from ..errors import ConfigurationError, SignInReason
 from ..events import SessionEvent
 from ..lifetime import Clock, Lifetime, utc_now
 from ..stores.base import Store
+from .bridge import provide_request_session
 from .closing import close_with_route, websocket_jar
 from .cookies import MAX_COOKIE_AGE, Cookie, CookieConfig, SameSite
 from .jar import SCOPE_KEY, Entry, Jar, shared_cookie, shared_with_starlette
@@ -79,6 +80,7 @@ class SessionProvider(SessionAdmin[Model]):
         lifetime: Lifetime = Lifetime(),  # noqa: B008  # frozen
         encrypt: bool = False,
         max_sessions_per_subject: int | None = None,
+        request_session: str | None = None,
         on_conflict: OnConflict = "overwrite",
         on_invalid: OnInvalid | Migration[Model] = "fallback",
         max_bytes: int = 65536,
@@ -100,6 +102,7 @@ class SessionProvider(SessionAdmin[Model]):
             persistent=cookie.persistent,
             encrypt=encrypt,
             max_sessions_per_subject=max_sessions_per_subject,
+            request_session=request_session,
             on_invalid=on_invalid,
             on_conflict=on_conflict,
             max_bytes=max_bytes,
@@ -114,6 +117,7 @@ class SessionProvider(SessionAdmin[Model]):
             "Lifetime(absolute=...) of no more than that",
         )
         super().__init__(Repository(settings))
+        self.request_session = request_session
         self.cookie = Cookie(name, cookie)
         self.verifier = CookieVerifier(keyring, audience=self.cookie.audience)
         self._samesite: SameSite = cookie.samesite
@@ -126,12 +130,15 @@ class SessionProvider(SessionAdmin[Model]):
         """Return the session that the request's cookie opens, or a new one."""
         jar = _jar(connection)
         session = jar.get(self)
-        if session is not None:
-            return session
-        self._refuse_cross_origin(connection)
-        state = await self._load(connection, jar)
-        state.place = getattr(connection.scope.get("route"), "path", None)
-        return jar.put(self, Entry(Session(state), state, self.cookie, self.verifier))
+        if session is None:
+            self._refuse_cross_origin(connection)
+            state = await self._load(connection, jar)
+            state.place = getattr(connection.scope.get("route"), "path", None)
+            entry = Entry(Session(state), state, self.cookie, self.verifier)
+            session = jar.put(self, entry)
+        if self.request_session is not None:
+            provide_request_session(connection.scope, session, self.request_session)
+        return session
 
     def signed_in(
         self, within: Annotated[timedelta | None, _WITH_PARENTHESES] = None
