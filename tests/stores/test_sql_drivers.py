@@ -30,6 +30,7 @@ class TestPsycopg(StoreContract):
         return SQLStore.from_url(self.url, create_table=True, clock=clock)
 
 
+@pytest.mark.slow
 class TestPsycopgOfTheApplication(StoreContract):
     """An engine that the application made as SQLAlchemy's tutorial does."""
 

@@ -49,6 +49,7 @@ class TestAsyncpg(BehindPgBouncer):
     driver = "asyncpg"
 
 
+@pytest.mark.slow
 class TestPsycopg(BehindPgBouncer):
     driver = "psycopg"
 
