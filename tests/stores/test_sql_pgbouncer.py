@@ -9,6 +9,7 @@ from fastapi_async_sessions.errors import ConfigurationError, StoreUnavailable
 from fastapi_async_sessions.stores.sql import SQLStore
 from fastapi_async_sessions.testing import StoreContract
 from tests.servers.pgbouncer import run_pgbouncer
+from tests.servers.releases import one_of_each
 from tests.stores.crowd import Crowd
 from tests.stores.processes import run_crowds
 
@@ -27,11 +28,18 @@ async def opened(url, **options):
         await store.aclose()
 
 
-@pytest.fixture(scope="session")
-def transaction_pooler(postgres_server):
-    """One in transaction mode, for the whole run."""
-    with run_pgbouncer(postgres_server, mode="transaction") as server:
-        yield server
+@pytest.fixture(scope="module")
+def transaction_poolers(postgres_servers):
+    """One in transaction mode before each server."""
+    with one_of_each(
+        lambda release: run_pgbouncer(postgres_servers(release), mode="transaction")
+    ) as poolers:
+        yield poolers
+
+
+@pytest.fixture
+def transaction_pooler(transaction_poolers, postgres_release):
+    return transaction_poolers(postgres_release)
 
 
 class BehindPgBouncer(StoreContract):
