@@ -1,5 +1,6 @@
 """HTTPStore as it is deployed: a service in several processes, with nginx before it."""
 
+import secrets
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -125,3 +126,15 @@ async def test_a_limit_of_the_proxy_is_named(workers, start_nginx):
         with pytest.raises(StoreUnavailable, match=r"413.*client_max_body_size"):
             await store.save(KEY, large, replaces=small.version)
         assert await store.load(KEY) == small
+
+
+@pytest.mark.debian("nginx")
+@pytest.mark.parametrize(("body_limit", "size"), [("1m", 700_000), ("2m", 2**20)])
+async def test_sessions_fit_the_limit_of_a_proxy(workers, start_nginx, body_limit, size):
+    """As the README says: nginx's default for most, and twice as much for the largest."""
+    async with opened(start_nginx(workers.port, body_limit=body_limit).url) as store:
+        expires_at = datetime.now(UTC) + timedelta(hours=1)
+        largest = Record(bytes(size), "v" * 512, "o" * 400, expires_at)
+        key = secrets.token_hex(32)
+        assert await store.create(key, largest)
+        assert await store.load(key) == largest
