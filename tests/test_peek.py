@@ -1,12 +1,13 @@
 """``get_session.peek(connection)``: the stored session that any connection brings, to read."""
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
@@ -179,6 +180,51 @@ async def test_a_request_is_peeked_at_once(store: SpyStore, get_session: Any) ->
         assert (response.json(), set_cookie_kind(response)) == ("ada", None)
         assert response.headers["cache-control"] == "no-store"
         assert store.calls == ["load"]
+
+
+def test_a_websocket_can_peek_again_to_see_whether_the_session_lives(get_session: Any) -> None:
+    """Also inside ``SessionRouteMiddleware``: a handshake is answered long before its end."""
+    app = make_app()
+
+    @app.post("/in")
+    async def sign_in(session: Annotated[Session[Data], Depends(get_session)]) -> None:
+        session.renew(subject="ada")
+
+    @app.websocket("/ws")
+    async def socket(websocket: WebSocket) -> None:
+        await websocket.accept()
+        stored = await get_session.peek(websocket)
+        assert stored is not None
+        await get_session.revoke(stored.key)
+        await websocket.send_json(await get_session.peek(websocket))
+
+    client = TestClient(SessionRouteMiddleware(app), base_url="https://testserver")
+    client.post("/in")
+    with client.websocket_connect("wss://testserver/ws") as websocket:
+        assert websocket.receive_json() is None
+
+
+async def test_a_stream_can_peek_again_to_see_whether_the_session_lives(get_session: Any) -> None:
+    """Its response has begun, so that the cookie and the headers for caches are settled."""
+    app = make_app()
+
+    @app.post("/in")
+    async def sign_in(session: Annotated[Session[Data], Depends(get_session)]) -> None:
+        session.renew(subject="ada")
+
+    @app.get("/")
+    async def stream(request: Request) -> StreamingResponse:
+        stored = await get_session.peek(request)
+
+        async def lives() -> AsyncIterator[str]:
+            await get_session.revoke(stored.key)
+            yield str(await get_session.peek(request))
+
+        return StreamingResponse(lives())
+
+    async with browser(app) as client:
+        await client.post("/in")
+        assert (await client.get("/")).text == "None"
 
 
 async def test_http_middleware_can_peek(get_session: Any) -> None:

@@ -104,6 +104,7 @@ class Site(BaseModel):
     tags: set[str] = set()
     moments: list[datetime] = []
     queue: deque[int] = deque()
+    herd: deque[Animal] = deque()
     point: Point = Point(0, 0)
     color: Color = Color.RED
 
@@ -131,6 +132,10 @@ LOST: dict[str, tuple[Callable[[Site], Any], str]] = {
     ),
     "another model": (set_to("animal", Inner()), "animal: expected Animal, got Inner"),
     "a subclass": (set_to("animal", Dog(name="secret")), "animal: expected Animal, got Dog"),
+    "a subclass in a deque": (
+        lambda data: data.herd.extend([Animal(), Dog(name="secret")]),
+        "herd.*: expected Animal, got Dog",
+    ),
     "a subclass in a list": (
         lambda data: data.animals.extend([Animal(), Dog(name="secret")]),
         "animals.*: expected Animal, got Dog",
@@ -235,6 +240,7 @@ KEPT: dict[str, Callable[[Site], Any]] = {
     "a set": set_to("tags", {"a", "b"}),
     "datetimes": set_to("moments", [NOW, NOW + timedelta(days=1)]),
     "a deque": set_to("queue", deque([1, 2])),
+    "a deque that is bounded anew": set_to("queue", deque([1, 2], maxlen=2)),
     "a NamedTuple": set_to("point", Point(1, 2)),
     "a TypedDict": set_to("typed", Typed(at=NOW)),
     "a dataclass": set_to("place", Place("Oslo")),
@@ -359,6 +365,12 @@ def test_a_field_that_is_sometimes_left_out_is_refused() -> None:
         make_provider(MemoryStore(), model_of(int, Field(0, **options)))
 
 
+def test_a_deque_that_would_lose_its_bound_is_refused() -> None:
+    """JSON does not keep it, so that after the first request the deque would grow without one."""
+    with pytest.raises(ConfigurationError, match=r"JSON \(value\)"):
+        make_provider(MemoryStore(), model_of(deque[int], deque(maxlen=3)))
+
+
 # what two new sessions have in common
 
 
@@ -381,6 +393,7 @@ class FrozenStreet:
 
 
 COMMON: list[Any] = [1]
+QUEUE: deque[Any] = deque()
 
 SHARED: list[tuple[Any, Any, str]] = [
     (Street, Street(), "value"),
@@ -388,6 +401,7 @@ SHARED: list[tuple[Any, Any, str]] = [
     (tuple[Street, ...], (Street(),), "value.*"),
     (FrozenStreet, FrozenStreet(parts=(Street(),)), "value.parts.*"),
     (list[int], Field(default_factory=lambda: COMMON), "value"),
+    (deque[int], Field(default_factory=lambda: QUEUE), "value"),
 ]
 
 

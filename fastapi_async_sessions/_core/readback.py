@@ -6,6 +6,7 @@ as another type. Only types are compared: validators may normalize a value, and 
 
 import dataclasses
 import re
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from datetime import date, time, timedelta, tzinfo
 from decimal import Decimal
@@ -19,7 +20,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
 _JSON = (str, int, float, list, dict, type(None))
-_ARRAYS = (list, tuple, set, frozenset)
+_ARRAYS = (list, tuple, set, frozenset, deque)
 _IMMUTABLE = (
     *(str, int, float, complex, bytes, type(None), type, range, re.Pattern, UUID, PurePath),
     *(date, time, timedelta, tzinfo, Decimal, Enum),
@@ -153,7 +154,7 @@ def _is_mutable(value: Any) -> bool:
     if dataclasses.is_dataclass(value):
         params: Any = getattr(type(value), "__dataclass_params__", None)
         return not params.frozen
-    return isinstance(value, list | dict | set | bytearray)
+    return isinstance(value, list | dict | set | deque | bytearray)
 
 
 def _models(value: Any) -> Iterator[BaseModel]:

@@ -193,7 +193,9 @@ class SessionProvider(SessionAdmin[Model]):
             stored = state.stored
             loaded = stored and LoadedSession(stored, state.data.read(), state.data.base)
             return loaded and stored_session(loaded, self.repository.settings.lifetime)
-        if self not in jar.peeked:
+        # a websocket, or the body of a response, may ask much later whether the session still lives
+        is_before_response = connection.scope["type"] == "http" and not jar.is_closed
+        if not is_before_response or self not in jar.peeked:
             jar.peeked[self] = await self._peek(connection)
         return jar.peeked[self]
 
