@@ -271,6 +271,29 @@ async def test_a_change_that_a_renewal_overtakes_is_a_conflict_where_conflicts_a
     assert (await client.data()).count == 0
 
 
+async def test_a_sign_out_that_a_renewal_overtakes_signs_the_user_out(
+    store: Any, clock: FrozenClock
+) -> None:
+    """Another tab's step-up does not keep a user signed in who was told to be signed out."""
+    get_session = make_provider(store, clock=clock, **PATIENT)
+    client = Client(get_session)
+    await client.sign_in("ada")
+
+    async def step_up(session: Session[Data]) -> None:
+        session.data.count += 1
+        session.renew(subject="ada")
+
+    async def sign_out(session: Session[Data]) -> None:
+        assert (await client.request(step_up)).is_ok
+        session.renew(subject=None)
+
+    tab = client.copy()
+    assert (await tab.request(sign_out)).is_ok
+    assert await get_session.sessions("ada") == []
+    assert not await client.is_live()
+    assert (await tab.data()).count == 1
+
+
 async def test_five_minutes_after_a_renewal_its_old_token_is_an_ordinary_new_session(
     store: Any, clock: FrozenClock
 ) -> None:

@@ -166,8 +166,7 @@ class Commit(Generic[Model]):
         """
         repository, attempts = self._repository, self._attempts
         hashes = stored.header.secret_hash, *attempts.secret_hashes
-        # by its key it is opened whatever its token is, so that a renewal does not end it
-        theirs = await repository.load(stored.key, *(hashes if self._change.token else ()))
+        theirs = await repository.load(stored.key, *(hashes if self._needs_token() else ()))
         if isinstance(theirs, Absent):
             self._report_renewal(theirs)
             return None
@@ -270,6 +269,15 @@ class Commit(Generic[Model]):
         self._repository.events.emit("conflict", key, fields=", ".join(fields))
         if self._repository.settings.on_conflict == "raise":
             raise SessionConflict("Another request changed the same fields.", fields)
+
+    def _needs_token(self) -> bool:
+        """Return whether a renewal by another request ends the session for this one.
+
+        It does not if the session was opened by its key, nor if the user signs out: as
+        ``destroy``, this ends the sign-in whatever its token is by now.
+        """
+        renewal = self._change.renewal
+        return self._change.token is not None and not (renewal and renewal.is_sign_out)
 
     def _report_renewal(self, theirs: Absent) -> None:
         """Refuse to drop a change because another request has renewed the session, if asked to."""

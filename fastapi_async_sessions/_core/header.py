@@ -43,6 +43,11 @@ class Renewal(NamedTuple):
         """Whether a user has just been authenticated."""
         return self.subject is not None
 
+    @property
+    def is_sign_out(self) -> bool:
+        """Whether nobody is signed in after it."""
+        return self.changes_subject and self.subject is None
+
 
 class Header(NamedTuple):
     """The header of a record.
