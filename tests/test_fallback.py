@@ -1,19 +1,23 @@
 """``on_invalid="fallback"``: a part that this release cannot read has its default, and stays."""
 
+import asyncio
 import json
 from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
-from fastapi_async_sessions import SessionConflict
+from fastapi_async_sessions import SessionConflict, Store
 from fastapi_async_sessions._core.merge import PLAIN
 from fastapi_async_sessions._core.unread import remove, restored, stripped
+from fastapi_async_sessions.testing import FrozenClock
 from tests.apps import json_of
-from tests.races import Client
+from tests.doubles import SpyStore
+from tests.races import Client, provider_without_timeouts
+from tests.test_additive import any_store
 from tests.test_merged_sessions import Shops, shops
 
-__all__ = ["shops"]  # a fixture
+__all__ = ["any_store", "shops"]  # fixtures
 
 
 class OldRow(BaseModel):
@@ -364,3 +368,59 @@ def test_a_part_that_was_given_another_value_is_read() -> None:
     assert stripped(
         {"theme": "red", "count": "x"}, {("theme",): "blue", ("count",): "x"}, PLAIN
     ) == {"theme": "red"}
+
+
+# workers of two releases, over each store
+
+
+class OldWork(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    theme: Literal["light", "dark"] = "light"
+    level: int = 0
+    seen: list[str] = []
+
+
+class NewWork(BaseModel):
+    theme: str = "light"
+    level: str = "none"
+    seen: list[str] = []
+    added: str = ""
+
+
+async def test_workers_of_two_releases_share_a_session_over_each_store(
+    any_store: Store, clock: FrozenClock
+) -> None:
+    """In either direction: what one cannot read stays stored while it writes, also at once."""
+    old, new = (
+        provider_without_timeouts(SpyStore(any_store), clock, model, on_conflict="raise")
+        for model in (OldWork, NewWork)
+    )
+    client = Client(old)
+    key = await client.sign_in()
+    async with old.open(key) as session:
+        session.data.level = 1
+    async with new.open(key) as session:
+        assert session.data.level == "none"
+        session.data.theme, session.data.added = "blue", "kept"
+
+    async def visit(number: int) -> None:
+        worker = Client((old, new)[number % 2], client.cookie)
+
+        async def route(session: Any) -> None:
+            assert session.subject == "ada"
+            session.data.seen.append(str(number))
+
+        assert (await worker.request(route)).is_ok
+
+    await asyncio.gather(*map(visit, range(10)))
+    async with old.open(key) as session:
+        assert (session.data.theme, session.data.level) == ("light", 1)
+        assert sorted(session.data.seen, key=int) == [str(number) for number in range(10)]
+    async with new.open(key) as session:
+        assert (session.data.theme, session.data.added) == ("blue", "kept")
+        session.data.level = "high"
+    async with old.open(key) as session:
+        assert session.data.level == 0
+        session.data.seen.clear()
+    async with new.open(key) as session:
+        assert (session.data.level, session.data.seen) == ("high", [])
