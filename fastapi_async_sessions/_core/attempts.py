@@ -66,6 +66,8 @@ class Attempts:
         is_settled: Whether it is known of each of them whether it was done.
     """
 
+    __slots__ = ("_at", "_sent", "_version", "done", "is_settled")
+
     def __init__(self, version: str, at: int) -> None:
         self._version = version
         self._at = at
