@@ -77,10 +77,13 @@ class Events:
         """Call another hook with each event from now on."""
         self._hooks.append(hook)
 
-    def emit(self, kind: EventKind, key: str | None = None, **facts: str) -> None:
-        """Log an event and call the hooks with it."""
+    def emit(
+        self, kind: EventKind, key: str | None = None, is_news: bool = True, /, **facts: str
+    ) -> None:
+        """Log an event, at the level DEBUG if it is no news, and call the hooks with it."""
         event = SessionEvent(kind, self._provider, key, facts)
-        logger.log(_LEVELS.get(kind, logging.INFO), _TEMPLATES[kind], event)
+        level = _LEVELS.get(kind, logging.INFO) if is_news else logging.DEBUG
+        logger.log(level, _TEMPLATES[kind], event)
         for hook in self._hooks:
             try:
                 hook(event)

@@ -47,6 +47,7 @@ ORDER = [
     "_core.unread",
     "_core.codec",
     "_core.settings",
+    "_core.outage",
     "_core.bounded",
     "_core.attempts",
     "_core.repository",

@@ -21,6 +21,7 @@ from fastapi_async_sessions import (
     Store,
     StoreUnavailable,
 )
+from fastapi_async_sessions._core.outage import Outage
 from fastapi_async_sessions._core.upkeep import Upkeep
 from fastapi_async_sessions.records import new_version
 from fastapi_async_sessions.stores.redis import RedisStore
@@ -381,6 +382,86 @@ async def test_check_times_out(app, store):
         assert is_unavailable(await browser(app).get("/ready"))
 
 
+# the log of an outage
+
+LOGGER = "fastapi_async_sessions"
+
+
+class Seconds:
+    """A clock that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def seconds(store) -> Seconds:
+    """The clock by which outages of the store are over."""
+    seconds = Seconds()
+    vars(store)["_outage"] = Outage(seconds)
+    return seconds
+
+
+async def test_an_outage_is_logged_when_it_begins_and_when_it_is_over(
+    store, seconds, events, caplog
+):
+    """With the number of failed calls between; the application's hook is called for each."""
+    client = browser(make_site(store, events))
+    await client.post("/change")
+    store.hook = failing(*VERBS, error=OSError("hunter2"))
+    for _ in range(3):
+        assert is_unavailable(await client.get("/"))
+    store.hook = pass_on
+    await client.get("/")
+    seconds.now += 5
+    for _ in range(3):
+        await client.get("/")
+    messages = [each.getMessage() for each in caplog.records if each.name == LOGGER]
+    assert [message.partition(":")[0] for message in messages] == [
+        "store_error",
+        "the session store works again; failed calls",
+    ]
+    assert messages[1].endswith(": 3")
+    assert [event.kind for event in events].count("store_error") == 3
+
+
+async def test_a_store_that_fails_now_and_then_is_one_outage(store, seconds, events, caplog):
+    """In a cluster of which one node is down, other keys work all the time."""
+    client = browser(make_site(store, events))
+    await client.post("/change")
+    for _ in range(5):
+        store.hook = failing("load")
+        await client.get("/")
+        store.hook = pass_on
+        seconds.now += 4
+        await client.get("/")
+    assert len([each for each in caplog.records if each.name == LOGGER]) == 1
+
+
+async def test_providers_of_one_store_log_its_outage_once(store, seconds, caplog):
+    """It is one store in one process."""
+    store.hook = failing(*VERBS)
+    for name in ("web", "staff"):
+        with pytest.raises(StoreUnavailable):
+            await make_provider(store, name=name).check()
+    assert len([each for each in caplog.records if each.name == LOGGER]) == 1
+
+
+async def test_the_next_outage_is_logged_again(store, seconds, caplog):
+    """Each has its two lines."""
+    get_session = make_provider(store)
+    for _ in range(2):
+        store.hook = failing(*VERBS)
+        with pytest.raises(StoreUnavailable):
+            await get_session.check()
+        store.hook = pass_on
+        seconds.now += 5
+        await get_session.check()
+    assert len([each for each in caplog.records if each.name == LOGGER]) == 4
+
+
 # opening, purging and closing a store
 
 
@@ -418,11 +499,11 @@ async def test_an_open_store_is_purged_periodically(store):
 
 @pytest.mark.parametrize("trouble", [unavailable, raises, hangs])
 async def test_a_failed_purge_is_logged_and_the_next_one_runs(store, caplog, trouble):
-    """The log does not show the text of the driver's error."""
+    """Once for each outage; the log does not show the text of the driver's error."""
     store.hook = hook = FirstCalls(purge=[trouble("purge")] * 2)
     async with Upkeep(store, every=TINY).running():
         await hook.purges(4)
-    assert caplog.text.count("could not be purged") == 2
+    assert caplog.text.count("could not be purged") == 1
     assert "hunter2" not in caplog.text
 
 
@@ -464,7 +545,7 @@ async def test_a_store_that_cannot_be_opened_is_retried(store, caplog, trouble):
         assert store.calls == ["open"]
         await hook.purges(1)
     assert store.calls[:4] == ["open", "open", "open", "purge"]
-    assert caplog.text.count("could not be opened") == 2
+    assert caplog.text.count("could not be opened") == 1
     assert "hunter2" not in caplog.text
 
 

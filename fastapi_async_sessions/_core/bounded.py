@@ -9,6 +9,7 @@ from ..errors import SessionError, StoreUnavailable
 from ..events import Events
 from ..records import Record
 from ..stores.base import Store
+from .outage import Outage
 
 _Result = TypeVar("_Result")
 
@@ -17,13 +18,15 @@ class BoundedStore(Store):
     """Wraps the store of a provider.
 
     Every call ends within ``timeout``. Every failure of the store raises ``StoreUnavailable`` and
-    emits a ``store_error`` event. If the caller is cancelled, so is the call.
+    emits a ``store_error`` event, of which the log shows the first in an outage. If the caller is
+    cancelled, so is the call.
     """
 
     def __init__(self, store: Store, timeout: timedelta, events: Events) -> None:
         self._store = store
         self._seconds = timeout.total_seconds()
         self._events = events
+        self._outage = Outage.of(store)
 
     async def create(self, key: str, record: Record) -> bool:
         return await self._bounded(self._store.create(key, record), key)
@@ -46,7 +49,10 @@ class BoundedStore(Store):
     async def _bounded(self, call: Coroutine[Any, Any, _Result], key: str | None = None) -> _Result:
         try:
             async with asyncio.timeout(self._seconds):
-                return await call
+                result = await call
+            if self._outage.failures:
+                self._outage.end()
+            return result
         except TimeoutError as error:
             reason = f"no answer within {self._seconds:g} seconds{_note(error)}"
         except asyncio.CancelledError:
@@ -55,16 +61,19 @@ class BoundedStore(Store):
                 raise
             reason = "the store cancelled the call"  # it cancelled a task of its own, not this one
         except StoreUnavailable as error:
-            self._events.emit("store_error", key, reason=error.reason)
+            self._report(key, error.reason)
             raise
         except SessionError:
             raise
         except Exception as error:
             # from a store that users wrote themselves: the error's text may contain a record
             reason = f"the store raised {type(error).__name__}"
-        self._events.emit("store_error", key, reason=reason)
+        self._report(key, reason)
         # raised outside of the except block, so that the driver's error is not its context
         raise StoreUnavailable(reason)
+
+    def _report(self, key: str | None, reason: str) -> None:
+        self._events.emit("store_error", key, self._outage.begin(), reason=reason)
 
 
 def _note(error: TimeoutError) -> str:

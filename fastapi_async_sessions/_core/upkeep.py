@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from typing import Any
 from ..errors import ConfigurationError, StoreUnavailable
 from ..events import logger
 from ..stores.base import Store
+from .outage import Outage
 
 
 class Upkeep:
@@ -23,6 +25,7 @@ class Upkeep:
         patience: timedelta = timedelta(seconds=10),
     ) -> None:
         self._store = store
+        self._outage = Outage.of(store)
         self._every = every
         self._patience = patience
         self._users = 0
@@ -87,6 +90,9 @@ class Upkeep:
                 raise  # a mistake in the program is reported at startup
             # without a traceback, because a driver's message may contain a password
             reason = error.reason if isinstance(error, StoreUnavailable) else type(error).__name__
-            logger.error("the session store could not be %s: %s", action, reason)
+            is_news = self._outage.begin() or isinstance(error, ConfigurationError)
+            level = logging.ERROR if is_news else logging.DEBUG
+            logger.log(level, "the session store could not be %s: %s", action, reason)
             return False
+        self._outage.end()
         return True
