@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, Response
 from fastapi.responses import HTMLResponse
 
 from fastapi_async_sessions import Session, SessionProvider
+from fastapi_async_sessions.testing import sign_in
 
 from .apps import COOKIE, Data, browser, make_app, make_provider, set_cookie_kind
 from .servers.asgi import serve
@@ -234,3 +235,19 @@ def test_back_after_a_sign_out_shows_nothing(site: str) -> None:
         page.go_back(wait_until="commit")
         page.wait_for_load_state()
         assert page.inner_text("body") == "Letters of None"
+
+
+async def test_the_repr_of_a_session_tells_users_apart(get_session: Any) -> None:
+    """A cache of the application that keys by the arguments of a route relies on it."""
+    app = make_app()
+
+    @app.get("/")
+    async def home(session: Annotated[Session[Data], Depends(get_session)]) -> list[str | None]:
+        return [repr(session), session.key]
+
+    async with browser(app) as ada, browser(app) as bob:
+        for client, user in ((ada, "ada"), (bob, "bob")):
+            await sign_in(client, get_session, user)
+        first, second = (await ada.get("/")).json(), (await bob.get("/")).json()
+    assert first[1] in first[0]
+    assert first[0] != second[0]

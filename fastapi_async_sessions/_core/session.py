@@ -160,7 +160,8 @@ class Session(Generic[Model]):
     __get_pydantic_core_schema__ = NEEDS_DEPENDS.__get_pydantic_core_schema__
 
     def __repr__(self) -> str:
-        return f"<Session of {self._state.provider!r}>"
+        # a cache that keys by the representation of arguments keeps users apart
+        return f"<Session of {self._state.provider!r}, key {self.key!r}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a session cannot be pickled or copied: it belongs to one request")
