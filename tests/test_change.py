@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_serializer
 
 from tests.doubles import SpyStore
 from tests.races import provider_without_timeouts
@@ -101,3 +101,33 @@ async def test_what_is_written_alike_is_no_change(shops: Shops) -> None:
         session.data.tags = {*sorted(tags, reverse=True)}
         session.data.any = (1, 2)
     assert store.writes == []
+
+
+SCALE = [1]
+
+
+class Scaled(BaseModel):
+    """Writes itself by a setting of the application."""
+
+    size: int = 1
+
+    @field_serializer("size")
+    def write(self, size: int) -> int:
+        return size * SCALE[0]
+
+
+async def test_a_model_that_begins_to_write_itself_otherwise_is_not_changed_by_that(
+    shops: Shops,
+) -> None:
+    """What a route leaves as it was is no change, also if the same bytes were read before."""
+    key = await shops.begin(Scaled(size=2))
+    get_session = shops.provider(Scaled)
+    before = await shops.store.load(key)
+    try:
+        for scale in (1, 3):
+            SCALE[0] = scale
+            async with get_session.open(key) as session:
+                assert session.data.size == 2
+    finally:
+        SCALE[0] = 1
+    assert await shops.store.load(key) == before

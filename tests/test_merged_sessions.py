@@ -1,5 +1,6 @@
 """What two requests made of the same session at the same time, and two releases of one."""
 
+from functools import cached_property
 from typing import Annotated, Any
 
 import pytest
@@ -102,6 +103,27 @@ async def test_requests_that_count_at_the_same_time_add_up(shops: Shops) -> None
         ours.data.by_page["/"] = 1
     async with get_session.open(key) as session:
         assert (session.data.visits, session.data.by_page) == (3, {"/": 2})
+
+
+class Basketful(BaseModel):
+    names: list[str] = []
+
+    @cached_property
+    def size(self) -> int:
+        return len(self.names)
+
+
+async def test_a_cached_property_is_found_anew_after_a_merge(shops: Shops) -> None:
+    """It was that of the data before."""
+    key = await shops.begin(Basketful())
+    get_session = shops.provider(Basketful)
+    async with get_session.open(key) as ours:
+        async with get_session.open(key) as theirs:
+            theirs.data.names.append("theirs")
+        ours.data.names.append("ours")
+        assert ours.data.size == 1
+        await ours.commit()
+        assert ours.data.size == 2
 
 
 @pytest.mark.parametrize(
