@@ -65,6 +65,7 @@ ORDER = [
     "_web.verifier",
     "_web.origin",
     "_web.headers",
+    "_web.dropped",
     "_web.jar",
     "_web.bridge",
     "_web.closing",

@@ -1,7 +1,6 @@
 """The sessions of a request, and the headers that they add to its response."""
 
 import time
-import warnings
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -12,12 +11,11 @@ from .._core.session import Session
 from .._core.state import CookieAction, SessionState
 from ..errors import ConfigurationError
 from .cookies import Cookie
+from .dropped import warn_of_lost_cookies
 from .headers import Header, cache_privately, set_cookie, vary_by_cookie
 from .verifier import CookieVerifier
 
 SCOPE_KEY = "fastapi_async_sessions.jar"
-
-_TEST_HOSTS = {"testserver", "test"}  # of TestClient, and of async tests in FastAPI's docs
 
 
 class Entry(NamedTuple):
@@ -119,7 +117,7 @@ class Jar:
             if (self.entries or self.peeked) and message["type"] == "http.response.start":
                 headers = self.add_headers(message.get("headers", ()))
                 message = {**message, "headers": headers}
-                _warn_of_lost_cookies(scope, headers)
+                warn_of_lost_cookies(scope, headers)
             await send(message)
 
         return send_with_headers
@@ -135,19 +133,6 @@ class Jar:
         users += [session.subject for session in self.peeked.values() if session is not None]
         is_signed_in = any(user is not None for user in users)
         return cache_privately(added, is_signed_in=is_signed_in)
-
-
-def _warn_of_lost_cookies(scope: Scope, headers: list[Header]) -> None:
-    # both keys are optional in ASGI
-    host = (scope.get("server") or ("",))[0]
-    if host not in _TEST_HOSTS or scope.get("scheme", "http") != "http":
-        return
-    if any(name == b"set-cookie" and b"; Secure" in value for name, value in headers):
-        warnings.warn(
-            f"a test client drops Secure cookies over http://{host}, so each request begins a new "
-            f'session: write TestClient(app, base_url="https://{host}")',
-            stacklevel=2,
-        )
 
 
 def shared_cookie(cookie: Cookie) -> ConfigurationError:

@@ -8,6 +8,8 @@ import sys
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from datetime import datetime
+from multiprocessing import parent_process
+from pathlib import Path
 
 from ..errors import ConfigurationError
 from ..lifetime import Clock, utc_now
@@ -38,13 +40,13 @@ class MemoryStore(Store):
         self._creates_until_purge = _PURGE_EVERY
 
     async def open(self) -> None:
-        """Warn if the command line or ``WEB_CONCURRENCY`` asks for several workers."""
-        asked = _WORKERS.findall(" ".join(sys.argv)) or [os.getenv("WEB_CONCURRENCY", "")]
-        if asked[-1].isdecimal() and int(asked[-1]) > 1:
+        """Warn if this process is one of several workers, as far as it can know."""
+        workers = max(_workers_asked_for(), _workers_running())
+        if workers > 1:
             logger.warning(
                 "MemoryStore is for one process: each of the %s workers has its own sessions, so "
                 "users are signed out at random. Run one worker, or use RedisStore or SQLStore.",
-                asked[-1],
+                workers,
             )
 
     async def create(self, key: str, record: Record) -> bool:
@@ -133,3 +135,35 @@ class MemoryStore(Store):
             self._creates_until_purge = max(_PURGE_EVERY, len(self._records))
         if len(self._records) >= self._max_sessions:
             self._drop(next(iter(self._records)))
+
+
+def _workers_asked_for() -> int:
+    """Return the number of workers in the command line or in the environment."""
+    arguments = f" {os.getenv('GUNICORN_CMD_ARGS', '')} {' '.join(sys.argv)}"
+    asked = _WORKERS.findall(arguments) or [os.getenv("WEB_CONCURRENCY", "")]
+    return int(asked[-1]) if asked[-1].isdecimal() else 1
+
+
+def _workers_running() -> int:
+    """Return the number of processes like this one, if gunicorn or multiprocessing started it.
+
+    Only Linux says which processes a parent has started. The first of several workers does not see
+    the others yet.
+    """
+    is_worker = parent_process() is not None or "gunicorn" in os.getenv("SERVER_SOFTWARE", "")
+    if not is_worker:
+        return 1
+    parent, ours = os.getppid(), _command(os.getpid())
+    try:
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    except OSError:
+        return 1
+    return sum(_command(int(child)) == ours for child in children)
+
+
+def _command(process: int) -> bytes:
+    """Return the command line of a process without the numbers in which workers differ."""
+    try:
+        return re.sub(rb"\d+", b"", Path(f"/proc/{process}/cmdline").read_bytes())
+    except OSError:
+        return b""
