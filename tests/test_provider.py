@@ -238,6 +238,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"on_conflict": "merge"}, "on_conflict="),
     ({"on_invalid": "ignore"}, "on_invalid="),
     ({"on_event": "log"}, "on_event="),
+    ({"on_event": lambda: None}, "on_event="),
+    ({"on_invalid": lambda stored: stored}, "on_invalid="),
+    ({"check_origin": None}, "check_origin="),
+    ({"check_origin": False, "trusted_origins": ["https://*.example.com"]}, "trusted_origins"),
     *(({"max_bytes": size}, "max_bytes=") for size in (0, -1, 2**20 + 1, "big", None)),
     *(
         ({option: value}, option)

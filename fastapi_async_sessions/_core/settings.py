@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from inspect import iscoroutinefunction
+from inspect import iscoroutinefunction, signature
 from typing import Any, Generic, Literal, get_args
 
 from ..errors import ConfigurationError
@@ -111,15 +111,15 @@ class Settings(Generic[Model]):
             self.on_conflict in get_args(OnConflict), 'on_conflict=... takes "overwrite" or "raise"'
         )
         require(
-            self.on_invalid in get_args(OnInvalid) or _is_plain_function(self.on_invalid),
+            self.on_invalid in get_args(OnInvalid) or _is_plain_function(self.on_invalid, 2),
             'on_invalid=... takes "fallback", "discard", "raise" or a function, not async, of dict '
             "and error",
         )
 
     def _check_functions(self) -> None:
         require(
-            self.on_event is None or _is_plain_function(self.on_event),
-            "on_event=... takes a function that is not async",
+            self.on_event is None or _is_plain_function(self.on_event, 1),
+            "on_event=... takes a function, not async, of an event",
         )
         now = self.clock() if callable(self.clock) else None
         require(
@@ -145,7 +145,17 @@ def require(condition: bool, rule: str) -> None:
         raise ConfigurationError(f"SessionProvider: {rule}")
 
 
-def _is_plain_function(function: object) -> bool:
-    """Return whether an object is a function that is not async: nobody would await the result."""
-    is_async = iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
-    return callable(function) and not is_async
+def _is_plain_function(function: object, arguments: int) -> bool:
+    """Return whether an object is a function of so many arguments that is not async.
+
+    Nobody would await the result, and a wrong signature would show only when it is called.
+    """
+    if not callable(function):
+        return False
+    try:
+        signature(function).bind(*range(arguments))
+    except TypeError:
+        return False
+    except ValueError:
+        pass  # a function in C that does not tell
+    return not (iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__))

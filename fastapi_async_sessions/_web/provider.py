@@ -92,6 +92,7 @@ class SessionProvider(SessionAdmin[Model]):
         clock: Clock = utc_now,
     ) -> None:
         require(isinstance(cookie, CookieConfig), "cookie=... takes a CookieConfig")
+        require(isinstance(check_origin, bool), "check_origin=... takes True or False")
         keyring = Keyring(secret_key)
         settings = Settings(
             name=name,
@@ -121,7 +122,8 @@ class SessionProvider(SessionAdmin[Model]):
         self.cookie = Cookie(name, cookie)
         self.verifier = CookieVerifier(keyring, audience=self.cookie.audience)
         self._samesite: SameSite = cookie.samesite
-        self._origin = OriginCheck(trusted_origins) if check_origin else None
+        origin = OriginCheck(trusted_origins)
+        self._origin = origin if check_origin else None
         self.required: Requirement[Session[Model]] = self._requirement(_absence)
         self._signed_in: dict[timedelta | None, Requirement[SignedInSession[Model]]] = {}
         self.repository.claim_name()
