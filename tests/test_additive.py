@@ -30,6 +30,15 @@ class Visits(BaseModel):
     count: Annotated[int, Additive] = 0
 
 
+class Purse(BaseModel):
+    coins: Annotated[int, Additive] = 100
+
+
+class Purses(BaseModel):
+    first: Purse | None = None
+    others: dict[str, Purse] = {}
+
+
 class Bounded(BaseModel):
     left: Annotated[int, Additive, Field(ge=0)] = 3
 
@@ -76,6 +85,24 @@ async def test_100_parallel_requests_count_100(any_store: Store, clock: FrozenCl
         replies = await asyncio.gather(*(client.post("/") for _ in range(99)))
         assert {reply.status_code for reply in replies} == {200}
         assert (await client.post("/")).json() == 101
+
+
+async def test_two_requests_that_begin_an_object_count_from_its_default_once(shops: Shops) -> None:
+    """Each of them has made it anew, with the same coins in it, and taken one."""
+    key = await shops.begin(Purses())
+    get_session = shops.provider(Purses)
+
+    def take(data: Purses) -> None:
+        data.first = Purse()
+        data.first.coins -= 1
+        data.others.setdefault("ada", Purse()).coins -= 1
+
+    async with get_session.open(key) as ours:
+        async with get_session.open(key) as theirs:
+            take(theirs.data)
+        take(ours.data)
+    async with get_session.open(key) as session:
+        assert session.data == Purses(first=Purse(coins=98), others={"ada": Purse(coins=98)})
 
 
 async def test_a_sum_that_the_model_refuses_is_a_conflict(shops: Shops) -> None:

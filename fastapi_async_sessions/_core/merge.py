@@ -23,11 +23,13 @@ class Shape:
             and down. ``"plain"``: what it looks like.
         parts: The shapes of single values within: by key in an object, by place in an array.
         rest: The shape of all other values within; None: plain.
+        start: What a number counts from under a new key: the default of its field, if it has one.
     """
 
     kind: Literal["plain", "set", "tuple", "sum"] = "plain"
     parts: dict[str | int, "Shape"] = field(default_factory=dict[str | int, "Shape"])
     rest: "Shape | None" = None
+    start: int | float = 0
 
     def at(self, key: str | int) -> "Shape":
         """The shape of the value under a key, or at a place."""
@@ -53,7 +55,8 @@ def merge(base: JSON, ours: JSON, theirs: JSON, shape: Shape = PLAIN) -> Merged:
     - Lists merge where each side is the base without some of its items, plus new items at the end;
       sets always do. Both removals and both additions are kept; an item that both removed is a
       conflict with the same result.
-    - A number of kind ``"sum"`` becomes ``theirs + (ours - base)``. Under a new key its base is 0.
+    - A number of kind ``"sum"`` becomes ``theirs + (ours - base)``. Under a new key its base is the
+      shape's start.
     - Anything else is a conflict in which ours is kept, also when both sides wrote the same: two
       requests that each set a counter from 1 to 2 have counted twice.
     """
@@ -212,7 +215,7 @@ class _Merger:
             if shape.kind != "tuple" and isinstance(base, list):
                 return self._lists(base, ours, theirs, shape)
         if shape.kind == "sum":
-            return _sum(base, ours, theirs)
+            return _sum(shape.start if base is _ABSENT else base, ours, theirs)
         return ours, True
 
     def _sets(
@@ -273,8 +276,7 @@ def _kept_places(base: list[_Form], side: list[_Form]) -> set[int] | None:
     return kept if removed.isdisjoint(side[len(kept) :]) else None
 
 
-def _sum(base: JSON, ours: JSON, theirs: JSON) -> tuple[JSON, bool]:
-    before = 0 if base is _ABSENT else base
+def _sum(before: JSON, ours: JSON, theirs: JSON) -> tuple[JSON, bool]:
     if not (_is_number(before) and _is_number(ours) and _is_number(theirs)):
         return ours, True
     try:

@@ -71,7 +71,7 @@ class _Builder:
             is_number = all(added and each["type"] in ("int", "float") for each, added in marked)
             if is_in_array or not is_number:
                 raise _misplaced(path)
-            return Shape("sum")
+            return Shape("sum", start=_start(schemas))
         choices = [choice for choice, _ in marked if choice["type"] not in _SCALARS]
         if all(choice["type"] == "any" for choice in choices):
             return PLAIN
@@ -121,6 +121,12 @@ class _Builder:
                 return
         for each in inner:
             yield from self._choices(each, is_additive)
+
+
+def _start(schemas: list[Any]) -> int | float:
+    """The default of a number, if there is one; a dict's value has none."""
+    start = schemas[0].get("default") if len(schemas) == 1 else 0
+    return start if type(start) in (int, float) else 0
 
 
 def _kind(schema: Any) -> _Kind:
