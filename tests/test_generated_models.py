@@ -31,7 +31,9 @@ from tests.test_merged_sessions import Shops
 
 COMMIT = 8  # what a step does: a lower number is an edit of that kind
 RELOAD = 9
-STEPS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 9)), max_size=12)
+STEPS = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 9)), min_size=4, max_size=12
+)
 Names = list[Counter[str]]  # of each field
 
 
@@ -156,9 +158,11 @@ def values_of(data: BaseModel) -> dict[str, Any]:
     return values.get("v", values)
 
 
-@cases(60)
+@cases(250)
 @given(
-    kinds=st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=3),
+    kinds=st.lists(
+        st.sampled_from([*sorted(KINDS), *["list of models"] * 10]), min_size=1, max_size=2
+    ),
     base=st.sampled_from(BASES),
     newer=st.lists(st.booleans(), min_size=3, max_size=3),
     begun_by_newer=st.booleans(),
