@@ -747,11 +747,15 @@ MOMENTS = [
     ("merge retry", "before the load"),
     ("merge retry", "before the second save"),
 ]
+# a sign-out ends the session whatever its token is by now, and open() has no token
+NO_END = {("rotation", "sign-out"), ("rotation", "open")}
 
 
 @pytest.mark.parametrize("kind", ["memory", "redis", "sqlite"])
-@pytest.mark.parametrize(("in_flight", "moment"), MOMENTS)
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(
+    ("end", "in_flight", "moment"),
+    [(end, *moment) for end in ENDS for moment in MOMENTS if (end, moment[0]) not in NO_END],
+)
 async def test_a_session_that_ends_stays_ended_whatever_is_in_flight(
     kind: str,
     in_flight: str,
@@ -808,6 +812,48 @@ async def test_a_session_that_ends_stays_ended_whatever_is_in_flight(
                     pass
         if in_flight not in ("read", "extension"):
             assert "ended_elsewhere" in kinds(events)
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis", "sqlite"])
+@pytest.mark.parametrize("in_flight", ["sign-out", "open"])
+@pytest.mark.parametrize("moment", ["in the route", "before the save"])
+async def test_a_rotation_overtakes_no_sign_out_and_no_open(
+    kind: str,
+    in_flight: str,
+    moment: str,
+    clock: FrozenClock,
+    request: pytest.FixtureRequest,
+) -> None:
+    """The user is signed out under the new token as well; the administrator's change is stored."""
+    async with opened_store(kind, clock, request) as inner:
+        store = SpyStore(inner)
+        provider: SessionProvider[Any] = SessionProvider(
+            Basket, store=store, secret_key=SECRET, clock=clock
+        )
+        client = Client(provider)
+        key = await client.sign_in()
+        other = client.copy()
+
+        async def end_session() -> None:
+            await rotate(provider, other, key, clock)
+
+        async def route(session: Session[Any]) -> None:
+            await IN_FLIGHT[in_flight](session)
+            if moment == "in the route":
+                await end_session()
+            else:
+                store.hook = before("save", end_session)
+
+        if in_flight == "open":
+            async with provider.open(key) as session:
+                await route(session)
+        else:
+            assert (await client.copy().request(route)).is_ok
+        assert not await client.is_live()
+        assert await other.is_live() == (in_flight == "open")
+        async with provider.open(key) as session:
+            assert session.data.note == "too late"
+            assert (session.subject is None) == (in_flight == "sign-out")
 
 
 async def test_a_shorter_idle_timeout_ends_a_session_that_the_store_still_has(

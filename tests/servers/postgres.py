@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 import pytest
@@ -76,6 +76,20 @@ class PostgresServer(ServerProcess):
             for statement in statements:
                 cursor.execute(statement)
             return cursor.fetchone()[0] if cursor.description else None
+
+    def start(self) -> Self:
+        until(self._starts, within=self.start_within, what=f"{self} starts")
+        return self
+
+    def _starts(self) -> bool:
+        try:
+            super().start()
+        except RuntimeError:
+            # for a moment after a crash its processes keep it from starting
+            if "is still in use" not in self.log:
+                raise
+            return False
+        return True
 
     def create(self) -> None:
         """Make an empty database cluster in its directory."""
