@@ -1,17 +1,21 @@
 """The engine of ``SQLStore``: made from a URL with settings for sessions, or checked."""
 
+import asyncio
 import os
 import secrets
+import sqlite3
+import time
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
 from sqlalchemy import URL, event, make_url
 from sqlalchemy.engine import Engine
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+from sqlalchemy.util import await_only
 
 from ..errors import ConfigurationError
 from .base import translate_errors
@@ -20,6 +24,7 @@ from .base import translate_errors
 _CONNECT_SECONDS = 10
 _COMMAND_SECONDS = 30
 _BUSY_SECONDS = 5
+_WAL_SECONDS = 1
 
 DIALECTS = ("sqlite", "postgresql")
 _FILE = "file"
@@ -185,7 +190,7 @@ def _set_up_file(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> Non
     """Set WAL, so that readers never wait for a writer, and remember which file was opened."""
     try:
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
+        _set_wal(cursor)
         cursor.execute("PRAGMA database_list")
         path = cursor.fetchall()[0][2]
         cursor.close()
@@ -193,6 +198,20 @@ def _set_up_file(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> Non
         connection.close()  # which the pool would not do, and each has a thread
         raise
     entry.info[_FILE] = path, _identity(path)
+
+
+def _set_wal(cursor: DBAPICursor) -> None:
+    deadline = time.monotonic() + _WAL_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            # where several connections open a new file at once, SQLite does not wait for its lock
+            if time.monotonic() > deadline:
+                raise
+            await_only(asyncio.sleep(0.01))
+        else:
+            return
 
 
 def _check_file(_: DBAPIConnection, entry: ConnectionPoolEntry, __: Any) -> None:
