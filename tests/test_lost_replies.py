@@ -1,6 +1,7 @@
 """Writes that were done and whose replies were lost: they are not done twice."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -238,19 +239,24 @@ async def test_a_write_that_arrives_late_is_not_done_twice(shop: Shop) -> None:
     assert await shop.stored() == (2, ["ours", "theirs"])
 
 
+def holding_back(delayed: list[StoreCall]) -> Callable[[StoreCall], Awaitable[Any]]:
+    """A hook that keeps the first save for later, as if its reply were lost."""
+
+    async def hold_back(call: StoreCall) -> Any:
+        if call.verb != "save" or delayed:
+            return await call.pass_on()
+        delayed.append(call)
+        raise StoreUnavailable("no reply in time")
+
+    return hold_back
+
+
 @pytest.mark.parametrize("arrives", ["before the reload", "after the reload", "never"])
 async def test_a_change_that_is_made_anew_after_a_reload_counts_once(
     shop: Shop, arrives: str
 ) -> None:
     """The write whose reply was lost is either seen by the reload, or is what is made anew."""
     delayed: list[StoreCall] = []
-
-    async def hold_back(call: StoreCall) -> Any:
-        if call.verb != "save":
-            return await call.pass_on()
-        spy.hook = pass_on
-        delayed.append(call)
-        raise StoreUnavailable("no reply in time")
 
     async def route(session: Any) -> None:
         count(session)
@@ -264,7 +270,7 @@ async def test_a_change_that_is_made_anew_after_a_reload_counts_once(
         if arrives == "after the reload":
             assert await delayed[0].pass_on()
 
-    spy = SpyStore(shop.store, hold_back)
+    spy = SpyStore(shop.store, holding_back(delayed))
     provider = provider_without_timeouts(spy, shop.clock, Counted, on_conflict="raise")
     assert (await Client(provider, shop.client.cookie).request(route)).is_ok
     assert await shop.stored() == (1, ["ours"])
@@ -415,13 +421,6 @@ async def test_a_write_that_is_not_there_after_a_reload_never_arrives(shop: Shop
     """What the route has seen at its end is what the next request sees."""
     delayed: list[StoreCall] = []
 
-    async def hold_back(call: StoreCall) -> Any:
-        if call.verb != "save":
-            return await call.pass_on()
-        spy.hook = pass_on
-        delayed.append(call)
-        raise StoreUnavailable("no reply in time")
-
     async def route(session: Any) -> None:
         count(session)
         with pytest.raises(StoreUnavailable):
@@ -429,7 +428,7 @@ async def test_a_write_that_is_not_there_after_a_reload_never_arrives(shop: Shop
         assert await session.reload()
         assert session.data.count == 0
 
-    spy = SpyStore(shop.store, hold_back)
+    spy = SpyStore(shop.store, holding_back(delayed))
     provider = provider_without_timeouts(spy, shop.clock, Counted, on_conflict="raise")
     assert (await Client(provider, shop.client.cookie).request(route)).is_ok
     assert await delayed[0].pass_on() is False
