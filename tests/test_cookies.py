@@ -424,6 +424,41 @@ async def test_these_headers_have_no_session(
     assert store.calls == []
 
 
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"domain": "example.com"}, {"domain": "shop.example.com"}),
+        ({"path": "/a"}, {"path": "/"}),
+        ({"path": "/a"}, {"path": "/a/count"}),
+        ({}, {"partitioned": True}),
+    ],
+)
+async def test_a_cookie_of_other_attributes_is_no_session(
+    store: SpyStore, before: dict[str, Any], now: dict[str, Any]
+) -> None:
+    """A browser that still has it sends both, and the one of today counts."""
+    secure = {"domain": "example.com"} if "path" in now else {}  # one prefix, so that names agree
+    old, new = (
+        make_cookie_app(make_provider(store, cookie=CookieConfig(**{**secure, **each})))
+        for each in (before, now)
+    )
+    cookies = [raw_set_cookies((await call(app, "/a/count"))[1])[0] for app in (old, new)]
+    outdated, current = (cookie.partition(";")[0].encode() for cookie in cookies)
+    assert outdated.partition(b"=")[0] == current.partition(b"=")[0]
+    assert await count_seen(new, outdated) == 0
+    assert await count_seen(new, outdated + b"; " + current) == 1
+
+
+@pytest.mark.parametrize("options", [{"samesite": "strict"}, {"persistent": True}], ids=str)
+async def test_other_attributes_may_change_without_a_sign_out(
+    app: FastAPI, store: SpyStore, options: dict[str, Any]
+) -> None:
+    """A browser that gets the cookie anew replaces the old one."""
+    cookie = f"{COOKIE}={await valid_cookie(app)}".encode()
+    changed = make_cookie_app(make_provider(store, cookie=CookieConfig(**options)))
+    assert await count_seen(changed, cookie) == 1
+
+
 async def test_of_two_different_valid_cookies_neither_is_accepted(store: SpyStore) -> None:
     """One of them may have been planted (cookie tossing): an event is emitted."""
     events: list[Any] = []

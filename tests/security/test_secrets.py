@@ -25,6 +25,7 @@ from pydantic import BaseModel, SecretStr
 import fastapi_async_sessions
 from fastapi_async_sessions import (
     ConfigurationError,
+    CookieConfig,
     MemoryStore,
     Session,
     SessionClosed,
@@ -602,16 +603,27 @@ def test_no_cryptography_is_hand_written():
     assert compared == ["_core/repository.py", "_core/seal.py", "_web/verifier.py"]
 
 
-def test_a_signature_is_hmac_sha256_under_a_derived_key():
+@pytest.mark.parametrize(
+    ("cookie", "attributes"),
+    [
+        (CookieConfig(), (b"__Host-session", b"", b"/")),
+        (CookieConfig(partitioned=True), (b"__Host-session", b"", b"/", b"partitioned")),
+        (
+            CookieConfig(domain="example.com", path="/a"),
+            (b"__Secure-session", b"example.com", b"/a"),
+        ),
+    ],
+)
+def test_a_signature_is_hmac_sha256_under_a_derived_key(cookie, attributes):
     """The standard library gives the same one; the key depends on purpose, provider and cookie:
     its name, domain and path, and whether it is partitioned."""
-    parts = (b"fastapi_async_sessions/v1", b"session", b"__Host-session", b"", b"/")
+    parts = (b"fastapi_async_sessions/v1", b"session", *attributes)
     salt = b"".join(b"%d:%s" % (len(part), part) for part in parts)
     text = Token(bytes(range(16)), bytes(range(32))).text()
     key = hmac.digest(SECRET.encode(), salt, "sha256")
     signature = base64.urlsafe_b64encode(hmac.digest(key, text, "sha256")).rstrip(b"=")
     value = b".".join([text, signature])
-    verifier = make_provider().verifier
+    verifier = make_provider(cookie=cookie).verifier
     assert verifier.sign(Token.parse(text)).encode() == value
     (verified,) = verifier.verify([value])
     assert verified.token.secret == bytes(range(32))
