@@ -1,1 +1,1 @@
-"""Example programs, listed in the README."""
+"""Example programs, and the guide that leads through them: README.md."""

@@ -32,7 +32,7 @@ def speed_text(page: Path) -> str:
     text = page.read_text()
     if page.parent.name == "benchmarks":
         return text
-    return text.partition("\n## Performance\n")[2].partition("\n## ")[0]
+    return text.partition("\n## Speed and reliability\n")[2].partition("\n## ")[0]
 
 
 @each_page

@@ -1,4 +1,4 @@
-"""Error trackers: with the settings in the README, no cookie and no data of a session is sent."""
+"""Error trackers: with the settings in the guide, no cookie and no data of a session is sent."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "examples/README.md").read_text()
 
 # the SDK changes the frameworks for the whole process
 PROGRAM = """
@@ -80,9 +80,9 @@ def reported(options: str) -> dict[str, list[bool]]:
 
 
 @pytest.mark.slow
-def test_the_settings_in_the_readme_keep_cookies_and_data_out_of_sentry() -> None:
+def test_the_settings_in_the_guide_keep_cookies_and_data_out_of_sentry() -> None:
     """Every failure is still reported."""
-    (settings,) = re.findall(r"sentry_sdk\.init\(dsn=\.\.\., (.*)\)", README)
+    (settings,) = re.findall(r"sentry_sdk\.init\(dsn=\.\.\., (.*)\)", GUIDE)
     found = reported(f"dict({settings})")
     assert list(found) == ["/fails", "/large", "/wrong"]
     assert all(each == [True, *[False] * 5] for each in found.values()), found

@@ -30,7 +30,7 @@ from fastapi_async_sessions.stores.sql import SQLStore
 
 from .apps import SECRET, Data, Line, browser, call, make_app, make_provider
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+GUIDE = (Path(__file__).parents[1] / "examples/README.md").read_text()
 
 WRITE_DEPENDS = "write session: Session[UserData] = Depends(get_session)"
 WRITE_PARENTHESES = "write Depends(get_session.signed_in()), with parentheses"
@@ -393,8 +393,8 @@ async def test_an_async_test_client_on_http() -> None:
 
 
 def test_a_secure_cookie_on_http_elsewhere() -> None:
-    """A server cannot see what a browser drops; the README explains it at ``secure``."""
-    (row,) = re.findall(r"^\| `secure` \|.*$", README, re.MULTILINE)
+    """A server cannot see what a browser drops; the guide explains it at ``secure``."""
+    (row,) = re.findall(r"^\| `secure` \|.*$", GUIDE, re.MULTILINE)
     assert re.search(
         in_order("http://", "drop a `Secure` cookie", "each request begins a new"), row
     )

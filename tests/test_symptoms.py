@@ -1,4 +1,4 @@
-"""The README's table of causes for which users are signed out: each is played, with its event."""
+"""The guide's table of symptoms and causes: users are signed out by each, with its event."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ from .apps import COOKIE, OLDER_SECRET, SECRET, browser, make_provider
 from .doubles import SpyStore
 from .sites import make_sign_in_site
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+GUIDE = (Path(__file__).parents[1] / "examples/README.md").read_text()
 SECOND = timedelta(seconds=1)
 
 
@@ -187,7 +187,7 @@ CAUSES: list[Callable[[Host], Awaitable[dict[str, str] | None]]] = [
 
 def rows() -> list[list[str]]:
     """The rows of the table, as their cells."""
-    section = README.partition("\n## When users are signed out\n")[2].partition("\n## ")[0]
+    section = GUIDE.partition("\n## Symptoms and causes\n")[2].partition("\n## ")[0]
     lines = re.findall(r"^\| (.*) \|$", section, re.MULTILINE)
     return [re.split(r" \|(?: |$)", line) for line in lines[1:]]
 

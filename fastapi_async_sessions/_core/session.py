@@ -53,8 +53,8 @@ class Session(Generic[Model]):
 
     @property
     def is_detached(self) -> bool:
-        """Whether the browser may hold a better cookie, so that what this request changes is not
-        stored: see "Late requests and other sites" in the README."""
+        """Whether the browser may hold a better cookie, so that the changes of this request are not
+        stored: see "Late requests" in the guide, examples/README.md."""
         return self._state.is_detached
 
     @property

@@ -49,8 +49,8 @@ _WITH_PARENTHESES = NotAParameter(
 class SessionProvider(SessionAdmin[Model]):
     """Provides the session of a request: ``session: Session[UserData] = Depends(get_session)``.
 
-    Each provider has its own model, cookie and namespace in the store. The README explains every
-    argument.
+    Each provider has its own model, cookie and namespace in the store. The guide,
+    examples/README.md, explains every argument.
 
     Args:
         model: A Pydantic model that can be made without arguments.

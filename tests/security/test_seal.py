@@ -153,7 +153,7 @@ async def test_only_a_seal_of_the_same_provider_and_secret_fits(
 async def test_an_older_record_of_the_same_session_fits(
     memory: SpyStore, clock: FrozenClock
 ) -> None:
-    """The seal cannot tell which of two is the newer one: README says so. Its times still count."""
+    """The seal cannot tell which of two is the newer one: see the guide. Its times still count."""
     provider = make_provider(memory, Notes, clock=clock)
     client, key, record = await stored_session(provider)
 

@@ -131,7 +131,7 @@ async def test_a_limit_of_the_proxy_is_named(workers, start_nginx):
 @pytest.mark.debian("nginx")
 @pytest.mark.parametrize(("body_limit", "size"), [("1m", 700_000), ("2m", 2**20)])
 async def test_sessions_fit_the_limit_of_a_proxy(workers, start_nginx, body_limit, size):
-    """As the README says: nginx's default for most, and twice as much for the largest."""
+    """As the guide says: nginx's default for most, and twice as much for the largest."""
     async with opened(start_nginx(workers.port, body_limit=body_limit).url) as store:
         expires_at = datetime.now(UTC) + timedelta(hours=1)
         largest = Record(bytes(size), "v" * 512, "o" * 400, expires_at)
