@@ -24,6 +24,7 @@ pytest_plugins = [
     "tests.servers.pgbouncer",
     "tests.servers.nginx",
     "tests.servers.chromium",
+    "tests.servers.oidc",
 ]
 
 

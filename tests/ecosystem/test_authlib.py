@@ -1,6 +1,6 @@
 """Authlib: sign-in at a real OpenID provider, whose state is kept in ``request.session``."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -15,7 +15,6 @@ from fastapi_async_sessions import Session
 from ..apps import browser, cookie_value, make_app, make_provider
 
 pytest.importorskip("authlib.integrations.starlette_client")
-oidc_provider_mock = pytest.importorskip("oidc_provider_mock")
 
 from authlib.integrations.starlette_client import OAuth
 
@@ -29,10 +28,8 @@ class Data(BaseModel):
 
 
 @pytest.fixture(scope="module")
-def issuer() -> Iterator[str]:
-    user = oidc_provider_mock.User(sub="alice", claims={"email": "alice@example.com"})
-    with oidc_provider_mock.run_server_in_thread(user_claims=[user]) as server:
-        yield f"http://localhost:{server.server_port}"
+def issuer(serve_provider: Callable[..., str]) -> str:
+    return serve_provider()
 
 
 def make_oidc_app(issuer: str, get_session: Any) -> FastAPI:
