@@ -54,7 +54,6 @@ except ImportError as error:
     ) from error
 
 _BATCH = 1000
-# of conflicting transactions at least one commits each time: a crowd takes several attempts
 _ATTEMPTS = 10
 _CANCEL_SECONDS = 1
 _CLOSE_SECONDS = 5
@@ -64,9 +63,10 @@ _INSERT: Mapping[str, Callable[[Table], sqlite.Insert | postgresql.Insert]] = {
     "postgresql": postgresql.insert,
 }
 
-# serialization failures, deadlocks, a plan from before a migration, and the errors of creating one
-# table twice at the same time
-_TRANSIENT = {"40001", "40P01", "0A000", "23505", "42710", "42P07"}
+_SERIALIZATION_FAILURE = "40001"
+# deadlocks, a plan from before a migration, and the errors of creating one table twice at the same
+# time
+_TRANSIENT = {_SERIALIZATION_FAILURE, "40P01", "0A000", "23505", "42710", "42P07"}
 
 T = TypeVar("T")
 _Work = Callable[[AsyncConnection], Awaitable[T]]
@@ -294,18 +294,22 @@ class SQLStore(Store):
 
     async def _execute(self, work: _Work[T], is_connected: asyncio.Event, creates: bool) -> T:
         """Run a statement, and again while the errors that it meets are transient."""
-        attempts_left = _ATTEMPTS
+        attempts_left, engine = _ATTEMPTS, self._engine
         with translate_errors(partial(self._unavailable, creates)):
             while True:
                 attempts_left -= 1
                 try:
-                    async with self._engine.begin() as connection:
+                    async with engine.begin() as connection:
                         is_connected.set()
                         return await work(connection)
                 except Exception as error:
                     # any: while asyncpg connects, its own errors escape SQLAlchemy's wrapping
                     if not attempts_left or not _is_transient(error):
                         raise
+                    if code_of(driver_error(error)) == _SERIALIZATION_FAILURE:
+                        # The engine's own level may be stricter, where each of a crowd of writers
+                        # fails a call again. Each statement is correct at this one, and waits.
+                        engine = self._engine.execution_options(isolation_level="READ COMMITTED")
                 is_connected.clear()
 
     def _unavailable(self, creates: bool, error: Exception) -> StoreUnavailable:

@@ -493,6 +493,32 @@ async def test_a_serialization_failure_is_tried_again_nine_times(
         assert postgres_server.execute("SELECT last_value FROM attempts") == 10
 
 
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_an_engine_of_a_strict_level_does_not_fail_a_call_again_and_again(
+    postgres_server, postgres_url, driver
+):
+    """Where each of many writers would fail it: from the second attempt on it waits for them."""
+    record = a_record()
+    url = with_driver(postgres_url, driver)
+    async with an_engine(url, pool_size=1, isolation_level="SERIALIZABLE") as engine:
+        store = SQLStore(engine, create_table=True)
+        await store.open()
+        await store.create(KEY, record)
+        postgres_server.execute("""
+            CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF current_setting('transaction_isolation') = 'serializable' THEN
+                    RAISE 'try again' USING ERRCODE = '40001';
+                END IF;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER fail BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION fail();
+        """)
+        assert await store.save(KEY, a_record(), replaces=record.version)
+        async with engine.connect() as connection:
+            level = await connection.exec_driver_sql("SHOW transaction_isolation")
+            assert level.scalar() == "serializable"
+
+
 @asynccontextmanager
 async def through_a_proxy(url):
     async with Proxy.to(url) as proxy:
