@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from fastapi import Depends, Request
@@ -59,10 +58,9 @@ async def network(request: pytest.FixtureRequest) -> AsyncIterator[Network]:
             url = stack.enter_context(serve(service))
         else:
             url = request.getfixturevalue(f"{request.param}_url")
-        proxy = await stack.enter_async_context(Proxy.to(url))
+        proxy = await stack.enter_async_context(Proxy(url))
         direct = await stack.enter_async_context(opened(request.param, url))
-        far_url = with_port(url, proxy.port)
-        proxied = await stack.enter_async_context(opened(request.param, far_url))
+        proxied = await stack.enter_async_context(opened(request.param, proxy.url))
         yield Network(direct, proxied, proxy)
 
 
@@ -81,12 +79,6 @@ async def opened(kind: str, url: str) -> AsyncIterator[Store]:
         yield store
     finally:
         await store.aclose()
-
-
-def with_port(url: str, port: int) -> str:
-    parts = urlsplit(url)
-    user, at, _ = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user}{at}127.0.0.1:{port}"))
 
 
 def provider(store: Store) -> Any:

@@ -510,8 +510,8 @@ async def run_workers(url: str, cases: list[tuple[str, str, str]]) -> None:
 
 @contextlib.asynccontextmanager
 async def behind_a_proxy(redis_url: str) -> AsyncIterator[tuple[Proxy, RedisStore]]:
-    async with Proxy.to(redis_url) as proxy:
-        store = RedisStore.from_url(f"redis://127.0.0.1:{proxy.port}/0")
+    async with Proxy(redis_url) as proxy:
+        store = RedisStore.from_url(proxy.url)
         try:
             yield proxy, store
         finally:

@@ -642,7 +642,7 @@ async def test_a_commit_that_always_comes_too_late_is_a_409(
     """Retries end after ``commit_timeout``."""
     # it is the pause in which the time ends, and not a save, whose outcome would be unknown
     monkeypatch.setattr(commit, "_pauses", lambda: iter([0.0, 60.0]))
-    provider = new_provider(commit_timeout=timedelta(seconds=0.5))
+    provider = new_provider(commit_timeout=timedelta(seconds=1))
     client = Client(provider)
     key = await client.sign_in()
     other = Client(new_provider(), client.cookie)

@@ -131,6 +131,6 @@ def test_workers_that_a_program_starts_are_noticed(tmp_path: Path) -> None:
     server = Program(tmp_path, "program:app", under="uvicorn")
     server.start()
     try:
-        until(lambda: "each of the 2 workers" in server.log, within=60, what="the hint")
+        until(lambda: "each of the 2 workers" in server.log, within=120, what="the hint")
     finally:
         server.stop()

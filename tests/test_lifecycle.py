@@ -621,12 +621,14 @@ async def test_a_redis_that_hangs_is_a_503_in_time(
     """A store that never answers delays a request by ``store_timeout`` at most."""
     server = start_redis()
     store = RedisStore.from_url(server.url, clock=clock)
-    get_session = make_provider(store, clock=clock, store_timeout=timedelta(seconds=0.5))
-    app = make_lifecycle_app(get_session)
-    async with browser(app) as client:
-        await client.get("/begin")
+    patient = make_lifecycle_app(make_provider(SpyStore(store), clock=clock))
+    soon = timedelta(seconds=0.5)
+    app = make_lifecycle_app(make_provider(store, clock=clock, store_timeout=soon))
+    async with browser(patient) as client:
+        cookie = cookie_value(await client.get("/begin"))
         server.pause()
-        response = await client.get("/me")
+        async with browser(app, cookie) as impatient:
+            response = await impatient.get("/me")
         server.resume()
         assert (response.status_code, set_cookie_kind(response)) == (503, None)
         assert (await client.get("/me")).json() == "1 red"

@@ -476,7 +476,7 @@ async def test_a_save_without_an_answer_in_time_is_unknown_after_a_conflict_too(
         count(session)
 
     spy = SpyStore(shop.store, hook)
-    options: Any = {"clock": shop.clock, "commit_timeout": timedelta(seconds=0.1)}
+    options: Any = {"clock": shop.clock, "commit_timeout": timedelta(seconds=0.5)}
     provider = SessionProvider(Counted, store=spy, secret_key=SECRET, **options)
     answer = await Client(provider, shop.client.cookie).request(route)
     assert isinstance(answer.error, StoreUnavailable)

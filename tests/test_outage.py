@@ -36,7 +36,7 @@ from .apps import (
     session_records,
     set_cookie_kind,
 )
-from .doubles import Gate, Hook, SpyStore, StoreCall, before, failing, pass_on
+from .doubles import WAIT_LIMIT, Gate, Hook, SpyStore, StoreCall, before, failing, pass_on
 from .sites import make_sign_in_site
 
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)
@@ -149,7 +149,7 @@ async def test_a_call_to_a_store_that_hangs_times_out(app, store, events, verb, 
     await client.post("/change")
     events.clear()
     store.hook = hangs(verb)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_LIMIT):
         assert is_unavailable(await client.request(method, path))
     assert {(event.kind, event.facts["reason"]) for event in events} == {
         ("store_error", "no answer within 0.02 seconds")
@@ -481,7 +481,7 @@ class FirstCalls:
 
     async def purges(self, count: int) -> None:
         """Wait until that many have begun."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_LIMIT):
             for _ in range(count):
                 await self.purged.acquire()
 

@@ -38,7 +38,7 @@ async def test_the_connect_handler_peeks_at_the_session(transport: str) -> None:
         for headers in ({"Cookie": cookie}, {}):
             client = socketio.AsyncClient()
             await client.connect(
-                url, headers=headers, socketio_path="/ws", transports=[transport], wait_timeout=20
+                url, headers=headers, socketio_path="/ws", transports=[transport], wait_timeout=60
             )
             await client.disconnect()
     assert seen == ["ada", None]

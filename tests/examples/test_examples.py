@@ -424,13 +424,13 @@ def uvicorn(target: str, port: int, **environment: str) -> Iterator[str]:
         finally:
             process.terminate()
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
 
 
 def wait_until_it_listens(url: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         try:
             httpx.get(url)

@@ -27,7 +27,7 @@ from .waits import until
 
 # PostgreSQL and what stands before it refuse to run as root
 USER = "nobody" if os.geteuid() == 0 else None
-_FOLLOWS_WITHIN = 20.0
+_FOLLOWS_WITHIN = 120.0
 
 
 class PostgresServer(ServerProcess):
@@ -70,7 +70,7 @@ class PostgresServer(ServerProcess):
         """Send statements from outside, each in a transaction of its own, and give the value that
         the last one returns, or None."""
         where = f"host=127.0.0.1 port={self.port} user=postgres dbname=postgres"
-        limits = "connect_timeout=20 options='-c statement_timeout=60s'"
+        limits = "connect_timeout=60 options='-c statement_timeout=120s'"
         with psycopg.connect(f"{where} {limits}", autocommit=True) as connection:
             cursor = connection.cursor()
             for statement in statements:
@@ -254,7 +254,7 @@ def _run(binaries: Path, command: list[str]) -> str:
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         user=USER,
         cwd="/",
     )

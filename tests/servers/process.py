@@ -12,7 +12,7 @@ from typing import Protocol, Self, TypeVar
 
 from .waits import until
 
-_STOP_WITHIN = 10.0
+_STOP_WITHIN = 30.0
 
 
 class ServerProcess(ABC):
@@ -23,7 +23,7 @@ class ServerProcess(ABC):
     first.
     """
 
-    start_within = 20.0
+    start_within = 120.0
     stop_signal = signal.SIGTERM
     user: str | None = None
     environment: Mapping[str, str] | None = None

@@ -5,13 +5,14 @@ import contextlib
 import ssl
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 
 class Proxy:
     """Stands between a client and a server, in the event loop of the test.
 
-    ``async with Proxy.to("http://127.0.0.1:8000") as proxy`` listens on ``proxy.port``. Meanwhile:
+    ``async with Proxy("http://127.0.0.1:8000") as proxy`` listens on ``proxy.port``, and
+    ``proxy.url`` is the same URL with that port. Meanwhile:
 
     - ``proxy.delay = 0.001`` brings each piece of traffic, either way, that many seconds later
     - ``proxy.pause()`` lets nothing through, either way, until ``proxy.resume()``
@@ -21,9 +22,9 @@ class Proxy:
     - ``proxy.cut()`` cuts all connections that are open
     """
 
-    def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
-        self._target = (host, port)
-        self._tls = tls
+    def __init__(self, url: str, *, tls: ssl.SSLContext | None = None) -> None:
+        self._parts = urlsplit(url)
+        self._tls = tls  # clients speak TLS to it
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -35,13 +36,10 @@ class Proxy:
         self.connections = 0
         self.requests = 0
 
-    @classmethod
-    def to(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Self:
-        """A proxy before the server that a URL names; with ``tls`` clients speak TLS to it."""
-        parts = urlsplit(url)
-        assert parts.hostname
-        assert parts.port
-        return cls(parts.hostname, parts.port, tls=tls)
+    @property
+    def url(self) -> str:
+        user, at, _ = self._parts.netloc.rpartition("@")
+        return urlunsplit(self._parts._replace(netloc=f"{user}{at}127.0.0.1:{self.port}"))
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
@@ -84,7 +82,9 @@ class Proxy:
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuse:
             return
-        far_reader, far_writer = await asyncio.open_connection(*self._target)
+        far_reader, far_writer = await asyncio.open_connection(
+            self._parts.hostname, self._parts.port
+        )
         both = {writer, far_writer}
         self._writers |= both
         if self.refuse:

@@ -47,7 +47,8 @@ class RedisServer(ServerProcess):
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        """Its address; clients wait for it long enough for the busiest machine."""
+        return f"redis://127.0.0.1:{self.port}/0?socket_timeout=60&socket_connect_timeout=60"
 
     @property
     def version(self) -> str:
@@ -59,7 +60,7 @@ class RedisServer(ServerProcess):
     def command(self, *arguments: Any, **options: Any) -> Any:
         """Send one command, without asyncio, and give the answer."""
         with closing(
-            redis.Redis(port=self.port, host="127.0.0.1", socket_timeout=20, **options)
+            redis.Redis(port=self.port, host="127.0.0.1", socket_timeout=60, **options)
         ) as client:
             return client.execute_command(*arguments)
 
@@ -70,7 +71,7 @@ class RedisServer(ServerProcess):
         What scripts call is left out, and what clients say when they connect.
         """
         seen: Counter[str] = Counter()
-        client = redis.Redis(port=self.port, socket_timeout=20)
+        client = redis.Redis(port=self.port, socket_timeout=60)
         with closing(client), client.monitor() as monitor:
             yield seen
             client.echo(_END)
@@ -90,9 +91,9 @@ class RedisServer(ServerProcess):
         except OSError:
             return False
 
-    def say(self, line: str) -> bytes:
+    def say(self, line: str, within: float = 2) -> bytes:
         """Send a line and give the first of the answer; many times faster than a client."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=within) as connection:
             connection.sendall(line.encode() + b"\r\n")
             return connection.recv(65536)
 
@@ -118,9 +119,9 @@ def redis_server(
 
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
-    """Its address; it is empty. Clients wait for it long enough for the busiest machine."""
+    """Its address; it is empty."""
     redis_server.command("FLUSHALL")
-    return f"{redis_server.url}?socket_timeout=60&socket_connect_timeout=60"
+    return redis_server.url
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ async def echo():
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         async with (
-            asyncio.timeout(10),
-            Proxy.to(f"tcp://127.0.0.1:{port}") as proxy,
+            asyncio.timeout(60),
+            Proxy(f"tcp://127.0.0.1:{port}") as proxy,
             connected(proxy) as ask,
         ):
             yield proxy, ask

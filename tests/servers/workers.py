@@ -18,8 +18,6 @@ class Workers(ServerProcess):
     ``settings`` are environment variables for the application; ``options`` are the server's own.
     """
 
-    start_within = 60.0  # each process imports the application
-
     def __init__(
         self,
         directory: Path,

@@ -64,9 +64,9 @@ class Known:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A call that failed, and when; ``reason`` is what the store said."""
+    """A call that failed, and when it began; ``reason`` is what the store said."""
 
-    at: float
+    began_at: float
     verb: str
     reason: str
 
@@ -78,13 +78,13 @@ class _Refused(Exception):
 class Crowd:
     """``clients`` of a store that work without a pause, or with one of as many seconds.
 
-    Each waits for an answer as long as its ``patience``, in seconds: that of a provider by default.
+    Each waits for an answer as long as its ``patience``, in seconds.
     ``refusals`` are calls that failed with ``StoreUnavailable`` or took longer; ``calls`` were
     answered. ``mistakes()`` gives what was answered wrongly.
     """
 
     def __init__(
-        self, store: Store, clients: int = 32, *, pause: float = 0.0, patience: float = 2.0
+        self, store: Store, clients: int = 32, *, pause: float = 0.0, patience: float = 60.0
     ) -> None:
         self.store = store
         self.refusals: list[Refusal] = []
@@ -150,8 +150,8 @@ class Crowd:
                     known.doubt()
 
     def refused_since(self, moment: float) -> dict[str, int]:
-        """How often calls were refused after a moment, by reason."""
-        return dict(Counter(each.reason for each in self.refusals if each.at > moment))
+        """How often calls that began after a moment were refused, by reason."""
+        return dict(Counter(each.reason for each in self.refusals if each.began_at > moment))
 
     async def mistakes(self) -> list[str]:
         """What was answered wrongly meanwhile, and what is not as it should be now."""
@@ -225,7 +225,7 @@ class Crowd:
                 answered = await answer
         except (StoreUnavailable, TimeoutError) as error:
             reason = getattr(error, "reason", "no answer in time")
-            self.refusals.append(Refusal(time.monotonic(), verb, reason))
+            self.refusals.append(Refusal(started, verb, reason))
             self._was_refused.set()
             raise _Refused from None
         finally:

@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from redis.asyncio import Redis, RedisCluster
+from redis.asyncio import Redis
 
 from fastapi_async_sessions.records import Record, new_version
 from fastapi_async_sessions.stores.redis import RedisStore
@@ -22,7 +22,7 @@ async def store(request):
     if request.param == "cluster":
         cluster = request.getfixturevalue("redis_cluster")
         cluster.flush()
-        client = RedisCluster(startup_nodes=cluster.startup_nodes, max_connections=3)
+        client = cluster.connect(max_connections=3)
     else:
         url = request.getfixturevalue("redis_url")
         client = Redis.from_url(url, max_connections=3)

@@ -93,7 +93,7 @@ async def opened(url, **options):
 
 @asynccontextmanager
 async def through_a_proxy(url, **options):
-    async with Proxy.to(url) as proxy, opened(f"http://127.0.0.1:{proxy.port}", **options) as store:
+    async with Proxy(url) as proxy, opened(proxy.url, **options) as store:
         yield store, proxy
 
 

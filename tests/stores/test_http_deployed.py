@@ -78,7 +78,7 @@ class TestBehindNginx(StoreContract):
 async def test_processes_serve_one_database(workers):
     """Whichever answers."""
     async with opened(workers.url) as store:
-        crowd = Crowd(store, 8, patience=10)
+        crowd = Crowd(store, 8)
         async with crowd.at_work():
             await crowd.do(300)
         assert crowd.refused_since(0) == {}
@@ -90,7 +90,7 @@ async def test_processes_serve_one_database(workers):
 async def test_a_service_that_restarts_loses_nothing(workers, start_nginx):
     """Behind nginx, which keeps connections to it: requests fail while it is away and no longer."""
     async with opened(start_nginx(workers.port).url) as store:
-        crowd = Crowd(store, 8, patience=10)
+        crowd = Crowd(store, 8)
         async with crowd.at_work():
             await crowd.do(200)
             workers.restart()
@@ -108,7 +108,7 @@ async def test_connections_that_a_server_closes_when_idle_refuse_nobody():
     service = session_service(MemoryStore(), token=TOKEN)
     with serve(service, timeout_keep_alive=1) as url:
         async with opened(url) as store:
-            crowd = Crowd(store, 32, pause=1.0, patience=10)
+            crowd = Crowd(store, 32, pause=1.0)
             async with crowd.at_work():
                 await crowd.do(256)
             assert crowd.refused_since(0) == {}

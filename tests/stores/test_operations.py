@@ -6,7 +6,6 @@ from typing import Any
 
 import httpx
 import pytest
-from redis.asyncio import RedisCluster
 
 from fastapi_async_sessions import MemoryStore, Record, Store
 from fastapi_async_sessions.records import new_version
@@ -53,7 +52,7 @@ async def test_the_clock_of_a_server_can_be_read(store: Store) -> None:
 
 async def test_the_clock_of_a_cluster_is_that_of_one_of_its_nodes(redis_cluster: Any) -> None:
     """All of them answer."""
-    client = RedisCluster(startup_nodes=redis_cluster.startup_nodes)
+    client = redis_cluster.connect()
     time = await RedisStore(client).server_time()
     await client.aclose()
     assert abs(time - datetime.now(UTC)) < MINUTE

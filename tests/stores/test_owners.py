@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from redis.asyncio import Redis, RedisCluster
+from redis.asyncio import Redis
 from sqlalchemy import insert
 
 from fastapi_async_sessions import SessionProvider, StoreUnavailable
@@ -22,10 +22,12 @@ from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.service import session_service
 from fastapi_async_sessions.stores.sql import SQLStore
 from tests.apps import SECRET
+from tests.doubles import SpyStore, before
 from tests.servers.asgi import serve
 
 TOKEN = "t0ken-of-more-than-thirty-two-characters"
-HOUR = timedelta(hours=1)
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+IN_TIME = timedelta(seconds=20)  # on the busiest machine
 STEP = 5000
 SIZES = [pytest.param(2500, id="2500"), pytest.param(100_000, id="100000", marks=pytest.mark.slow)]
 PAGE = 1000
@@ -56,7 +58,7 @@ class HTTP(Memory):
     async def opened(self, request: Any) -> AsyncIterator[Store]:
         self.store = MemoryStore()
         with serve(session_service(self.store, token=TOKEN)) as url:
-            store = HTTPStore(url, token=TOKEN)
+            store = HTTPStore(url, token=TOKEN, timeout=MINUTE)
             yield store
             await store.aclose()
 
@@ -93,7 +95,7 @@ class Cluster(OneRedis):
     async def opened(self, request: Any) -> AsyncIterator[Store]:
         cluster = request.getfixturevalue("redis_cluster")
         cluster.flush()
-        self.client = RedisCluster(startup_nodes=cluster.startup_nodes)
+        self.client = cluster.connect()
         self.store = RedisStore(self.client)
         yield self.store
         await self.client.aclose()
@@ -179,7 +181,8 @@ async def sign_in_many(write: Callable[[Rows], Any], provider: Any, count: int) 
 
 
 def make_provider(store: Store) -> SessionProvider[Data]:
-    return SessionProvider(Data, store=store, secret_key=SECRET)
+    timeouts: Any = {"store_timeout": IN_TIME, "commit_timeout": IN_TIME}
+    return SessionProvider(Data, store=store, secret_key=SECRET, **timeouts)
 
 
 @pytest.mark.parametrize("count", SIZES)
@@ -215,6 +218,24 @@ async def test_very_many_dead_entries_hold_nothing_up(crowd, count):
     assert await calls_until_listed(provider, 3) <= 10
     await sign_in_many(crowd.write_dead, provider, count)
     assert await calls_until_revoked(provider) <= 10
+    assert await provider.sessions("ada") == []
+
+
+async def test_a_revocation_that_fails_has_made_progress(crowd):
+    """What it has deleted stays deleted, and another call deletes the rest."""
+    store = SpyStore(crowd.opened_store)
+    provider = make_provider(store)
+    await sign_in_many(crowd.write, provider, PAGE + 500)
+
+    async def fail() -> None:
+        raise StoreUnavailable("told to fail")
+
+    store.hook = before("delete_owned", fail, nth=2)
+    with pytest.raises(StoreUnavailable):
+        await provider.revoke_all("ada")
+    left = await provider.sessions("ada", PAGE + 500)
+    assert 500 <= len(left) < PAGE + 500
+    assert await provider.revoke_all("ada") == len(left)
     assert await provider.sessions("ada") == []
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 import pytest
-from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio import Redis, Sentinel
 
 from fastapi_async_sessions.errors import ConfigurationError, StoreUnavailable
 from fastapi_async_sessions.records import Record, new_version
@@ -83,8 +83,8 @@ class TestSentinel(StoreContract):
         self.group = redis_sentinels
 
     def make_store(self, clock):
-        sentinel = Sentinel(self.group.addresses)
-        client = sentinel.master_for(self.group.name)
+        sentinel = Sentinel(self.group.addresses, socket_timeout=60)
+        client = sentinel.master_for(self.group.name, socket_timeout=60)
         store = RedisStore(client, clock=clock)
 
         async def aclose():
@@ -102,7 +102,7 @@ class TestCluster(StoreContract):
         self.cluster = redis_cluster
 
     def make_store(self, clock):
-        client = RedisCluster(startup_nodes=self.cluster.startup_nodes)
+        client = self.cluster.connect()
         return closing(RedisStore(client, clock=clock), client)
 
 
@@ -193,7 +193,7 @@ async def test_a_session_that_returns_to_its_owner_meanwhile_keeps_its_entry(red
     """In a cluster, where a record and its entry are written and removed by two commands."""
     redis_cluster.flush()
     first, second, third = record(owner="ada"), record(owner="bob"), record(owner="ada")
-    client = RedisCluster(startup_nodes=redis_cluster.startup_nodes)
+    client = redis_cluster.connect()
     store, interrupted = RedisStore(client), RedisStore(client)
     send = interrupted._client.command
 
@@ -224,7 +224,7 @@ async def test_an_index_does_not_grow_with_sessions_that_have_ended(kind, reques
     else:
         cluster = request.getfixturevalue("redis_cluster")
         cluster.flush()
-        client = RedisCluster(startup_nodes=cluster.startup_nodes)
+        client = cluster.connect()
     store = RedisStore(client)
     await store.create(KEY, record(owner="ada"))
     for number in range(300):
@@ -526,8 +526,9 @@ async def test_a_failure_reaches_every_caller_of_a_batch_and_none_later(start_re
 async def test_a_call_to_a_server_that_hangs_times_out(start_redis):
     """So do batched calls, by the timeout of the connection; later calls succeed."""
     server = start_redis()
-    async with opened(server.url, socket_timeout=0.5) as store:
-        await store.create(KEY, record())
+    url = f"redis://127.0.0.1:{server.port}"
+    async with opened(server.url) as patient, opened(url, socket_timeout=0.5) as store:
+        await patient.create(KEY, record())
         server.pause()
         errors = await asyncio.gather(*(store.load(KEY) for _ in range(3)), return_exceptions=True)
         assert [error.reason for error in errors] == ["TimeoutError: no answer in time"] * 3
@@ -557,7 +558,7 @@ async def test_a_cancelled_caller_does_not_affect_the_others(start_redis):
 
 async def test_the_reply_to_a_cancelled_call_is_not_given_to_the_next_one(redis_url):
     """CVE-2023-28859: a connection with an unread reply is never used again."""
-    async with Proxy.to(redis_url) as proxy, opened(f"redis://127.0.0.1:{proxy.port}") as store:
+    async with Proxy(redis_url) as proxy, opened(proxy.url) as store:
         mine, other = record(body=b"mine"), record(body=b"another's")
         await store.create(KEY, mine)
         await store.create(OTHER, other)
@@ -575,7 +576,7 @@ async def test_the_reply_to_a_cancelled_call_is_not_given_to_the_next_one(redis_
 
 async def test_a_write_whose_reply_was_lost_is_repeated_and_done_once(redis_url):
     """It is recognised by its version."""
-    async with Proxy.to(redis_url) as proxy, opened(f"redis://127.0.0.1:{proxy.port}") as store:
+    async with Proxy(redis_url) as proxy, opened(proxy.url) as store:
         first, second = record(owner="ada"), record(owner="bob")
         await store.open()
         proxy.lose_replies = 1
@@ -588,15 +589,13 @@ async def test_a_write_whose_reply_was_lost_is_repeated_and_done_once(redis_url)
 
 async def test_a_lost_reply_without_retries_is_unavailable(redis_url):
     """The write was done all the same, and repeating it returns True."""
-    async with Proxy.to(redis_url) as proxy:
-        url = f"redis://127.0.0.1:{proxy.port}"
-        async with opened(url, retry=None) as store:
-            kept = record()
-            await store.open()
-            proxy.lose_replies = 1
-            async with unavailable("ConnectionError"):
-                await store.create(KEY, kept)
-            assert await store.create(KEY, kept)
+    async with Proxy(redis_url) as proxy, opened(proxy.url, retry=None) as store:
+        kept = record()
+        await store.open()
+        proxy.lose_replies = 1
+        async with unavailable("ConnectionError"):
+            await store.create(KEY, kept)
+        assert await store.create(KEY, kept)
 
 
 async def test_a_wrong_password_is_reported_as_such_and_not_shown(start_redis):
@@ -639,7 +638,7 @@ async def test_a_replica_serves_reads_and_refuses_writes(start_redis):
 async def test_a_store_disconnects_from_a_demoted_master(start_redis):
     """Sentinel, or the name of the server, may lead the next connection to the new master."""
     server = start_redis()
-    async with Proxy.to(server.url) as proxy, opened(f"redis://127.0.0.1:{proxy.port}") as store:
+    async with Proxy(server.url) as proxy, opened(proxy.url) as store:
         assert await store.create(KEY, record())
         server.command("REPLICAOF", "127.0.0.1", 1)
         async with unavailable("the server is a read-only replica"):

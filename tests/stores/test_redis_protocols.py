@@ -1,7 +1,6 @@
 """RedisStore in both versions of the protocol, whichever redis-py takes by itself."""
 
 import pytest
-from redis.asyncio import RedisCluster
 
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import StoreContract
@@ -27,8 +26,7 @@ class InACluster(StoreContract):
         self.cluster = redis_cluster
 
     def make_store(self, clock):
-        nodes = self.cluster.startup_nodes
-        client = RedisCluster(startup_nodes=nodes, protocol=self.protocol)
+        client = self.cluster.connect(protocol=self.protocol)
         store = RedisStore(client, clock=clock)
         store.aclose = client.aclose
         return store

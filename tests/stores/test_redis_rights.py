@@ -4,7 +4,6 @@ import re
 from contextlib import asynccontextmanager
 
 import pytest
-from redis.asyncio import RedisCluster
 
 from fastapi_async_sessions.errors import StoreUnavailable
 from fastapi_async_sessions.stores.redis import RedisStore
@@ -35,7 +34,7 @@ def server(redis_server, redis_url):
 
 
 def url_of(server):
-    return f"redis://bob:pw@127.0.0.1:{server.port}?socket_timeout=60&socket_connect_timeout=60"
+    return server.url.replace("//", "//bob:pw@")
 
 
 @asynccontextmanager
@@ -68,13 +67,13 @@ class TestTheRightsThatAreListedInACluster(StoreContract):
         redis_cluster.flush()
         for node in redis_cluster.nodes:
             node.command("ACL", "SETUSER", *LISTED)
-        self.nodes = redis_cluster.startup_nodes
+        self.cluster = redis_cluster
         yield
         for node in redis_cluster.nodes:
             node.command("ACL", "DELUSER", "app")
 
     def make_store(self, clock):
-        client = RedisCluster(startup_nodes=self.nodes, username="app", password="password")
+        client = self.cluster.connect(username="app", password="password")
         store = RedisStore(client, clock=clock)
         store.aclose = client.aclose
         return store
@@ -122,7 +121,7 @@ async def test_a_cluster_needs_three_more(redis_cluster, missing):
     """The client has to ask for the map of the slots, and the index is on another node."""
     for node in redis_cluster.nodes:
         allow(node, *NEEDED, *(command for command in IN_A_CLUSTER if command != missing))
-    client = RedisCluster(startup_nodes=redis_cluster.startup_nodes, username="bob", password="pw")
+    client = redis_cluster.connect(username="bob", password="pw")
     try:
         if missing is None:
             await RedisStore(client).open()

@@ -34,7 +34,7 @@ def record():
 
 async def test_a_proxy_that_the_client_trusts(redis_url, certificates):
     """rediss:// verifies its certificate."""
-    async with Proxy.to(redis_url, tls=certificates.server_context()) as proxy:
+    async with Proxy(redis_url, tls=certificates.server_context()) as proxy:
         url = f"rediss://127.0.0.1:{proxy.port}"
         async with opened(url, ssl_ca_certs=str(certificates.authority)) as store:
             kept = record()
@@ -45,7 +45,7 @@ async def test_a_proxy_that_the_client_trusts(redis_url, certificates):
 async def test_a_proxy_that_the_client_does_not_trust(redis_url, certificates):
     """Nothing is sent, and the reason says that TLS failed."""
     async with (
-        Proxy.to(redis_url, tls=certificates.server_context()) as proxy,
+        Proxy(redis_url, tls=certificates.server_context()) as proxy,
         opened(f"rediss://127.0.0.1:{proxy.port}") as store,
     ):
         with pytest.raises(StoreUnavailable, match="the TLS connection failed"):
@@ -59,7 +59,7 @@ UNCHECKED = ["?ssl_check_hostname=false", "?ssl_cert_reqs=none"]
 @pytest.mark.parametrize("query", ["", *UNCHECKED])
 async def test_a_proxy_that_is_called_otherwise(redis_url, certificates, query):
     """The certificate is not for that name, and that is refused unless the URL allows it."""
-    async with Proxy.to(redis_url, tls=certificates.server_context()) as proxy:
+    async with Proxy(redis_url, tls=certificates.server_context()) as proxy:
         url = f"rediss://127.1:{proxy.port}{query}"  # the same address by another name
         async with opened(url, ssl_ca_certs=str(certificates.authority)) as store:
             if query in UNCHECKED:

@@ -3,7 +3,6 @@
 import asyncio
 import importlib
 import logging
-import re
 import sqlite3
 import sys
 import time
@@ -327,7 +326,7 @@ async def test_a_purge_does_not_wait_for_locked_rows(postgres_url):
         await fill(store, 3, a_record(expires_at=datetime.now(UTC) - HOUR))
         async with engine.begin() as connection:
             await connection.execute(select(store.table).limit(1).with_for_update())
-            assert await asyncio.wait_for(store.purge(), 20) == 2
+            assert await asyncio.wait_for(store.purge(), 60) == 2
         assert await store.purge() == 1
 
 
@@ -521,10 +520,8 @@ async def test_an_engine_of_a_strict_level_does_not_fail_a_call_again_and_again(
 
 @asynccontextmanager
 async def through_a_proxy(url):
-    async with Proxy.to(url) as proxy:
-        near = re.sub(r":\d+/", f":{proxy.port}/", url)
-        async with opened(near) as store:
-            yield store, proxy
+    async with Proxy(url) as proxy, opened(proxy.url) as store:
+        yield store, proxy
 
 
 async def test_a_broken_connection_is_replaced(postgres_url):
@@ -561,7 +558,7 @@ async def test_a_call_to_a_silent_server_can_be_cancelled(postgres_url, driver):
             assert loop.time() < deadline.when() + 10
         given_up = loop.time()
         while store._engine.pool.checkedout():
-            assert loop.time() < given_up + 20
+            assert loop.time() < given_up + 60
             await asyncio.sleep(0.05)
         proxy.resume()
         assert await store.load(KEY)
@@ -591,7 +588,7 @@ def test_a_call_from_another_event_loop_succeeds_or_says_what_is_wrong(url):
     with asyncio.Runner() as first, asyncio.Runner() as second:
         first.run(store.open())
         with expected_of_another_loop(url):
-            assert second.run(asyncio.wait_for(store.load(KEY), 20)) is None
+            assert second.run(asyncio.wait_for(store.load(KEY), 60)) is None
         first.run(store.aclose())
 
 

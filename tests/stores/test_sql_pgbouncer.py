@@ -67,7 +67,7 @@ async def test_transaction_mode_under_load(start_pgbouncer, postgres_url, driver
     """32 clients on 4 connections, each transaction on any of them."""
     url = start_pgbouncer(mode="transaction").url(driver=driver)
     async with opened(url, pgbouncer=True) as store:
-        crowd = Crowd(store, 32, patience=10)
+        crowd = Crowd(store, 32)
         async with crowd.at_work():
             await crowd.do(1000)
         assert crowd.refused_since(0) == {}
@@ -79,7 +79,7 @@ async def test_session_mode_under_load(start_pgbouncer, postgres_url, driver):
     """A connection is a client's as long as it is open: nothing has to be said."""
     url = start_pgbouncer(mode="session", default_pool_size=20).url(driver=driver)
     async with opened(url) as store:
-        crowd = Crowd(store, 32, patience=10)
+        crowd = Crowd(store, 32)
         async with crowd.at_work():
             await crowd.do(1000)
         assert crowd.refused_since(0) == {}
@@ -91,7 +91,7 @@ async def test_pgbouncer_that_restarts_is_met_again(start_pgbouncer, postgres_ur
     """Connections that it cut are replaced."""
     pooler = start_pgbouncer(mode="transaction")
     async with opened(pooler.url(driver=driver), pgbouncer=True) as store:
-        crowd = Crowd(store, 8, patience=10)
+        crowd = Crowd(store, 8)
         async with crowd.at_work():
             await crowd.do(200)
             pooler.restart()

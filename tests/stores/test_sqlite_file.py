@@ -21,7 +21,7 @@ from tests.apps import make_provider
 from tests.stores.processes import run_crowds
 
 KEY = "a" * 64
-SHORT = timedelta(seconds=0.2)
+SHORT = timedelta(seconds=1)
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ async def new_threads_end():
     before = set(threading.enumerate())
     yield
     for thread in set(threading.enumerate()) - before:
-        await asyncio.to_thread(thread.join, 10)
+        await asyncio.to_thread(thread.join, 60)
 
 
 async def test_a_directory_that_does_not_exist_is_named(tmp_path):
