@@ -358,7 +358,7 @@ async def run(send: Send, requests: Sequence[Request], width: int) -> Run:
 
 
 async def leak(addresses: Addresses, number: int) -> Table:
-    """Sign in, read, change, sign out: what is left of it in this process."""
+    """Sign in, read, change, sign out, and return what that leaves in this process."""
     rows = []
     made = stores(addresses, "leak")
     for title in ("memory", "Redis"):

@@ -1,4 +1,4 @@
-"""What a purge costs the requests beside it: ``python -m benchmarks.purge --rows 1000000``.
+"""The cost of a purge for concurrent requests: ``python -m benchmarks.purge --rows 1000000``.
 
 Fills SQLite and PostgreSQL with expired sessions of 1 kB, then loads and saves live ones 50 times
 a second, first alone and then while ``purge()`` runs.

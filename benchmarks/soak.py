@@ -1,8 +1,8 @@
-"""Load with faults: what was acknowledged is remembered, and compared in the end.
+"""Load with faults: acknowledged changes are remembered, and compared with the store in the end.
 
     python -m benchmarks.soak --store redis --seconds 60 --clients 100 --workers 2
 
-Several workers in processes of their own share a real Redis or PostgreSQL. Each client is a user
+Several worker processes share a real Redis or PostgreSQL. Each client is a user
 with a list of every change and every sign-out that was acknowledged. Meanwhile workers and the
 server are killed (SIGKILL) and started again. Clients renew, sign in again, sign in as another user
 of the same browser, and send late writes with a token that they have replaced. The exit code is 1
@@ -69,7 +69,7 @@ def make_app(url: str) -> FastAPI:
 
     @app.post("/login/{user}")
     async def login(user: str, session: some_session) -> str:
-        session.renew(subject=user)  # first: the data begins anew where another user was signed in
+        session.renew(subject=user)  # first: after another user, the data is fresh from here on
         session.data.owner = user
         return user
 

@@ -1,4 +1,4 @@
-"""Sends requests over HTTP to an application under uvicorn, in a process of its own.
+"""Sends requests over HTTP to an application under uvicorn, in its own process.
 
 That process is this module: ``python -m benchmarks.wire NAME FD CORE`` and the addresses.
 """

@@ -2,7 +2,7 @@
 
 A contender is an ASGI application with these routes; a browser keeps one cookie.
 
-    GET  /plain            a route that asks for no session
+    GET  /plain            a route without a session
     GET  /subject          asks only who is signed in
     GET  /read             takes one number out of the session
     POST /change           adds one to that number
@@ -132,13 +132,13 @@ async def session(send: Send, cookie: str) -> Any:
 
 
 async def check(send: Send, *, in_store: bool) -> None:
-    """Two users sign in, change and sign out; each sees their own session and nobody else's.
+    """Two users sign in, change and sign out; each sees only their own session.
 
     Raises:
         Failed: part of that was not done.
     """
     ada, bob = [(await ask(send, "POST", f"/sign-in/{user}")).cookie() for user in ("ada", "bob")]
-    _require(bool(ada) and ada != bob, "each sign-in sets a cookie of its own")
+    _require(bool(ada) and ada != bob, "each sign-in sets its own cookie")
     for _ in range(2):
         ada = (await ask(send, "POST", "/change", ada)).cookie(ada)
     ada = (await ask(send, "POST", "/visit/p7", ada)).cookie(ada)

@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class FileStore(Store):
-    """Keeps each record in a file of its own, in a directory that only this user can read.
+    """Keeps each record in its own file, in a directory that only this user can read.
 
     A file is replaced as a whole, so reading needs no lock. A writer holds the lock of the key
     while it reads the old record and writes the new one. Keys share 256 lock files: a lock file

@@ -35,7 +35,7 @@ class Reader(BaseModel):
 
 
 def provider() -> SessionProvider[Reader]:
-    """Each application makes its own, as it would in a process and a repository of its own."""
+    """Each application makes its own provider, as it would in a separate process and repository."""
     return SessionProvider(Reader, store=HTTPStore(SERVICE, token=TOKEN), secret_key=SECRET)
 
 
@@ -48,7 +48,7 @@ shop.router.route_class = SessionRoute
 async def sign_in(
     name: str, session: Annotated[Session[Reader], Depends(get_shop_session)]
 ) -> Reader:
-    session.data.name = name  # a real application asks for a password, as examples/login does
+    session.data.name = name  # a real application checks a password, as examples/login does
     session.renew(subject=name)
     return session.data
 

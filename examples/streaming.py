@@ -76,4 +76,4 @@ async def write_report(key: str) -> None:
         async with get_session.open(key) as stored:
             stored.data.reports.append("ready")
     except SessionNotFound:
-        pass  # the session has ended in the meantime, so nobody is waiting for the report
+        pass  # the session has ended in the meantime: the report is not needed any more

@@ -4,7 +4,7 @@
 
 A websocket cannot set a cookie, so the session begins in an HTTP route, here ``POST /join``, and
 the browser sends its cookie with the handshake. Browsers let any page open a websocket to any
-site. The provider therefore rejects handshakes from other origins, as it rejects their forms.
+site. So the provider rejects handshakes from other origins, as it rejects their forms.
 """
 
 import os

@@ -343,7 +343,7 @@ async def _checked_clock(settings: Settings[Any]) -> Facts:
     except StoreUnavailable as error:
         return _passed("clock", f"not known: {error.reason}")
     if theirs is None:
-        return _passed("clock", "the store has none of its own")
+        return _passed("clock", "the store does not have one")
     ahead = theirs - settings.clock()
     side = "ahead of" if ahead > timedelta(0) else "behind"
     detail = f"the store's is {abs(ahead.total_seconds()):.1f} s {side} this machine's"

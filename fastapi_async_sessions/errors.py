@@ -2,7 +2,7 @@
 
 SessionError
 ├── ConfigurationError   a mistake in the program, raised as soon as it is made
-├── SignInRequired       401  the request brings no session, or nobody is signed in
+├── SignInRequired       401  the request has no live session, or no user is signed in
 ├── SessionClosed        the session was used after its request, or no cookie can be set
 ├── SessionNotFound      no live session has this key (``open``)
 ├── SessionInvalid       500  the data does not fit the model
@@ -46,8 +46,8 @@ class SignInRequired(SessionError, HTTPException):
 
     Attributes:
         reason: ``"no_session"``; ``"ended"``: the cookie is well signed, but its session is gone;
-            ``"anonymous"``: nobody is signed in; ``"too_old"``: the sign-in was longer ago than the
-            route allows.
+            ``"anonymous"``: no user is signed in; ``"too_old"``: the sign-in was longer ago than
+            the route allows.
     """
 
     def __init__(self, reason: SignInReason) -> None:

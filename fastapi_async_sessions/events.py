@@ -45,7 +45,7 @@ _LEVELS: Mapping[EventKind, int] = {
 }
 
 # a template for each kind: error trackers group log records by their template.
-# %r: a line break in a fact must not start a line of its own (ASVS 16.4.1)
+# %r: a line break in a fact must not start a new line (ASVS 16.4.1)
 _TEMPLATES: Mapping[str, str] = {kind: f"{kind}: session %r" for kind in get_args(EventKind)}
 
 

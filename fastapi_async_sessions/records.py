@@ -16,7 +16,7 @@ class Record:
         body: Opaque bytes, at most ``MAX_BODY_BYTES``.
         version: Different after every write; at most 512 characters of ``[A-Za-z0-9_.-]``.
         owner: The user whose session it is, for ``find`` and ``delete_owned`` of a store: opaque
-            text of 1 to 400 characters; None if nobody is signed in.
+            text of 1 to 400 characters; None without a sign-in.
         expires_at: An aware datetime in UTC; from then on the record does not exist.
     """
 

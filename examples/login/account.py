@@ -45,7 +45,7 @@ async def sign_in(
     if not await users.is_right(name, password):
         values = {"error": "Wrong name or password.", "name": name, "next": own_path(next)}
         return page(request, "sign_in.html", session, 403, demo=users.DEMO, **values)
-    # first: if another user was signed in, the data begins anew here
+    # first: if another user was signed in, the data is fresh from here on
     if remember:
         session.renew(subject=name, lifetime=REMEMBERED, persistent=True)
     else:
@@ -69,7 +69,7 @@ async def account(request: Request, session: UserSession) -> HTMLResponse:
 
 @router.post("/account/devices/{key}/sign-out")
 async def sign_out_device(key: str, session: UserSession) -> RedirectResponse:
-    # the subject makes sure that nobody can revoke the session of another user
+    # with the subject, the key of another user's session has no effect
     if await get_session.revoke(key, session.subject):
         session.data.messages.append("That device has been signed out.")
     return see_other("/account")

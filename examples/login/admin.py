@@ -1,4 +1,4 @@
-"""The admin area, whose sessions have a cookie, model and lifetime of their own."""
+"""The admin area, whose sessions have their own cookie, model and lifetime."""
 
 from typing import Annotated
 

@@ -71,14 +71,14 @@ class SessionAdmin(Generic[Model]):
 
         Pass the ``subject`` if the key comes from a user's form: the session of another user is
         then not ended, and the result is False. If the subject is None, as ``session.subject`` is
-        while nobody is signed in, the result is always False.
+        without a sign-in, the result is always False.
         """
         repository = self.repository
         if not is_key(key) or (subject is not ... and not is_subject(subject)):
             return False
         record = await repository.store.load(key)
         header = None if record is None else repository.header(key, record)
-        # a record that is no session of ours, or only says that one was ended, stays
+        # keep a record that is not one of our sessions, or only marks one as ended
         if header is None or subject not in (..., header.subject):
             return False
         if not await repository.store.delete(key):
@@ -92,7 +92,7 @@ class SessionAdmin(Generic[Model]):
         A sign-in of that subject that is in flight ends as well, with a ``SessionConflict``, and so
         does one that is made while this call runs; so call it after a change of the password. A
         sign-in that succeeds after it stays. By the clock, a request that did not begin later than
-        this call is in flight: a test with a frozen clock must therefore move it before the next
+        this call is in flight: so a test with a frozen clock must move it before the next
         sign-in.
 
         Raises:

@@ -59,7 +59,7 @@ class BoundedStore(Store):
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            reason = "the store cancelled the call"  # it cancelled a task of its own, not this one
+            reason = "the store cancelled the call"  # it cancelled its own task, not this one
         except StoreUnavailable as error:
             self._report(key, error.reason)
             raise

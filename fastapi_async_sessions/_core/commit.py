@@ -127,7 +127,7 @@ class Commit(Generic[Model]):
         self, stored: SessionRecord, theirs: LoadedSession[Model] | None, queue: asyncio.Lock
     ) -> Committed[Model] | None:
         """Save over what others have written; the commits of a session queue, so that each merges
-        only once. ``theirs`` is None if it has to be loaded."""
+        only once. ``theirs`` is None if it is not loaded yet."""
         self.is_contended = self.is_contended or queue.locked()
         async with queue:
             for pause in _pauses():
@@ -162,7 +162,7 @@ class Commit(Generic[Model]):
         Returns the result of this commit if its write was done, and only the reply was lost.
 
         Raises:
-            StoreUnavailable: it is unknown whether a write was done, so it must not be tried again.
+            StoreUnavailable: a write may have been done, so another try could do it twice.
         """
         repository, attempts = self._repository, self._attempts
         hashes = stored.header.secret_hash, *attempts.secret_hashes
@@ -171,7 +171,7 @@ class Commit(Generic[Model]):
             self._report_renewal(theirs)
             return None
         if not attempts.settle(theirs.stored.record.version, repository.writes):
-            reason = "too many writes followed one to tell whether that was done"
+            reason = "unknown whether a write was done: too many others followed it"
             repository.events.emit("store_error", stored.key, reason=reason)
             raise StoreUnavailable(reason, retry_after=None)
         if attempts.done is None or attempts.done.version != self._sent:
@@ -198,7 +198,9 @@ class Commit(Generic[Model]):
             return committed
         await repository.store.delete(key)
         repository.events.emit("revoked", key, reason="revoked")
-        raise SessionConflict("All sessions of this user were ended meanwhile: sign in again.")
+        raise SessionConflict(
+            "All sessions of this user have just been ended. Please sign in again."
+        )
 
     async def _is_written(self, attempt: SessionRecord, over: SessionRecord, now: int) -> bool:
         if over.header.expires_at(self._repository.settings.lifetime) <= now:
@@ -232,7 +234,7 @@ class Commit(Generic[Model]):
     def _owner(self, before: str | None) -> str | None:
         """Return the owner of the next record.
 
-        It stays until the session is signed in anew, even if its secret is no longer the newest.
+        It stays until the next sign-in, even if its secret is no longer the newest.
         """
         renewal = self._change.renewal
         if renewal is None or not renewal.changes_subject:
@@ -312,7 +314,7 @@ class Commit(Generic[Model]):
 def _pauses() -> Iterator[float]:
     """Seconds to wait before a commit tries again: random, so that processes do not collide.
 
-    The first tries follow at once. After a pause the session has to be loaded again.
+    The first tries follow at once. After a pause, load the session again.
     """
     yield from (0.0, 0.0, 0.0)
     longest = 0.005

@@ -84,7 +84,7 @@ class SessionData(Generic[Model]):
         Raises:
             SessionInvalid: it cannot be written.
         """
-        # nobody can have changed a model that was not read, unless it has functions of its own
+        # a model that was not read is unchanged, unless it runs functions when it is dumped
         is_as_loaded = self._codec.is_plain and not self._is_read
         self._dumped = self.base if is_as_loaded else self._dump()
         return self._dumped

@@ -17,7 +17,7 @@ except ImportError:
     ) from None
 
 _SALT_SIZE = 32
-# Each write has a key of its own, from a random salt, which encrypts one text and no other. So the
+# Each write has its own key, from a random salt, which encrypts one text and no other. So the
 # nonce may be fixed, and there is no bound on the number of writes (NIST SP 800-38D, 8.3).
 _NONCE = bytes(12)
 

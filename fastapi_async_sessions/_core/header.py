@@ -45,7 +45,7 @@ class Renewal(NamedTuple):
 
     @property
     def is_sign_out(self) -> bool:
-        """Whether nobody is signed in after it."""
+        """Whether no user is signed in after it."""
         return self.changes_subject and self.subject is None
 
 
@@ -61,7 +61,7 @@ class Header(NamedTuple):
         ends_at: The absolute end that was promised; None: there is none.
         lifetime: The session's own; None: the provider's.
         persistent: Whether its cookie outlives the browser.
-        subject: The signed-in user; None: nobody.
+        subject: The signed-in user, or None.
     """
 
     secret_hash: bytes

@@ -1,7 +1,7 @@
-"""The three-way merge of JSON values: what two requests made of the same session's data.
+"""The three-way merge of JSON values: of the changes that two requests made to one session.
 
-Pure functions, about linear in the size of the values. JSON does not tell a set from a list, nor a
-counter from another number: the ``Shape`` beside the values does.
+Pure functions, about linear in the size of the values. JSON does not distinguish a set from a
+list, nor a counter from another number: the ``Shape`` beside the values does.
 """
 
 from collections import defaultdict, deque
@@ -15,15 +15,15 @@ JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 
 @dataclass(slots=True, eq=False)
 class Shape:
-    """What a model knows about a JSON value that the value itself does not show.
+    """The properties of a JSON value that its model knows and the value itself does not show.
 
     Attributes:
-        kind: ``"set"``: an array without an order. ``"tuple"``: an array whose items are told apart
+        kind: ``"set"``: an array without an order. ``"tuple"``: an array whose items are known
             by their place, and which merges as one value. ``"sum"``: a number that is counted up
-            and down. ``"plain"``: what it looks like.
+            and down. ``"plain"``: anything else.
         parts: The shapes of single values within: by key in an object, by place in an array.
         rest: The shape of all other values within; None: plain.
-        start: What a number counts from under a new key: the default of its field, if it has one.
+        start: The number from which a new key counts: the default of its field, if it has one.
     """
 
     kind: Literal["plain", "set", "tuple", "sum"] = "plain"
@@ -248,7 +248,7 @@ class _Merger:
 def _key_order(
     base: dict[str, JSON], ours: dict[str, JSON], theirs: dict[str, JSON]
 ) -> dict[str, None]:
-    """All keys: as they stand in theirs, with new ones of ours at the end.
+    """All keys: in the order of theirs, with our new ones at the end.
 
     Where we have moved keys about, those of the base stand first, as we have left them.
     """

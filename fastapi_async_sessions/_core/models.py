@@ -52,7 +52,7 @@ class SessionModel(Generic[Model]):
         field_names: The names of all fields, including nested ones; other keys are a user's data.
         is_plain: Whether reading and writing run no functions of the model, which may return a
             different result each time or keep a reference to the data.
-        shape: What the JSON values do not show of themselves.
+        shape: The properties that the JSON values themselves do not show.
         unwritten: Fields of types that JSON hides (``SecretStr``), and those that are left out
             (``exclude``, ``exclude_if``).
 

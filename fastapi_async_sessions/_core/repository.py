@@ -36,7 +36,7 @@ class SessionRecord(NamedTuple):
 
     Attributes:
         json: The data as it is stored, which may hold fields that this release does not know.
-        raw: What a change is laid over: the same, or after a migration its result.
+        raw: The JSON to which a change is applied: the same, or the result of a migration.
     """
 
     key: str
@@ -89,7 +89,7 @@ class Repository(Generic[Model]):
         store: The provider's store, in a ``BoundedStore``.
         codec: Reads and writes the model.
         seal: Seals records, and names their owners.
-        writes: What this process has written lately.
+        writes: The recent writes of this process.
         events: Emits the provider's events.
     """
 
@@ -266,7 +266,7 @@ class Repository(Generic[Model]):
         attributes: dict[str, Any] = vars(self.settings.store)
         repositories: WeakSet[Repository[Any]] = attributes.setdefault("_repositories", WeakSet())
         if any(map(self._is_rival, repositories)):
-            gc.collect()  # a provider that nobody uses any more may still be in a cycle
+            gc.collect()  # an unused provider may still be in a reference cycle
         if any(map(self._is_rival, repositories)):
             name = self.settings.name
             raise ConfigurationError(
@@ -276,7 +276,7 @@ class Repository(Generic[Model]):
         repositories.add(self)
 
     def _is_rival(self, other: "Repository[Any]") -> bool:
-        # by name: an application factory may define the model anew at each call
+        # by name: an application factory may define the model again at each call
         ours, theirs = self.settings.model, other.settings.model
         is_same_model = (ours.__module__, ours.__qualname__) == (
             theirs.__module__,

@@ -1,12 +1,12 @@
 """The revocation of all sessions of a subject, and of those beyond a limit.
 
-First, a record with a key of its own is written: it says when the sessions were revoked, and that
+First, a record is written under its own key: it says when the sessions were revoked, and that
 they are being deleted. Then they are deleted, page by page, and the record is written again: they
 are no longer being deleted. A sign-in first writes its session and then loads that record. If the
 revocation is not older than the request, or sessions are being deleted, the sign-in deletes its
 session again and fails.
 
-A page can therefore delete every session that it finds: none of them is of a sign-in that has
+So a page can delete every session that it finds: none of them is of a sign-in that has
 succeeded after the revocation. Either it loaded the record before the revocation was written, and
 is older, or it loaded it after the last page. The record says until when that page has come at the
 latest, for a process that dies before it.
@@ -32,7 +32,7 @@ class Revocation(NamedTuple):
     """A revocation of all sessions of an owner; times are microseconds.
 
     Attributes:
-        at: When the sessions were revoked. A request that did not begin later signs nobody in.
+        at: When the sessions were revoked. A request that did not begin later cannot sign in.
         running: The number of calls that are deleting sessions.
         until: When all of them have ended, also those that did not say so.
         version: The version of the record.

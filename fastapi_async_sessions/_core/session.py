@@ -64,7 +64,7 @@ class Session(Generic[Model]):
 
     @property
     def authenticated_at(self) -> datetime | None:
-        """When the subject last signed in, in UTC; None if nobody is signed in."""
+        """When the subject last signed in, in UTC; None without a sign-in."""
         state = self._state
         authenticated_at = None if state.subject is None else state.header.authenticated_at
         return None if authenticated_at is None else from_microseconds(authenticated_at)

@@ -148,7 +148,7 @@ def require(condition: bool, rule: str) -> None:
 def _is_plain_function(function: object, arguments: int) -> bool:
     """Return whether an object is a function of so many arguments that is not async.
 
-    Nobody would await the result, and a wrong signature would show only when it is called.
+    The result would not be awaited, and a wrong signature would show only when it is called.
     """
     if not callable(function):
         return False

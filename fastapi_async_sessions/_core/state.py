@@ -30,7 +30,7 @@ class CookieAction(Enum):
     """The effect of the response on the browser's cookie."""
 
     KEEP = "leaves it as it is"
-    RESIGN = "sends it signed anew with the next write, which shows that its token is still good"
+    RESIGN = "re-signs it with the next write, which confirms that its token is still good"
     SEND = "sends the token"
     REMOVE = "removes it"
 
@@ -204,8 +204,8 @@ class SessionState(Generic[Model]):
     def sign_in(self, subject: str, lifetime: Lifetime | None, persistent: bool | None) -> None:
         """Bind the session to a subject at the commit, with a new token.
 
-        Where another subject was signed in the data begins anew, and their session ends with the
-        commit: what they left in it is not for this user.
+        Where another subject was signed in, the data starts afresh and that session ends with the
+        commit: its data is not for this user.
         """
         if any(other not in (None, subject) for other in self._subjects()):
             self._replaced = self.stored.key if self.stored else self._replaced
@@ -215,7 +215,7 @@ class SessionState(Generic[Model]):
         self._renewal = Renewal(settings.now(), True, subject, lifetime, persistent)
 
     def _subjects(self) -> tuple[str | None, str | None]:
-        """Who was signed in when the request began, and who is now."""
+        """The subjects at the beginning of the request and now."""
         return self.stored.header.subject if self.stored else None, self.subject
 
     def sign_out(self) -> None:
@@ -319,7 +319,7 @@ class SessionState(Generic[Model]):
         self._repository.events.emit("refused", key, **facts)
 
     def _is_package_sign_in(self, ours: bytes) -> bool:
-        """Whether a package may have signed a user in: it writes a key, and knows no renewal."""
+        """Whether a package may have signed a user in: it writes a key, and does not renew."""
         field = self._repository.settings.request_session
         return field is not None and self.can_set_cookie and self.data.adds_key(field, ours)
 
@@ -345,7 +345,7 @@ class SessionState(Generic[Model]):
             if self.is_detached and self.subject is None:
                 self._refuse_conflict(is_changed)
                 return _Due.NOTHING
-            # where a user was replaced by nobody, their session ends as well
+            # after a sign-out without a new user, the session of the old one ends as well
             is_due = is_changed or self.subject is not None or self._replaced is not None
             return _Due.CREATE if is_due else _Due.NOTHING
         # also if the route has undone a change whose reply was lost, for it may have been stored

@@ -1,4 +1,4 @@
-"""Says so when a browser or a test client will certainly drop a ``Secure`` cookie."""
+"""Logs a hint when a browser or a test client will certainly drop a ``Secure`` cookie."""
 
 import warnings
 from collections.abc import Iterable

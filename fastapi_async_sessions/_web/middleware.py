@@ -17,7 +17,7 @@ from .wiring import is_inside_middleware
 
 
 class SessionRouteMiddleware:
-    """ASGI middleware that does what ``SessionRoute`` does, for what is not a route of yours.
+    """ASGI middleware that does what ``SessionRoute`` does, where there is no such route.
 
         app.add_middleware(SessionRouteMiddleware)  # error pages, HTTP middleware, any route
         app.mount("/admin", SessionRouteMiddleware(admin))  # a mounted application
@@ -128,7 +128,7 @@ async def _respond(error: Exception, scope: Scope, receive: Receive, send: Send)
 async def _serve_websocket(
     app: ASGIApp, jar: Jar, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    # the application talks to the server itself, and this object is told the states
+    # the application talks to the server itself, and this object only follows the states
     websocket = WebSocket(scope, receive, send)
 
     async def watched_receive() -> Message:

@@ -175,11 +175,11 @@ class SessionProvider(SessionAdmin[Model]):
     async def peek(self, connection: HTTPConnection | Scope) -> StoredSession[Model] | None:
         """Return the stored session that a request or a handshake brings, to read it.
 
-        Takes any connection or ASGI scope: websockets of others, middleware, logs. None without a
-        live session, or if the origin check refuses the request. It is neither extended nor
-        committed. If the request already has its session, this is the state of that one, and no
-        store is called. A response that a ``SessionRoute`` or ``SessionRouteMiddleware`` sends has
-        the same headers for caches as if its route had used the session.
+        Takes any connection or ASGI scope, for websockets of other libraries, middleware and logs.
+        None without a live session, or if the origin check refuses the request. The session is
+        neither extended nor committed. If the request already has its session, this is its state,
+        and no store is called. A response that a ``SessionRoute`` or ``SessionRouteMiddleware``
+        sends has the same headers for caches as if its route had used the session.
 
         Raises:
             StoreUnavailable: the store could not load it.

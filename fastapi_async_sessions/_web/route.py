@@ -81,7 +81,7 @@ class SessionRoute(APIRoute):
         is the same as once.
 
         Raises:
-            ConfigurationError: this is not a router, or it has a route class of its own that cannot
+            ConfigurationError: this is not a router, or its own route class cannot
                 be combined with this one.
         """
         if not isinstance(router, APIRouter):

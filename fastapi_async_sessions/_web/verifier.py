@@ -53,7 +53,7 @@ class CookieVerifier:
     def verify(self, candidates: Sequence[bytes]) -> list[Verified] | Rejected:
         """Return the well-signed tokens of one session among a request's cookie values.
 
-        There may be several with different secrets: the record tells which one is live. Tokens of
+        There may be several with different secrets: the record shows which one is live. Tokens of
         two sessions are rejected, because one of them was planted.
         """
         good = [verified for verified in map(self._verify, candidates) if verified is not None]

@@ -1,4 +1,4 @@
-"""Calls of a redis-py client, and what redis-py needs help with while many are under way."""
+"""Calls of a redis-py client, and what redis-py needs help with while many are in flight."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -36,7 +36,7 @@ class ClusterCalls(Calls):
     Seen in redis-py 5.1 to 8.1: whenever its map of the slots is out of date, ``RedisCluster`` has
     no default node for a moment, and ``execute_command`` then sends a script to any node. It is
     answered with MOVED, and each fifth of those (``reinitialize_steps``) closes the connections of
-    all other calls and discards the map, which makes more calls fail. So there has to be a map
+    all other calls and discards the map, which makes more calls fail. So there must be a map
     before a call begins, and MOVED only corrects it.
 
     A node that hangs is noticed by the ``socket_timeout`` of the client. Where the caller gives up

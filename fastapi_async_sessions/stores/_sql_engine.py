@@ -20,7 +20,7 @@ from sqlalchemy.util import await_only
 from ..errors import ConfigurationError
 from .base import translate_errors
 
-# for callers without a timeout of their own; the provider's is shorter
+# for callers without their own timeout; the provider's is shorter
 _CONNECT_SECONDS = 10
 _COMMAND_SECONDS = 30
 _BUSY_SECONDS = 5
@@ -265,7 +265,7 @@ def _make_asyncpg(url: URL, pgbouncer: bool) -> AsyncEngine:
 def _unique_name() -> str:
     """Return a name that no other process gives to another statement.
 
-    Behind a pooler that this store was not told of, a statement may meet the server connection of
+    Behind a pooler, without ``pgbouncer=True``, a statement may meet the server connection of
     another process. asyncpg counts its names, so it would run that process's statement there.
     """
     return f"sessions_{secrets.token_hex(8)}"

@@ -6,8 +6,7 @@ The text of an error is left out: it may quote values, an address or a password.
 import re
 
 _OWN_FILE = (
-    "keep sessions in a file of their own, as with "
-    'SQLStore.from_url("sqlite+aiosqlite:///sessions.db")'
+    'keep sessions in a separate file, as with SQLStore.from_url("sqlite+aiosqlite:///sessions.db")'
 )
 LOCKED = (
     "another connection holds the lock of the SQLite file, perhaps a transaction of the "
@@ -15,7 +14,7 @@ LOCKED = (
 )
 _POOL = (
     "requests that hold a connection while their session is committed wait for each other: give "
-    "sessions connections of their own with SQLStore.from_url(...)"
+    "sessions their own connections with SQLStore.from_url(...)"
 )
 _POOLER = (
     "the prepared statement is on another connection of the server: behind PgBouncer in "
@@ -37,8 +36,8 @@ _HINTS = {
     "42P05": _POOLER,
     "53100": "the disk of the server is full",
     "53300": (
-        "the server has no connection left: its max_connections has to be more than ten for each "
-        "process, beside those of others"
+        "the server has no connection left: its max_connections must allow ten for each "
+        "process, and those of its other clients"
     ),
     "55P03": "a lock on the table was held for longer than the server's lock_timeout",
     "57014": (

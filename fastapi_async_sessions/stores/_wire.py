@@ -53,7 +53,7 @@ class Count(BaseModel):
 
 
 class Unavailable(BaseModel):
-    """What the store of the service said, in an answer with status 503."""
+    """The reason that the service's store gave, from an answer with status 503."""
 
     reason: Annotated[str, Field(max_length=1000)]
 

@@ -17,7 +17,7 @@ class Store(ABC):
 
     Keys are 64 lower-case hexadecimal digits. Every verb is one atomic step, whatever runs at the
     same time in this process or another. From its ``expires_at`` on, a record does not exist for
-    any verb. Every verb raises ``StoreUnavailable`` when it cannot tell what happened;
+    any verb. Every verb raises ``StoreUnavailable`` when it cannot know what happened;
     ``translate_errors`` keeps the driver's own error out of it. A verb that is cancelled may say
     what it was waiting for, with ``add_note`` on the ``CancelledError``: if it was a provider's
     timeout, the reason repeats that note, so it must not hold a value or an address.
@@ -63,7 +63,7 @@ class Store(ABC):
 
         0: none is left. Each call removes a bounded number, so that it ends in time, and a caller
         repeats it until 0. The first to expire go first. Checking the owner of a record and
-        removing it is one step: a record that is given to another owner meanwhile stays.
+        removing it is one step: a record that gets another owner in the meantime stays.
 
         As inherited, it removes those that ``find`` lists, and so the last to expire first. A store
         that can remove records without loading them should do so.
@@ -74,7 +74,7 @@ class Store(ABC):
             if not found:
                 return 0
             for key, record in reversed(found):
-                # only the version tells that the record still belongs to the owner, and only
+                # only the version shows that the record still belongs to the owner, and only
                 # save() compares it: the record is replaced by one that has expired
                 expired = Record(b"", new_version(), None, from_microseconds(0))
                 deleted += await self.save(key, expired, replaces=record.version)

@@ -98,11 +98,11 @@ class RedisStore(Store):
     def from_url(
         cls, url: str, *, prefix: str = "sessions", clock: Clock = utc_now, **options: Any
     ) -> "RedisStore":
-        """Make a store with a client of its own, for ``redis://``, ``rediss://`` or ``unix://``.
+        """Make a store with its own client, for ``redis://``, ``rediss://`` or ``unix://``.
 
         ``options`` are passed on to ``redis.asyncio.Redis.from_url``. By default, connecting may
         take one second and a reply two, a command is sent once more when its connection was lost,
-        and a certificate has to be for the host of the URL.
+        and a certificate must be for the host of the URL.
         """
         defaults: dict[str, Any] = {"socket_connect_timeout": 1.0, "socket_timeout": 2.0}
         if not {"retry", "retry_on_error"} & options.keys():
@@ -440,7 +440,7 @@ class _BatchingClient:
 
     async def _leave_demoted_master(self, error: Exception) -> None:
         # A script hides READONLY from redis-py, which would go on using a master that has been
-        # demoted. New connections ask the sentinels, or the name server.
+        # demoted. New connections find the master through the sentinels or the name server.
         if not self.is_cluster and _DEMOTED.search(_text(error)):
             with _translated:
                 await self._redis.connection_pool.disconnect(inuse_connections=False)

@@ -75,11 +75,11 @@ _Work = Callable[[AsyncConnection], Awaitable[T]]
 class SQLStore(Store):
     """One table in SQLite or PostgreSQL: sessions outlive restarts and processes share them.
 
-    Each call is one statement in a transaction of its own, on a connection that returns to the
-    pool at once: a rollback in the application undoes nothing here. ``from_url`` gives the store a
-    pool of its own. On an engine that the application uses too, a request that holds a connection
+    Each call is one statement in its own transaction, on a connection that returns to the
+    pool at once: a rollback in the application undoes nothing here. ``from_url`` gives the store
+    its own pool. On an engine that the application uses too, a request that holds a connection
     while its session commits needs a second one: if the pool is small, such requests wait for each
-    other until they time out. On SQLite, keep sessions in a file of their own for the same reason:
+    other until they time out. On SQLite, keep sessions in a separate file for the same reason:
     an open transaction that writes blocks all other writers.
 
     ``table`` is the ``sqlalchemy.Table``, for Alembic: ``target_metadata = [Base.metadata,
@@ -121,7 +121,7 @@ class SQLStore(Store):
         pgbouncer: bool = False,
         clock: Clock = utc_now,
     ) -> Self:
-        """Make a store with an engine of its own, which ``aclose`` disposes of.
+        """Make a store with its own engine, which ``aclose`` disposes of.
 
         The URL is one like ``sqlite+aiosqlite:///sessions.db``,
         ``postgresql+asyncpg://user@host/database`` or ``postgresql+psycopg://user@host/database``.
@@ -173,7 +173,7 @@ class SQLStore(Store):
     async def purge(self) -> int:
         """Remove expired rows, a thousand at a time, and return their number.
 
-        Each batch is a transaction of its own, followed by a pause of the same length: SQLite has
+        Each batch is its own transaction, followed by a pause of the same length: SQLite has
         one lock for all writers, and a writer that waits for it only tries now and then. Purges
         may run at the same time: on PostgreSQL each skips the rows that another is removing.
         """
@@ -214,7 +214,7 @@ class SQLStore(Store):
             await self._run(create, creates=True)
 
     async def open(self) -> None:
-        """Create the table if that was asked for and it is missing, and try what requests need.
+        """Create the table if ``create_table`` was set, and try what requests need.
 
         A record is written and deleted: a standby can be read, and a role may lack a right.
         """
@@ -259,7 +259,7 @@ class SQLStore(Store):
         return await self._run(work)
 
     async def _run(self, work: _Work[T], *, creates: bool = False) -> T:
-        """Run a statement in a task of its own, so that a cancelled caller returns at once.
+        """Run a statement in its own task, so that a cancelled caller returns at once.
 
         The task then ends by itself. On PostgreSQL it is cancelled too and drops its connection.
         SQLite works in a thread that cannot be interrupted: the statement completes, or gives up

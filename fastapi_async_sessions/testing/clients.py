@@ -14,7 +14,7 @@ from .standins import session_cookies
 
 
 class Client(Protocol):
-    """What the clients have in common."""
+    """The interface that the clients have in common."""
 
     @property
     def base_url(self) -> Any:

@@ -52,7 +52,7 @@ class StoreContract:
             def make_store(self, clock):
                 return MyStore("memory:", clock=clock)
 
-    ``make_store`` may be ``async``. Each test makes a store, opens it, uses keys of its own and
+    ``make_store`` may be ``async``. Each test makes a store, opens it, uses its own keys and
     closes it, all in one event loop; no pytest plugin is needed. The store must use the clock that
     it is given.
     """
