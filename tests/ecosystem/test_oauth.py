@@ -2,12 +2,10 @@
 
 import base64
 import hashlib
-import importlib.util
 import re
 from collections.abc import Callable
 from functools import partial
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -17,10 +15,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import fastapi_async_sessions
-from fastapi_async_sessions import CookieConfig
+from fastapi_async_sessions import CookieConfig, SessionProvider
 
 from ..apps import browser, cookie_value, session_cookies
 from ..generated import cases
+from ..programs import load_example
 from ..servers.asgi import serve
 
 pytest.importorskip("authlib.integrations.starlette_client")
@@ -34,21 +33,12 @@ FROM_PROVIDER = {"sec-fetch-site": "cross-site", "origin": "http://localhost"}
 FROM_OURSELVES = {"sec-fetch-site": "same-origin", "origin": "https://testserver"}
 
 
-def load_example(issuer: str, mode: str, **cookie: Any) -> Any:
-    """The example as a new module, with a provider that it reads from the environment."""
-    path = Path(__file__).parents[2] / "examples/oauth.py"
-    spec = importlib.util.spec_from_file_location("oauth_example", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    make = fastapi_async_sessions.SessionProvider
+def load_program(issuer: str, mode: str, **cookie: Any) -> Any:
+    """The example with this provider, and this cookie."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OIDC_ISSUER", issuer)
-        patch.setenv("OIDC_RESPONSE_MODE", mode)
-        patched = partial(make, cookie=CookieConfig(**cookie))
-        patch.setattr(fastapi_async_sessions, "SessionProvider", patched)
-        spec.loader.exec_module(module)
-    return module
+        make = partial(SessionProvider, cookie=CookieConfig(**cookie))
+        patch.setattr(fastapi_async_sessions, "SessionProvider", make)
+        return load_example("oauth", OIDC_ISSUER=issuer, OIDC_RESPONSE_MODE=mode)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +48,7 @@ def issuer(serve_provider: Callable[..., str]) -> str:
 
 @pytest.fixture(scope="module", params=["query", "form_post"])
 def program(issuer: str, request: pytest.FixtureRequest) -> Any:
-    return load_example(issuer, request.param)
+    return load_program(issuer, request.param)
 
 
 class Form(HTMLParser):
@@ -299,7 +289,7 @@ def test_in_a_browser(
     mode: str, samesite: str, referrer: str, profile: Any, request: pytest.FixtureRequest
 ) -> None:
     """The recipe needs no trusted origin, and no other setting of the provider."""
-    program = load_example(request.getfixturevalue(referrer), mode, samesite=samesite)
+    program = load_program(request.getfixturevalue(referrer), mode, samesite=samesite)
     with serve(program.app) as site:
         tab = sign_in(profile, site)
         tab.get_by_role("heading", name="Order 42, tab 2").wait_for()
@@ -317,7 +307,7 @@ def test_a_referrer_policy_of_the_application_does_not_matter(
     issuer: str, profile: Any, policy: str
 ) -> None:
     """With ``no-referrer`` the form that the callback sends has ``Origin: null``."""
-    program = load_example(issuer, "form_post", samesite="strict")
+    program = load_program(issuer, "form_post", samesite="strict")
 
     @program.app.middleware("http")
     async def add_policy(request: Any, call_next: Any) -> Any:
@@ -332,7 +322,7 @@ def test_a_referrer_policy_of_the_application_does_not_matter(
 @pytest.mark.slow
 def test_without_scripts_there_is_a_button(issuer: str, chromium: Any) -> None:
     """The callback's page waits for it."""
-    program = load_example(issuer, "query", samesite="strict")
+    program = load_program(issuer, "query", samesite="strict")
     profile = chromium.new_context(java_script_enabled=False)
     profile.set_default_timeout(30_000)
     with serve(program.app) as site:

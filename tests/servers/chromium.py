@@ -25,6 +25,17 @@ def launch(**options: Any) -> Iterator[Any]:
         browser.close()
 
 
+@contextmanager
+def launch_another(chromium: Any, *flags: str) -> Iterator[Any]:
+    """Run a second one with these flags; gives a profile of it."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    browser = chromium.browser_type.launch(executable_path=path, args=[*_FLAGS, *flags])
+    profile = browser.new_context()
+    profile.set_default_timeout(30_000)
+    yield profile
+    browser.close()
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """A headless Chromium with an empty profile."""
