@@ -10,7 +10,7 @@ from fastapi_async_sessions import Record, Store, StoreUnavailable
 
 VERBS = tuple(name for name, member in vars(Store).items() if inspect.iscoroutinefunction(member))
 WRITES = ("create", "save", "delete")
-WAIT_LIMIT = 60
+WAIT_LIMIT = 120
 """The seconds after which a test stops waiting for something and fails."""
 _SIGNATURES = {verb: inspect.signature(getattr(Store, verb)) for verb in VERBS}
 

@@ -502,7 +502,7 @@ async def run_workers(url: str, cases: list[tuple[str, str, str]]) -> None:
     """Start a process that forks for each case a worker, which kills itself."""
     program = WORKER.format(root=str(Path(__file__).parents[1]), url=url)
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, json.dumps(cases))
-    assert await asyncio.wait_for(process.wait(), 60) == 0
+    assert await asyncio.wait_for(process.wait(), WAIT_LIMIT) == 0
 
 
 # connections with a reply that was not read (CVE-2023-28858)

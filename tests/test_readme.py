@@ -197,7 +197,7 @@ def test_the_transcript_is_the_output_of_curl(tmp_path: Path) -> None:
                 capture_output=True,
                 text=True,
                 check=True,
-                timeout=60,
+                timeout=120,
             )
             assert _masked(run.stdout) == _masked(output)
 
