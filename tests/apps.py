@@ -19,6 +19,8 @@ SECRET = "a-secret-of-the-tests-0123456789-abcdefghij"
 OLDER_SECRET = "an-older-one-of-the-tests-9876543210-zyxwvu"
 COOKIE = "__Host-session"
 ORIGIN = "https://testserver"
+# no call of a store takes so long on the busiest machine
+PATIENT: dict[str, Any] = dict.fromkeys(("store_timeout", "commit_timeout"), timedelta(minutes=1))
 GENERAL = "The session could not be used. Please contact the operators of this site."
 
 
@@ -33,13 +35,9 @@ class Data(BaseModel):
 
 
 def make_provider(store: Store | None = None, model: Any = Data, **options: Any) -> Any:
-    """A provider with defaults for everything that a test does not set.
-
-    It waits a minute for its store: a busy machine does not decide a test.
-    """
-    minute = timedelta(minutes=1)
-    defaults = {"secret_key": SECRET, "store_timeout": minute, "commit_timeout": minute}
-    return SessionProvider(model, **{"store": store or MemoryStore(), **defaults, **options})
+    """A patient provider with defaults for everything that a test does not set."""
+    defaults = {"store": store or MemoryStore(), "secret_key": SECRET, **PATIENT}
+    return SessionProvider(model, **{**defaults, **options})
 
 
 def with_json(get_session: Any, key: str, record: Record, raw: bytes) -> Record:

@@ -16,7 +16,7 @@ from fastapi_async_sessions.stores.http import HTTPStore
 from fastapi_async_sessions.stores.memory import MemoryStore
 from fastapi_async_sessions.stores.service import session_service
 from fastapi_async_sessions.testing import FrozenClock
-from tests.apps import SECRET, browser, make_app
+from tests.apps import PATIENT, SECRET, browser, make_app
 from tests.races import opened_store
 from tests.test_merged_sessions import Shops, shops
 
@@ -69,8 +69,7 @@ async def test_100_parallel_requests_count_100(any_store: Store, clock: FrozenCl
         store=any_store,
         secret_key=SECRET,
         on_conflict="raise",
-        store_timeout=MINUTE,
-        commit_timeout=MINUTE,
+        **PATIENT,
         clock=clock,
     )
     app = make_app()

@@ -25,7 +25,7 @@ from fastapi_async_sessions.stores.http import HTTPStore
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.service import session_service
 from fastapi_async_sessions.stores.sql import SQLStore
-from tests.apps import SECRET, browser, make_app
+from tests.apps import PATIENT, SECRET, browser, make_app
 from tests.doubles import SpyStore, StoreCall, pass_on
 from tests.races import Client
 from tests.servers.asgi import serve
@@ -88,8 +88,7 @@ def provider(store: Store) -> Any:
         store=SpyStore(store),
         secret_key=SECRET,
         on_conflict="raise",
-        store_timeout=MINUTE,
-        commit_timeout=MINUTE,
+        **PATIENT,
     )
 
 

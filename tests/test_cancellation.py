@@ -27,7 +27,7 @@ from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.sql import SQLStore
 from fastapi_async_sessions.testing import FrozenClock
 
-from .apps import SECRET, has_ended
+from .apps import PATIENT, SECRET, has_ended
 from .doubles import WAIT_LIMIT, Gate, Hook, SpyStore, StoreCall, pass_on
 from .races import Client, opened_store, provider_without_timeouts, wait_for_all
 from .servers.proxy import Proxy
@@ -473,7 +473,7 @@ async def test_a_worker_killed_at_its_write_leaves_a_consistent_store(
     else:
         url = f"sqlite+aiosqlite:///{request.getfixturevalue('tmp_path')}/sessions.db"
     async with opened_store(kind, utc_now, request) as store:
-        provider = SessionProvider(Data, store=store, secret_key=SECRET)
+        provider = SessionProvider(Data, store=store, secret_key=SECRET, **PATIENT)
         clients = [Client(provider) for _ in KILLS]
         keys = [await client.sign_in() for client in clients]
         await run_workers(
@@ -521,7 +521,7 @@ async def behind_a_proxy(redis_url: str) -> AsyncIterator[tuple[Proxy, RedisStor
 async def test_a_reply_never_reaches_another_user(redis_url: str) -> None:
     """Requests are cancelled while they wait for their replies; the next one reads its own."""
     async with behind_a_proxy(redis_url) as (proxy, store):
-        provider = SessionProvider(Data, store=store, secret_key=SECRET)
+        provider = SessionProvider(Data, store=store, secret_key=SECRET, **PATIENT)
         clients = [Client(provider) for _ in range(12)]
 
         async def begin(client: Client, owner: str) -> None:
@@ -561,7 +561,7 @@ async def test_a_write_whose_reply_is_lost_is_done_at_most_once(redis_url: str) 
     """The driver sends it again, and the item is added once. After a 503 the write may have been
     done or not."""
     async with behind_a_proxy(redis_url) as (proxy, store):
-        provider = SessionProvider(Data, store=store, secret_key=SECRET)
+        provider = SessionProvider(Data, store=store, secret_key=SECRET, **PATIENT)
         client = Client(provider)
         await client.sign_in()
         acknowledged: list[str] = []

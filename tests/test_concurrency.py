@@ -24,9 +24,10 @@ from fastapi_async_sessions import (
 from fastapi_async_sessions._core import commit
 from fastapi_async_sessions.testing import FrozenClock
 
-from .apps import SECRET, browser, has_ended, make_app
+from .apps import PATIENT, SECRET, browser, has_ended, make_app
 from .doubles import SpyStore, StoreCall, before, failing, pass_on
 from .races import (
+    STORES,
     Client,
     do_nothing,
     opened_store,
@@ -751,11 +752,21 @@ MOMENTS = [
 NO_END = {("rotation", "sign-out"), ("rotation", "open")}
 
 
-@pytest.mark.parametrize("kind", ["memory", "redis", "sqlite"])
-@pytest.mark.parametrize(
-    ("end", "in_flight", "moment"),
-    [(end, *moment) for end in ENDS for moment in MOMENTS if (end, moment[0]) not in NO_END],
-)
+def endings() -> list[Any]:
+    """Each end at each moment in memory, and in the other stores while a request writes."""
+    return [
+        pytest.param(
+            *(kind, end, in_flight, moment),
+            marks=[] if kind == "memory" or in_flight == "write" else pytest.mark.slow,
+        )
+        for kind in STORES
+        for end in ENDS
+        for in_flight, moment in MOMENTS
+        if (end, in_flight) not in NO_END
+    ]
+
+
+@pytest.mark.parametrize(("kind", "end", "in_flight", "moment"), endings())
 async def test_a_session_that_ends_stays_ended_whatever_is_in_flight(
     kind: str,
     in_flight: str,
@@ -775,6 +786,7 @@ async def test_a_session_that_ends_stays_ended_whatever_is_in_flight(
             lifetime=Lifetime(idle=IDLE),
             on_event=events.append,
             clock=clock,
+            **PATIENT,
         )
         client = Client(provider)
         key = await client.sign_in()
@@ -828,7 +840,7 @@ async def test_a_rotation_overtakes_no_sign_out_and_no_open(
     async with opened_store(kind, clock, request) as inner:
         store = SpyStore(inner)
         provider: SessionProvider[Any] = SessionProvider(
-            Basket, store=store, secret_key=SECRET, clock=clock
+            Basket, store=store, secret_key=SECRET, clock=clock, **PATIENT
         )
         client = Client(provider)
         key = await client.sign_in()

@@ -41,10 +41,16 @@ CROSS_SITE_LINK = {
     "sec-fetch-mode": "navigate",
     "sec-fetch-dest": "document",
 }
-PATIENT = dict.fromkeys(("store_timeout", "commit_timeout"), MINUTE)  # on a busy machine
 
 
-@pytest.fixture(params=["memory", "redis", "sqlite", "postgresql"])
+@pytest.fixture(
+    params=[
+        "memory",
+        "redis",
+        pytest.param("sqlite", marks=pytest.mark.slow),
+        pytest.param("postgresql", marks=pytest.mark.slow),
+    ]
+)
 async def store(request: pytest.FixtureRequest, clock: FrozenClock) -> AsyncIterator[SpyStore]:
     """An open store of each kind, which records its calls."""
     async with opened_store(request.param, clock, request) as opened:
@@ -58,7 +64,6 @@ def make_site(store: Any, clock: FrozenClock, events: list[SessionEvent], **opti
         clock=clock,
         on_event=events.append,
         trusted_origins=["https://other.test"],
-        **PATIENT,
         **options,
     )
     app = make_app()
@@ -249,7 +254,7 @@ async def test_a_change_that_a_renewal_overtakes_is_a_conflict_where_conflicts_a
     store: Any, clock: FrozenClock, on_conflict: str
 ) -> None:
     """A request whose token is replaced while it runs has stored nothing, and says so if asked."""
-    get_session = make_provider(store, clock=clock, on_conflict=on_conflict, **PATIENT)
+    get_session = make_provider(store, clock=clock, on_conflict=on_conflict)
     client = Client(get_session)
     await client.sign_in("ada")
 
@@ -275,7 +280,7 @@ async def test_a_sign_out_that_a_renewal_overtakes_signs_the_user_out(
     store: Any, clock: FrozenClock
 ) -> None:
     """Another tab's step-up does not keep a user signed in who was told to be signed out."""
-    get_session = make_provider(store, clock=clock, **PATIENT)
+    get_session = make_provider(store, clock=clock)
     client = Client(get_session)
     await client.sign_in("ada")
 

@@ -34,7 +34,7 @@ from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.sql import SQLStore
 from fastapi_async_sessions.testing import FrozenClock
 
-from .apps import has_ended
+from .apps import PATIENT, has_ended
 from .doubles import VERBS, SpyStore, failing, pass_on
 from .races import Answer, Client, do_nothing
 
@@ -126,7 +126,12 @@ class SessionMachine(RuleBasedStateMachine):
         """Start a process: a new store object and a new provider over the existing data."""
         self.store = SpyStore(self.run(type(self).open_store(self.clock)))
         self.provider: SessionProvider[Any] = SessionProvider(
-            Data, store=self.store, secret_key=self.secrets, lifetime=LIFETIME, clock=self.clock
+            Data,
+            store=self.store,
+            secret_key=self.secrets,
+            lifetime=LIFETIME,
+            clock=self.clock,
+            **PATIENT,
         )
 
     # rules

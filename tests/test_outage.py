@@ -239,14 +239,11 @@ async def test_requests_recover_without_a_restart(app, store):
         assert (await client.get("/")).json() == {"new": False, "subject": None, "count": 1}
 
 
-PATIENT: dict[str, Any] = dict.fromkeys(("store_timeout", "commit_timeout"), timedelta(seconds=60))
-
-
 async def test_a_real_redis_that_died_is_used_again_after_its_restart(start_redis, clock, events):
     """It restarts empty: requests get 503 meanwhile, and a new session afterwards."""
     server = start_redis()
     store = RedisStore.from_url(server.url, clock=clock)
-    client = browser(make_site(store, events, clock=clock, **PATIENT))
+    client = browser(make_site(store, events, clock=clock))
     await client.post("/change")
     server.kill()
     assert is_unavailable(await client.get("/"))
@@ -262,7 +259,7 @@ async def test_a_call_to_a_real_redis_that_hangs_times_out(start_redis, clock, e
     """Paused with its connections open, it still has the session when it resumes."""
     server = start_redis()
     stores = [RedisStore.from_url(server.url, clock=clock) for _ in range(2)]
-    client = browser(make_site(stores[0], events, clock=clock, **PATIENT))
+    client = browser(make_site(stores[0], events, clock=clock))
     await client.post("/change")
     app = make_site(stores[1], events, clock=clock, store_timeout=SOON)
     impatient = browser(app, client.cookies[COOKIE])

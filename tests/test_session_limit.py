@@ -80,7 +80,9 @@ async def test_sign_ins_under_every_secret_count(store: SpyStore, clock: FrozenC
     assert await live(old + new) == [False, False, True, True, True]
 
 
-@pytest.mark.parametrize("kind", ["memory", "redis", "sqlite", "postgresql"])
+@pytest.mark.parametrize(
+    "kind", ["memory", "redis", pytest.param("sqlite", marks=pytest.mark.slow), "postgresql"]
+)
 async def test_after_fifty_sign_ins_at_once_the_limit_holds(
     kind: str, clock: FrozenClock, request: pytest.FixtureRequest
 ) -> None:

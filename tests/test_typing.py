@@ -17,7 +17,10 @@ WRONG = ROOT / "tests/typing_errors.py"
 Errors = dict[Path, set[int]]
 
 
-@pytest.fixture(scope="module", params=["mypy", pytest.param("pyright", marks=pytest.mark.slow)])
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=["mypy", "pyright"])
 def errors(request) -> Errors:
     """The lines with errors in each file, found with the configuration of the project."""
     if find_spec(request.param) is None:

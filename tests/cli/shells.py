@@ -18,7 +18,7 @@ from fastapi_async_sessions.stores.http import HTTPStore
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.sql import SQLStore
 
-from ..apps import SECRET, Data
+from ..apps import PATIENT, SECRET, Data
 
 TOKEN = "a-token-of-these-tests-0123456789-abcdef"
 CONSOLE_SCRIPT = Path(sys.executable).with_name("fastapi-async-sessions")
@@ -42,10 +42,11 @@ from fastapi_async_sessions import MemoryStore, Session, SessionProvider, Sessio
 from fastapi_async_sessions.stores.http import HTTPStore
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.sql import SQLStore
-from tests.apps import Data
+from tests.apps import PATIENT, Data
 
 def make_app():
-    get_session = SessionProvider(Data, store={store}, secret_key=os.environ["SESSION_SECRET"])
+    secret_key = os.environ["SESSION_SECRET"]
+    get_session = SessionProvider(Data, store={store}, secret_key=secret_key, **PATIENT)
     app = FastAPI()
     app.router.route_class = SessionRoute
 
@@ -156,4 +157,4 @@ def open_provider(store: str, url: str) -> Any:
         "http": lambda url: HTTPStore(url, token=TOKEN),
     }
     made: Store = makers[store](url)
-    return SessionProvider(Data, store=made, secret_key=SECRET)
+    return SessionProvider(Data, store=made, secret_key=SECRET, **PATIENT)

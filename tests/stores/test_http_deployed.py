@@ -39,7 +39,9 @@ async def opened(url):
         await store.aclose()
 
 
-@pytest.fixture(scope="module", params=["uvicorn", "gunicorn"])
+@pytest.fixture(
+    scope="module", params=["uvicorn", pytest.param("gunicorn", marks=pytest.mark.slow)]
+)
 def workers(request, tmp_path_factory):
     """Two processes that keep sessions in one file."""
     home = tmp_path_factory.mktemp(request.param)

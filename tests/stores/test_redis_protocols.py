@@ -1,4 +1,7 @@
-"""RedisStore in both versions of the protocol, whichever redis-py takes by itself."""
+"""RedisStore in both versions of the protocol, whichever redis-py takes by itself.
+
+Each on one server or in a cluster; the other way round is slow.
+"""
 
 import pytest
 
@@ -37,11 +40,13 @@ class TestRESP2(OnOneServer):
     protocol = 2
 
 
+@pytest.mark.slow
 @pytest.mark.one_server
 class TestRESP3(OnOneServer):
     protocol = 3
 
 
+@pytest.mark.slow
 @pytest.mark.one_server
 class TestRESP2InACluster(InACluster):
     protocol = 2
