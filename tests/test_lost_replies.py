@@ -14,15 +14,18 @@ from pydantic import BaseModel
 from fastapi_async_sessions import (
     Additive,
     Session,
+    SessionConflict,
     SessionEvent,
     SessionProvider,
     StoreUnavailable,
 )
-from fastapi_async_sessions.records import Record, includes_write, new_version
+from fastapi_async_sessions._core.attempts import RecentWrites
+from fastapi_async_sessions.records import Record, includes_write, name_of_write, new_version
 from fastapi_async_sessions.stores.memory import MemoryStore
 from fastapi_async_sessions.testing import FrozenClock
 from tests.apps import SECRET, browser, make_app
 from tests.doubles import SpyStore, StoreCall, pass_on
+from tests.generated import cases
 from tests.races import Client, provider_without_timeouts
 
 
@@ -34,6 +37,39 @@ def test_a_version_remembers_the_24_writes_before_it(writes: int) -> None:
         version = new_version(version)
     assert includes_write(version, mine) is (writes <= 24)
     assert not includes_write(version, new_version())
+
+
+@pytest.mark.parametrize(("writes_ago", "is_known"), [(2023, True), (2024, False)])
+def test_a_process_remembers_its_last_2000_writes(writes_ago: int, is_known: bool) -> None:
+    """And the 24 that the first of them names; its memory does not grow with its writes."""
+    recent, versions = RecentWrites(), [new_version()]
+    for _ in range(2100):
+        versions.append(new_version(versions[-1]))
+        recent.add(versions[-1])
+    _, is_complete = recent.before(versions[-1], versions[-1 - writes_ago])
+    assert is_complete is is_known
+
+
+@cases(100)
+@given(st.lists(st.booleans(), min_size=1, max_size=120), st.integers(0, 120))
+@example([*[False] * 28, True, False], 25)
+def test_what_a_process_remembers_reaches_back_as_far_as_it_can(
+    is_own: list[bool], writes_ago: int
+) -> None:
+    """From the writes that a version names to its own among them, and to those that these name."""
+    recent, versions = RecentWrites(), [new_version()]
+    for own in is_own:
+        versions.append(new_version(versions[-1]))
+        if own:
+            recent.add(versions[-1])
+    oldest = len(is_own) - 24
+    for place in range(len(is_own), 0, -1):
+        if place >= oldest and is_own[place - 1]:
+            oldest = min(oldest, place - 24)
+    since = max(len(is_own) - writes_ago, 0)
+    names, is_complete = recent.before(versions[-1], versions[since])
+    assert is_complete is (since >= oldest)
+    assert {name_of_write(version) for version in versions[max(oldest, since) :]} <= set(names)
 
 
 @given(st.text("ab.-_", max_size=600))
@@ -481,6 +517,21 @@ async def test_a_save_without_an_answer_in_time_is_unknown_after_a_conflict_too(
     answer = await Client(provider, shop.client.cookie).request(route)
     assert isinstance(answer.error, StoreUnavailable)
     assert await shop.stored() == (2, ["theirs", "ours"])
+
+
+async def test_a_change_that_has_only_waited_for_others_was_not_sent(shop: Shop) -> None:
+    """The commits before it took all of its time: a 409, for nothing of it can be stored."""
+
+    async def route(session: Any) -> None:
+        count(session)
+        shop.clock.advance(timedelta(seconds=3))
+
+    options: Any = {"clock": shop.clock, "commit_timeout": timedelta(seconds=0.05)}
+    provider = SessionProvider(Counted, store=shop.store, secret_key=SECRET, **options)
+    async with provider.repository.queue(shop.key):
+        answer = await Client(provider, shop.client.cookie).request(route)
+    assert isinstance(answer.error, SessionConflict)
+    assert await shop.stored() == (0, [])
 
 
 @pytest.mark.parametrize("others", [0, 100])
