@@ -149,7 +149,9 @@ async def opened_store(
         store = RedisStore.from_url(request.getfixturevalue("redis_url"), clock=clock)
     elif kind == "sqlite":
         path = request.getfixturevalue("tmp_path") / "sessions.db"
-        store = SQLStore.from_url(f"sqlite+aiosqlite:///{path}", create_table=True, clock=clock)
+        store = SQLStore.from_url(
+            f"sqlite+aiosqlite:///{path}?timeout=60", create_table=True, clock=clock
+        )
     else:
         url = request.getfixturevalue("postgres_url")
         store = SQLStore.from_url(url, create_table=True, clock=clock)

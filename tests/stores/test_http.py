@@ -201,7 +201,7 @@ async def test_a_session_also_ends_by_the_clock_of_the_client(service):
 
 async def test_a_store_works_again_after_it_was_closed(service):
     """As with a second lifespan in tests, even in another event loop."""
-    store = HTTPStore(service, token=TOKEN)
+    store = HTTPStore(service, token=TOKEN, timeout=timedelta(minutes=1))
     for _ in range(2):
         assert await store.load(KEY) is None
         await store.aclose()

@@ -61,7 +61,7 @@ async def test_the_clock_of_a_cluster_is_that_of_one_of_its_nodes(redis_cluster:
 async def test_the_clock_of_a_session_service_is_in_its_answers() -> None:
     """It comes from the ``Date`` header of the server that runs the service."""
     with serve(session_service(MemoryStore(), token=TOKEN)) as url:
-        store = HTTPStore(url, token=TOKEN)
+        store = HTTPStore(url, token=TOKEN, timeout=MINUTE)
         time = await store.server_time()
         await store.aclose()
     assert abs(time - datetime.now(UTC)) < MINUTE

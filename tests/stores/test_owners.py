@@ -134,7 +134,7 @@ class SQL:
 
 class SQLite(SQL):
     def url(self, request: Any) -> str:
-        return f"sqlite+aiosqlite:///{request.getfixturevalue('tmp_path')}/sessions.db"
+        return f"sqlite+aiosqlite:///{request.getfixturevalue('tmp_path')}/sessions.db?timeout=60"
 
 
 class PostgreSQL(SQL):

@@ -31,7 +31,7 @@ class TestContractOnSQLite(StoreContract):
 
     @pytest.fixture(autouse=True)
     def _file(self, tmp_path):
-        self.url = f"sqlite+aiosqlite:///{tmp_path}/sessions.db"
+        self.url = f"sqlite+aiosqlite:///{tmp_path}/sessions.db?timeout=60"
 
     def make_store(self, clock):
         return SQLStore.from_url(self.url, create_table=True, clock=clock)
@@ -65,7 +65,7 @@ class TestContractOnAnEngineOfTheApplication(StoreContract):
 def url(request, tmp_path):
     """The address of an empty database of each kind, and for each driver."""
     if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/sessions.db"
+        return f"sqlite+aiosqlite:///{tmp_path}/sessions.db?timeout=60"
     return with_driver(request.getfixturevalue("postgres_url"), request.param)
 
 
