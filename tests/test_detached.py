@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, WebSocket
+from fastapi import Depends, FastAPI, HTTPException, WebSocket
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from fastapi_async_sessions import (
@@ -31,7 +31,7 @@ from .apps import (
     make_provider,
     set_cookie_kind,
 )
-from .doubles import SpyStore, StoreCall, pass_on
+from .doubles import SpyStore, StoreCall, failing, pass_on
 from .races import Client, opened_store
 
 MINUTE = timedelta(minutes=1)
@@ -128,6 +128,22 @@ def make_site(store: Any, clock: FrozenClock, events: list[SessionEvent], **opti
         await session.destroy()
         return seen(session)
 
+    @app.post("/unbind")
+    async def unbind(session: MySession) -> Any:
+        session.renew(subject=None)
+        return seen(session)
+
+    @app.post("/unbind-and-change")
+    async def unbind_and_change(session: MySession) -> Any:
+        session.renew(subject=None)
+        session.data.count += 1
+        return seen(session)
+
+    @app.post("/unbind-and-fail")
+    async def unbind_and_fail(session: MySession) -> None:
+        session.renew(subject=None)
+        raise HTTPException(409)
+
     @app.get("/mine", dependencies=[Depends(get_session.signed_in(within=30 * MINUTE))])
     async def mine() -> None:
         pass
@@ -146,6 +162,15 @@ def kinds(events: list[SessionEvent]) -> list[str]:
 async def sent_late(app: FastAPI, cookie: str, path: str = "/change") -> httpx.Response:
     """A request of the same browser that carries the cookie which it held when it was sent."""
     return await browser(app, cookie).post(path)
+
+
+async def post_late(
+    app: FastAPI, client: httpx.AsyncClient, late: "Late", path: str
+) -> httpx.Response:
+    """Send a late request of a browser, which then takes the cookie of the response."""
+    response = await browser(app).post(path, headers=late.headers)
+    client.cookies.extract_cookies(response)
+    return response
 
 
 class Late(NamedTuple):
@@ -183,12 +208,16 @@ async def ambiguous(app: FastAPI, client: httpx.AsyncClient) -> Late:
     return Late({"cookie": f"{COOKIE}={mine}; {COOKIE}={planted}"}, "ambiguous_cookie")
 
 
-@pytest.mark.parametrize("case", [outdated, ended, withheld, ambiguous])
+Case = Callable[[FastAPI, httpx.AsyncClient], Awaitable[Late]]
+CASES = [outdated, ended, withheld, ambiguous]
+
+
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("channel", ["route", "stream", "websocket"])
 async def test_a_detached_request_changes_nothing(
     store: SpyStore,
     clock: FrozenClock,
-    case: Callable[[FastAPI, httpx.AsyncClient], Awaitable[Late]],
+    case: Case,
     channel: str,
 ) -> None:
     """What it changes is not stored, it sends no cookie, one event tells of it, and afterwards the
@@ -218,6 +247,94 @@ async def test_a_detached_request_changes_nothing(
     assert await store.records() == before
     answer = (await client.get("/")).json()
     assert (answer["subject"], answer["count"], answer["detached"]) == ("ada", 0, False)
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_a_sign_out_in_a_detached_request_signs_the_browser_out(
+    store: SpyStore, clock: FrozenClock, case: Case
+) -> None:
+    """``renew(subject=None)`` removes the cookie that the browser may hold by now, as ``destroy()``
+    does, and with an outdated token it ends that session."""
+    events: list[SessionEvent] = []
+    app = make_site(store, clock, events)
+    client = browser(app)
+    late = await case(app, client)
+    live = client.cookies[COOKIE]
+    events.clear()
+    response = await post_late(app, client, late, "/unbind")
+    assert response.json() == {"subject": None, "count": 0, "new": True, "detached": True}
+    assert set_cookie_kind(response) == "removed"
+    assert kinds(events) == [late.event, *(["destroyed"] if case is outdated else [])]
+    assert (await client.get("/")).json()["subject"] is None
+    stored = (await browser(app, live).get("/")).json()["subject"]
+    assert stored == (None if case is outdated else "ada")
+
+
+@pytest.mark.parametrize("on_conflict", ["overwrite", "raise"])
+@pytest.mark.parametrize("case", CASES)
+async def test_what_a_detached_sign_out_leaves_in_the_data_begins_a_session(
+    store: SpyStore, clock: FrozenClock, case: Case, on_conflict: str
+) -> None:
+    """No better cookie is left that it could replace: the new session is nobody's."""
+    app = make_site(store, clock, [], on_conflict=on_conflict)
+    client = browser(app)
+    late = await case(app, client)
+    response = await post_late(app, client, late, "/unbind-and-change")
+    assert set_cookie_kind(response) == "sent"
+    answer = (await client.get("/")).json()
+    assert (answer["subject"], answer["count"], answer["detached"]) == (None, 1, False)
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_a_detached_sign_out_of_a_route_that_raises_signs_nobody_out(
+    store: SpyStore, clock: FrozenClock, case: Case
+) -> None:
+    """It is part of the commit, as every renewal."""
+    app = make_site(store, clock, [])
+    client = browser(app)
+    late = await case(app, client)
+    before = await store.records()
+    response = await post_late(app, client, late, "/unbind-and-fail")
+    assert (response.status_code, set_cookie_kind(response)) == (409, None)
+    assert await store.records() == before
+    assert (await client.get("/")).json()["subject"] == "ada"
+
+
+async def test_a_detached_sign_out_that_the_store_refuses_is_an_error(
+    store: SpyStore, clock: FrozenClock
+) -> None:
+    """Nobody reads that they are signed out while their session lives."""
+    app = make_site(store, clock, [])
+    client = browser(app)
+    late = await outdated(app, client)
+    store.hook = failing("delete")
+    response = await post_late(app, client, late, "/unbind")
+    assert (response.status_code, set_cookie_kind(response)) == (503, None)
+    store.hook = pass_on
+    assert (await client.get("/")).json()["subject"] == "ada"
+
+
+async def test_a_sign_out_with_a_token_that_is_long_outdated_ends_its_session(
+    store: SpyStore, clock: FrozenClock
+) -> None:
+    """After five minutes too, as ``destroy()``: the response of the renewal may have been lost."""
+    app = make_site(store, clock, [])
+    client = browser(app)
+    late = await outdated(app, client)
+    clock.advance(6 * MINUTE)
+    response = await post_late(app, client, late, "/unbind")
+    assert (response.json()["detached"], set_cookie_kind(response)) == (False, "removed")
+    assert await app.state.get_session.sessions("ada") == []
+
+
+@pytest.mark.parametrize("cookie", ["", "forged"])
+async def test_a_sign_out_without_a_session_leaves_the_cookie(
+    store: SpyStore, clock: FrozenClock, cookie: str
+) -> None:
+    """Nobody is signed in, and a cookie that was just set by another response stays."""
+    app = make_site(store, clock, [])
+    response = await browser(app, cookie or None).post("/unbind")
+    assert (set_cookie_kind(response), store.calls) == (None, [])
 
 
 @pytest.mark.parametrize("renewal", ["/step-up", "/sign-in/ada"])
@@ -297,6 +414,42 @@ async def test_a_sign_out_that_a_renewal_overtakes_signs_the_user_out(
     assert await get_session.sessions("ada") == []
     assert not await client.is_live()
     assert (await tab.data()).count == 1
+
+
+@pytest.mark.parametrize("before", [None, "bob"])
+@pytest.mark.parametrize("on_conflict", ["overwrite", "raise"])
+async def test_a_sign_out_that_another_users_sign_in_overtakes_gets_no_token_of_theirs(
+    store: Any, clock: FrozenClock, before: str | None, on_conflict: str
+) -> None:
+    """The browser is signed out, and a client that planted its token in another's browser does not
+    get one for what that user has stored since."""
+    get_session = make_provider(store, clock=clock, on_conflict=on_conflict, **PATIENT)
+    planted = Client(get_session)
+    if before is not None:
+        await planted.sign_in(before)
+    else:
+        await planted.request(_count)
+    victim = planted.copy()
+
+    async def sign_in(session: Session[Data]) -> None:
+        session.renew(subject="ada")
+        session.data.count = 42
+
+    async def sign_out(session: Session[Data]) -> bool:
+        assert (await victim.request(sign_in)).is_ok
+        session.renew(subject=None)
+        await session.commit()
+        return session.is_new
+
+    answer = await planted.request(sign_out)
+    assert (answer.error, answer.value, answer.cookie) == (None, True, "")
+    assert (await planted.data()).count == 0
+    # bob's session has ended with ada's sign-in, and hers is another
+    assert await victim.is_live() == (before is not None)
+
+
+async def _count(session: Session[Data]) -> None:
+    session.data.count = 1
 
 
 async def test_five_minutes_after_a_renewal_its_old_token_is_an_ordinary_new_session(

@@ -414,6 +414,30 @@ def losing_one_save(shop: Shop, *, is_done: bool = True) -> SpyStore:
     return spy
 
 
+async def test_a_sign_out_after_a_sign_in_whose_reply_was_lost_keeps_the_session(
+    shop: Shop,
+) -> None:
+    """The user whom it finds signed in is its own, so it unbinds the session and keeps the data."""
+
+    async def visit(session: Any) -> None:
+        count(session)
+
+    async def route(session: Any) -> None:
+        session.renew(subject="ada")
+        with pytest.raises(StoreUnavailable):
+            await session.commit()
+        session.renew(subject=None)
+
+    provider = provider_without_timeouts(
+        losing_one_save(shop), shop.clock, Counted, on_conflict="raise"
+    )
+    visitor = Client(provider)
+    await visitor.request(visit)
+    assert (await visitor.request(route)).cookie
+    assert (await visitor.data()).lines == ["ours"]
+    assert len(await provider.sessions("ada")) == 1  # the fixture's, and no other
+
+
 @pytest.mark.parametrize("is_done", [False, True])
 async def test_a_change_that_is_undone_after_its_reply_was_lost_is_not_stored(
     shop: Shop, is_done: bool

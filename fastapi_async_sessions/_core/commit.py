@@ -170,6 +170,8 @@ class Commit(Generic[Model]):
         if isinstance(theirs, Absent):
             self._report_renewal(theirs)
             return None
+        if self._is_of_another_user(theirs.stored.header, stored.header, hashes):
+            return None
         if not attempts.settle(theirs.stored.record.version, repository.writes):
             reason = "unknown whether a write was done: too many others followed it"
             repository.events.emit("store_error", stored.key, reason=reason)
@@ -280,6 +282,14 @@ class Commit(Generic[Model]):
         """
         renewal = self._change.renewal
         return self._change.token is not None and not (renewal and renewal.is_sign_out)
+
+    def _is_of_another_user(
+        self, theirs: Header, before: Header, hashes: tuple[bytes, ...]
+    ) -> bool:
+        """Return whether another request has signed somebody else in: a sign-out then gets no token
+        for the session, which shows what that user has stored."""
+        is_renewed = self._change.token is not None and theirs.secret_hash not in hashes
+        return is_renewed and theirs.subject != before.subject
 
     def _report_renewal(self, theirs: Absent) -> None:
         """Refuse to drop a change because another request has renewed the session, if asked to."""

@@ -291,6 +291,7 @@ class SessionState(Generic[Model]):
             if self._ended:
                 await self._delete_ended()
             try:
+                await self._end_better_session()
                 await self._commit()
             except (SessionInvalid, SessionTooLarge) as error:
                 self._report_refusal(error)
@@ -310,6 +311,19 @@ class SessionState(Generic[Model]):
                 await self._extend(self._change(ours, now), stored)
             case _:
                 pass
+
+    async def _end_better_session(self) -> None:
+        """Where a sign-out has no session to unbind, sign the browser out of the one that it may
+        hold instead: as ``destroy``, end what is known of it, and remove the cookie."""
+        cookie, renewal = self.request_cookie, self._renewal
+        if self.stored is not None or renewal is None or not renewal.is_sign_out:
+            return
+        if cookie.outdated_key is None and not cookie.is_detached:
+            return
+        self._ended += filter(None, [cookie.outdated_key])
+        await self._delete_ended()
+        self.cookie_action = CookieAction.REMOVE
+        self.request_cookie = RequestCookie(is_present=True)
 
     def _report_refusal(self, error: SessionInvalid | SessionTooLarge) -> None:
         key = None if self.stored is None else self.stored.key
@@ -398,10 +412,13 @@ class SessionState(Generic[Model]):
                 # a change is dropped with the session; a sign-in begins a new one
                 if change.renewal and change.renewal.is_sign_in:
                     committed = await commit.create()
+                elif change.renewal and change.renewal.is_sign_out:
+                    self._end_unbound(stored)
             if committed is not None:
                 self._accept(committed, change, data)
 
         await self._complete(write(), commit)
+        await self._delete_ended()
 
     async def _extend(self, change: Change, stored: SessionRecord) -> None:
         commit, data = Commit(self._repository, change, self._attempts), self.data
@@ -453,6 +470,13 @@ class SessionState(Generic[Model]):
         self.cookie_action = CookieAction.KEEP
         self.data.base = change.ours
         self._attempts = Attempts(self._version, change.decided_at)
+
+    def _end_unbound(self, stored: SessionRecord) -> None:
+        """End a session that a sign-out could not unbind, because it has ended, or is another
+        user's by now: the browser is signed out all the same."""
+        self._ended.append(stored.key)
+        self.stored = self._renewal = None
+        self.is_new = True
 
     def _withhold_resigned_cookie(self) -> None:
         if self.cookie_action is CookieAction.RESIGN:
