@@ -16,7 +16,7 @@ malformed cookie is not an error: the request gets a new session.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from starlette.exceptions import HTTPException
 
@@ -51,6 +51,8 @@ class SignInRequired(SessionError, HTTPException):
     """
 
     def __init__(self, reason: SignInReason) -> None:
+        if reason not in get_args(SignInReason):
+            raise ValueError(f"SignInRequired(reason) takes one of {', '.join(_SIGN_IN)}")
         self.reason = reason
         HTTPException.__init__(self, 401, _SIGN_IN[reason], {"WWW-Authenticate": "APIKey"})
 

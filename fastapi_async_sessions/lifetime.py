@@ -1,8 +1,10 @@
 """How long a session lives."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from inspect import iscoroutinefunction
 from typing import ClassVar
 
 from .errors import ConfigurationError
@@ -14,6 +16,24 @@ Clock = Callable[[], datetime]
 def utc_now() -> datetime:
     """Return the current time of this machine's clock."""
     return datetime.now(UTC)
+
+
+def checked_clock(clock: Clock, place: str) -> Clock:
+    """Return a clock that shows aware datetimes in UTC.
+
+    Raises:
+        ConfigurationError: it does not; ``place`` is what it was given to, such as "MemoryStore".
+    """
+    is_async, now = iscoroutinefunction(clock), None
+    # an error of the clock's own is told in one way with all others
+    with suppress(Exception):
+        now = None if is_async else clock()
+    if not isinstance(now, datetime) or now.utcoffset() != timedelta(0):
+        raise ConfigurationError(
+            f"{place}: clock=... takes a function that returns aware datetimes in UTC, such as "
+            "lambda: datetime.now(UTC)"
+        )
+    return clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +66,18 @@ class Lifetime:
             if limit is None:
                 continue
             if not isinstance(limit, timedelta):
-                raise ConfigurationError(f"Lifetime({name}=...) takes a timedelta or None")
+                raise ConfigurationError(
+                    f"Lifetime({name}=...) takes a timedelta or None: write timedelta(minutes=30)"
+                )
             if not timedelta(0) < limit <= _LONGEST:
                 raise ConfigurationError(
                     f"Lifetime({name}=...) must be positive, at most 100 years"
                 )
         if self.idle and self.absolute and self.idle > self.absolute:
-            raise ConfigurationError("Lifetime: idle is longer than absolute and would never apply")
+            raise ConfigurationError(
+                "Lifetime: idle is longer than absolute and would never apply; to have only "
+                "absolute, write Lifetime(idle=None, absolute=...)"
+            )
 
 
 _LONGEST = timedelta(days=36525)

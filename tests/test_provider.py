@@ -242,7 +242,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"on_invalid": lambda stored: stored}, "on_invalid="),
     ({"check_origin": None}, "check_origin="),
     ({"check_origin": False, "trusted_origins": ["https://*.example.com"]}, "trusted_origins"),
-    *(({"max_bytes": size}, "max_bytes=") for size in (0, -1, 2**20 + 1, "big", None)),
+    *(
+        ({"max_bytes": size}, "max_bytes=")
+        for size in (0, -1, 1, 100, True, 2**20 + 1, "big", None)
+    ),
     *(
         ({option: value}, option)
         for option in ("store_timeout", "commit_timeout")
@@ -279,6 +282,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
             ("*",),
             ("null",),
             ("https://a.example\n",),
+            ("https://a.example:99999",),
+            ("https://a.example:08443",),
+            ("https://1.2.3.400",),
+            ("https://[::0]",),
+            ("https://[::1",),
             ("",),
             (5,),
         )
@@ -362,9 +370,9 @@ AT_THE_LIMITS: list[dict[str, Any]] = [
     {"name": "x" * 64},
     {"name": "_"},
     {"max_bytes": 2**20},
-    {"max_bytes": 1},
     {"on_invalid": lambda values, error: Data()},
     {"trusted_origins": ["https://a.example", "http://localhost:8000"]},
+    {"trusted_origins": ["https://127.0.0.1", "https://[2001:db8::1]:65535", "http://[::1]:1"]},
     {
         "cookie": CookieConfig(persistent=True),
         "lifetime": Lifetime(absolute=timedelta(days=400)),

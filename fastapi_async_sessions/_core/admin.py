@@ -19,6 +19,9 @@ from .session import Session, state_of
 from .state import SessionState
 from .tokens import is_key, store_key
 
+# more than a store can hold, and a number that every database understands
+_MOST = 2**31 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class StoredSession(Generic[Model]):
@@ -51,8 +54,14 @@ class SessionAdmin(Generic[Model]):
         """Return the live sessions of a subject, the latest sign-in first; none for None.
 
         If there are more than ``limit``, these are the ones that expire last.
+
+        Raises:
+            TypeError: the subject is not text, or the limit not a whole number.
         """
         repository = self.repository
+        if type(limit) is not int:
+            raise TypeError(f"limit=... takes a whole number, not {type(limit).__name__}")
+        limit = min(limit, _MOST)
         if not is_subject(subject) or limit < 1:
             return []
         read = [
@@ -101,6 +110,8 @@ class SessionAdmin(Generic[Model]):
                 sign-ins may fail for ``commit_timeout`` and ``store_timeout`` together.
         """
         repository = self.repository
+        if not isinstance(keep, Session | None):
+            raise TypeError(f"keep=... takes the session of a request, not {type(keep).__name__}")
         if not is_subject(subject):
             return 0
         limit = repository.settings.commit_timeout.total_seconds()

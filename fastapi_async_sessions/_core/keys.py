@@ -71,7 +71,8 @@ def _checked(secret: object) -> bytes:
     if isinstance(secret, SecretStr):
         secret = secret.get_secret_value()
     if isinstance(secret, str):
-        secret = secret.encode()
+        # os.environ has lone surrogates for bytes that are no UTF-8; an error would show the secret
+        secret = secret.encode(errors="surrogatepass")
     if not isinstance(secret, bytes):
         raise ConfigurationError(f"secret_key takes str, bytes or SecretStr. {_ADVICE}")
     if len(secret.strip()) < _MIN_SECRET_BYTES:

@@ -102,6 +102,18 @@ class Repository(Generic[Model]):
         self.writes = RecentWrites()
         self._reported: set[str] = set()  # unreadable fields that an event has named
         self._queues: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._check_max_bytes()
+
+    def _check_max_bytes(self) -> None:
+        settings = self.settings
+        header = Header.new(settings.now(), settings.lifetime, persistent=settings.persistent)
+        try:
+            self.new_record("", header, self.codec.dump(self.codec.new()), None)
+        except SessionTooLarge as error:
+            raise ConfigurationError(
+                f"SessionProvider: max_bytes={error.limit} is less than a new session takes, which "
+                f"is {error.size} bytes"
+            ) from None
 
     async def load(self, key: str, *secret_hashes: bytes) -> LoadedSession[Model] | Absent:
         """Return the live session with this key, if any.
@@ -293,7 +305,13 @@ class Repository(Generic[Model]):
 
 
 def is_subject(text: str | None) -> TypeGuard[str]:
-    """Return whether a text can be a subject, which every store can keep."""
+    """Return whether a text can be a subject, which every store can keep.
+
+    Raises:
+        TypeError: it is neither text nor None.
+    """
+    if not isinstance(text, str | None):
+        raise TypeError(f"a subject is a str, not {type(text).__name__}: write str(user.id)")
     return text is not None and _SUBJECT.fullmatch(text) is not None
 
 

@@ -98,7 +98,7 @@ class Session(Generic[Model]):
 
         Raises:
             SessionClosed: the request is over, or no cookie can be set (websockets, ``open``).
-            TypeError: the subject is not text, or the lifetime is not a ``Lifetime``.
+            TypeError: the subject, the lifetime or ``persistent`` is of another type.
             ValueError: the subject is too long or empty, or an option came without a sign-in.
         """
         state = self._open("renew")
@@ -110,6 +110,8 @@ class Session(Generic[Model]):
         _check_subject(subject)
         if not isinstance(lifetime, Lifetime | None):
             raise TypeError("lifetime=... takes a Lifetime: Lifetime(idle=..., absolute=...)")
+        if not isinstance(persistent, bool | None):
+            raise TypeError("persistent=... takes True or False")
         if not isinstance(subject, str) and (lifetime is not None or persistent is not None):
             raise ValueError("lifetime= and persistent= need a sign-in: write renew(subject=...)")
         if subject is ...:
@@ -192,8 +194,6 @@ def state_of(session: Session[Any]) -> SessionState[Any]:
     return session._state  # pyright: ignore[reportPrivateUsage]  # users see no state
 
 
-def _check_subject(subject: object) -> None:
-    if not isinstance(subject, str | EllipsisType | None):
-        raise TypeError(f"a subject is a str, not {type(subject).__name__}: write str(user.id)")
-    if isinstance(subject, str) and not is_subject(subject):
+def _check_subject(subject: str | EllipsisType | None) -> None:
+    if subject is not ... and subject is not None and not is_subject(subject):
         raise ValueError("a subject has 1 to 255 characters, and no NUL or lone surrogate")

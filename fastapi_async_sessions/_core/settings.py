@@ -3,13 +3,13 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from inspect import iscoroutinefunction, signature
 from typing import Any, Generic, Literal, get_args
 
 from ..errors import ConfigurationError
 from ..events import SessionEvent
-from ..lifetime import Clock, Lifetime
+from ..lifetime import Clock, Lifetime, checked_clock
 from ..records import MAX_BODY_BYTES, to_microseconds
 from ..stores.base import Store
 from .codec import Migration
@@ -28,7 +28,6 @@ _TYPES: Mapping[str, type] = {
     "name": str,
     "lifetime": Lifetime,
     "encrypt": bool,
-    "max_bytes": int,
     "store_timeout": timedelta,
     "commit_timeout": timedelta,
 }
@@ -69,8 +68,8 @@ class Settings(Generic[Model]):
             "name=... takes 1 to 64 characters of A-Z a-z 0-9 _ - and must not begin with __",
         )
         require(
-            0 < self.max_bytes <= MAX_BODY_BYTES,
-            f"max_bytes=... must be between 1 and {MAX_BODY_BYTES}",
+            type(self.max_bytes) is int and 0 < self.max_bytes <= MAX_BODY_BYTES,
+            f"max_bytes=... takes a whole number of at most {MAX_BODY_BYTES}",
         )
         require(
             min(self.store_timeout, self.commit_timeout) > timedelta(0),
@@ -121,11 +120,7 @@ class Settings(Generic[Model]):
             self.on_event is None or _is_plain_function(self.on_event, 1),
             "on_event=... takes a function, not async, of an event",
         )
-        now = self.clock() if callable(self.clock) else None
-        require(
-            isinstance(now, datetime) and now.utcoffset() == timedelta(0),
-            "clock=... must return aware datetimes in UTC",
-        )
+        checked_clock(self.clock, "SessionProvider")
 
     def now(self) -> int:
         """Return the time of the clock, in microseconds since 1970."""

@@ -74,5 +74,11 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 
 
 def is_key(text: str) -> bool:
-    """Return whether a text has the form of a session key."""
+    """Return whether a text has the form of a session key.
+
+    Raises:
+        TypeError: it is not text.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"a key is a str, as session.key is, not {type(text).__name__}")
     return _KEY.fullmatch(text) is not None

@@ -22,7 +22,8 @@ _MAX_HEADER_BYTES = 65536
 _MAX_VALUE_BYTES = 4096
 _MAX_CANDIDATES = 8
 _PATH = re.compile(r"/[!-:<-~]*")
-_DOMAIN = re.compile(r"([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9-]{1,63}")
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DOMAIN = re.compile(rf"({_LABEL}\.)*{_LABEL}")
 
 
 @dataclass(frozen=True, slots=True)

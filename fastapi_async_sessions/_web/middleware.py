@@ -31,7 +31,7 @@ class SessionRouteMiddleware:
             request, so that packages inside have ``request.session``.
 
     Raises:
-        ConfigurationError: the provider has no such field.
+        ConfigurationError: the provider has no such field, or one of the two is something else.
     """
 
     closes_sessions: ClassVar[bool] = True
@@ -39,7 +39,12 @@ class SessionRouteMiddleware:
     def __init__(
         self, app: ASGIApp, *, request_session: SessionProvider[Any] | None = None
     ) -> None:
-        if request_session is not None and request_session.request_session is None:
+        if not callable(app):
+            raise ConfigurationError(
+                "SessionRouteMiddleware(app) takes an ASGI application; to put it around yours, "
+                "write app.add_middleware(SessionRouteMiddleware)"
+            )
+        if request_session is not None and not _has_request_session(request_session):
             raise ConfigurationError(
                 "SessionRouteMiddleware(request_session=...) takes a provider that has "
                 'request.session: write SessionProvider(..., request_session="extra")'
@@ -73,6 +78,10 @@ class SessionRouteMiddleware:
                     await send({"type": "websocket.close", "code": 1008, "reason": ""})
                 return
         await self.app(scope, receive, send)
+
+
+def _has_request_session(provider: object) -> bool:
+    return isinstance(provider, SessionProvider) and provider.request_session is not None
 
 
 async def _start(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

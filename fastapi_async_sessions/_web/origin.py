@@ -6,15 +6,18 @@ without a session cookie, because signing a victim in to the attacker's account 
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
+from ipaddress import ip_address
 
 from ..errors import ConfigurationError
 
 _MAX_SEEN = 255
+_MAX_PORT = 65535
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # as browsers write it: in lower case, without a path or the scheme's default port
 _ORIGIN = re.compile(
     r"(?!https://.*:443$|http://.*:80$)"
-    r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
+    r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::(0|[1-9][0-9]{0,4}))?"
 )
 
 
@@ -32,7 +35,7 @@ class OriginCheck:
     """
 
     def __init__(self, trusted: Iterable[str]) -> None:
-        if isinstance(trusted, str) or not isinstance(trusted, Iterable):
+        if isinstance(trusted, str | bytes) or not isinstance(trusted, Iterable):
             raise ConfigurationError(f"trusted_origins takes a sequence, as in ({trusted!r},)")
         self._trusted = frozenset(origin.encode() for origin in map(_checked, trusted))
 
@@ -71,9 +74,18 @@ def _values(headers: Iterable[tuple[bytes, bytes]], *names: bytes) -> list[list[
 
 
 def _checked(origin: str) -> str:
-    if not (isinstance(origin, str) and _ORIGIN.fullmatch(origin)):
+    match = _ORIGIN.fullmatch(origin) if isinstance(origin, str) else None
+    if match is None or not _is_host(match[1]) or int(match[2] or 0) > _MAX_PORT:
         raise ConfigurationError(
             f'trusted_origins: {origin!r} is not an origin such as "https://app.example.com" '
             'or "https://app.example.com:8443": lower case, without a path or a wildcard'
         )
     return origin
+
+
+def _is_host(host: str) -> bool:
+    """Return whether a browser writes a host like this: an address is in its shortest form."""
+    is_address = host.startswith("[") or host.rpartition(".")[2].isdecimal()
+    with suppress(ValueError):
+        return str(ip_address(host.strip("[]"))) == host.strip("[]")
+    return not is_address

@@ -61,6 +61,8 @@ def make_engine(url: str | URL, *, pgbouncer: bool) -> AsyncEngine:
         ConfigurationError: the URL is not one, names another driver, or has an option that its
             driver does not know. The message leaves out the URL, which may hold a password.
     """
+    if not isinstance(pgbouncer, bool):
+        raise ConfigurationError("SQLStore.from_url(pgbouncer=...) takes True or False")
     parsed = _parsed(url)
     make = _MAKE_ENGINE.get(parsed.drivername)
     if make is None:

@@ -87,7 +87,7 @@ def checked_token(token: str | SecretStr) -> SecretStr:
         ConfigurationError: it is too short, or has characters that a header cannot hold.
     """
     text = token.get_secret_value() if isinstance(token, SecretStr) else token
-    if not _TOKEN.fullmatch(text):
+    if not isinstance(text, str) or not _TOKEN.fullmatch(text):
         raise ConfigurationError(
             "the token of a session service has at least 32 ASCII characters and no spaces: "
             "make one with secrets.token_urlsafe(32), and give both ends the same"

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from ..errors import ConfigurationError, StoreUnavailable
-from ..lifetime import Clock, utc_now
+from ..lifetime import Clock, checked_clock, utc_now
 from ..records import Record
 from ._wire import (
     COUNT,
@@ -71,12 +71,19 @@ class HTTPStore(Store):
         clock: Clock = utc_now,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        if timeout <= timedelta(0):
-            raise ConfigurationError("HTTPStore(timeout=...) must be positive")
+        if not isinstance(timeout, timedelta) or timeout <= timedelta(0):
+            raise ConfigurationError(
+                "HTTPStore(timeout=...) takes a positive timedelta: write timedelta(seconds=2)"
+            )
+        if not isinstance(transport, httpx.AsyncBaseTransport | None):
+            raise ConfigurationError(
+                "HTTPStore(transport=...) takes a transport of httpx: write "
+                "httpx.AsyncHTTPTransport(verify=..., cert=...)"
+            )
         self._base_url = _checked_url(base_url)
         self._token = checked_token(token)
         self._timeout = timeout
-        self._clock = clock
+        self._clock = checked_clock(clock, "HTTPStore")
         self._transport = transport
         self._client: httpx.AsyncClient | None = None
 
@@ -273,7 +280,7 @@ def _owner_path(owner: str) -> str:
 
 
 def _checked_url(base_url: str) -> httpx.URL:
-    with suppress(httpx.InvalidURL):
+    with suppress(httpx.InvalidURL, TypeError, ValueError):
         url = httpx.URL(base_url)
         is_private = url.scheme == "https" or (url.scheme == "http" and _is_loopback(url.host))
         if is_private and url.host and not (url.userinfo or url.query or url.fragment):

@@ -12,7 +12,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 
 from ..errors import ConfigurationError
-from ..lifetime import Clock, utc_now
+from ..lifetime import Clock, checked_clock, utc_now
 from ..records import Record
 from .base import Store
 
@@ -30,10 +30,12 @@ class MemoryStore(Store):
     """
 
     def __init__(self, max_sessions: int = 100_000, *, clock: Clock = utc_now) -> None:
-        if max_sessions < 1:
-            raise ConfigurationError("MemoryStore(max_sessions=...) must be at least 1")
+        if type(max_sessions) is not int or max_sessions < 1:
+            raise ConfigurationError(
+                "MemoryStore(max_sessions=...) takes a whole number of at least 1"
+            )
         self._max_sessions = max_sessions
-        self._clock = clock
+        self._clock = checked_clock(clock, "MemoryStore")
         self._records: OrderedDict[str, Record] = OrderedDict()
         # of each owner, the first to expire first
         self._entries: dict[str, list[tuple[datetime, str]]] = {}

@@ -11,11 +11,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
 from itertools import chain
+from math import inf
 from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from ..errors import ConfigurationError, StoreUnavailable
-from ..lifetime import Clock, utc_now
+from ..lifetime import Clock, checked_clock, utc_now
 from ..records import Record, from_microseconds, new_version, to_microseconds
 from ._batcher import Batcher
 from ._calls import Calls, ClusterCalls
@@ -85,14 +86,14 @@ class RedisStore(Store):
     def __init__(
         self, client: Redis | RedisCluster, *, prefix: str = "sessions", clock: Clock = utc_now
     ) -> None:
-        if not _PREFIX.fullmatch(prefix):
+        if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
             raise ConfigurationError(
                 "RedisStore(prefix=...) takes 1 to 64 characters of A-Z a-z 0-9 _ . -"
             )
         self._client = _BatchingClient(_checked(client))
         self._owns_client = False
         self._prefix = prefix
-        self._clock = clock
+        self._clock = checked_clock(clock, "RedisStore")
 
     @classmethod
     def from_url(
@@ -109,6 +110,7 @@ class RedisStore(Store):
             # redis-py 5 retries a command only after errors that are named here as well
             errors = (RedisConnectionError,)
             defaults |= {"retry": Retry(NoBackoff(), 1, errors), "retry_on_error": [*errors]}
+        _check_options(url, options)
         untyped: Any = Redis
         with translate_errors(_wrong_address, TypeError, ValueError, RedisError):
             in_url = dict(parse_qsl(urlsplit(url).query))
@@ -481,6 +483,22 @@ def _checked(client: Redis | RedisCluster) -> Redis | RedisCluster:
             "RedisStore keeps bytes: give it a client without decode_responses=True"
         )
     return client
+
+
+def _check_options(url: object, options: Mapping[str, Any]) -> None:
+    """Refuse what redis-py would only notice when it connects."""
+    if not isinstance(url, str):
+        given = f"a {type(url).__name__}: for a URL of Pydantic's write str(url)"
+        if url is None:
+            given = "None: is the environment variable set?"
+        raise ConfigurationError(f"RedisStore.from_url takes a URL as a str, not {given}")
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        seconds = options.get(name)
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if seconds is not None and not (is_number and 0 < seconds < inf):
+            raise ConfigurationError(
+                f"RedisStore.from_url({name}=...) takes seconds, as a number: write {name}=2"
+            )
 
 
 def _verifies(options: Mapping[str, Any]) -> bool:

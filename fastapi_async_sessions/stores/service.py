@@ -34,7 +34,7 @@ from fastapi import (
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr, ValidationError
 
-from ..errors import StoreUnavailable
+from ..errors import ConfigurationError, StoreUnavailable
 from ._wire import (
     COUNT,
     KEY,
@@ -62,8 +62,11 @@ def session_service(store: Store, *, token: str | SecretStr) -> FastAPI:
     opens and closes the store. Expired sessions are removed when a client purges.
 
     Raises:
-        ConfigurationError: the token is not a text of at least 32 ASCII characters.
+        ConfigurationError: this is not a store, or the token is not a text of at least 32 ASCII
+            characters.
     """
+    if not isinstance(store, Store):
+        raise ConfigurationError("session_service(store, ...) takes a Store, such as MemoryStore()")
     app = FastAPI(
         title="Session service",
         dependencies=[Depends(_authorization(checked_token(token)))],

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple, Self, TypeVar, cast
 
 from ..errors import ConfigurationError, StoreUnavailable
-from ..lifetime import Clock, utc_now
+from ..lifetime import Clock, checked_clock, utc_now
 from ..records import Record, from_microseconds, new_version, to_microseconds
 from ._sql_reasons import LOCKED, code_of, driver_error, explain, waiting_for_pool
 from .base import Store, translate_errors
@@ -106,8 +106,10 @@ class SQLStore(Store):
         self.table = _table(table_name)
         self._engine = checked_engine(engine)
         self._owns_engine = False
+        if not isinstance(create_table, bool):
+            raise ConfigurationError("SQLStore(create_table=...) takes True or False")
         self._create_table = create_table
-        self._clock = clock
+        self._clock = checked_clock(clock, "SQLStore")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._statements = _statements(self.table, engine.dialect.name)
 
@@ -329,7 +331,7 @@ def _all_in_use(engine: AsyncEngine) -> int | None:
 
 
 def _table(name: str) -> Table:
-    if not _TABLE_NAME.fullmatch(name):
+    if not isinstance(name, str) or not _TABLE_NAME.fullmatch(name):
         raise ConfigurationError(
             "SQLStore(table_name=...) takes letters, digits and underscores, at most 63; the "
             "schema is the first one of the role's search_path"

@@ -10,7 +10,7 @@ from .._web.provider import SessionProvider
 from .._web.verifier import Rejected
 from ..errors import ConfigurationError
 from ..stores.memory import MemoryStore
-from .standins import session_cookies
+from .standins import checked_provider, session_cookies
 
 
 class Client(Protocol):
@@ -71,6 +71,8 @@ def sign_in(
             not entered: write ``with TestClient(app) as client``.
     """
 
+    checked_provider(get_session)
+
     async def run() -> None:
         cookies = await session_cookies(get_session, data, subject=subject)
         _forget(client, get_session)
@@ -103,6 +105,8 @@ def sign_out(
         ConfigurationError: as for ``sign_in``.
     """
 
+    checked_provider(get_session)
+
     async def run() -> None:
         name = get_session.cookie.name
         values = [cookie.value for cookie in client.cookies.jar if cookie.name == name]
@@ -127,6 +131,11 @@ def _run(
     run: Callable[[], Awaitable[None]],
 ) -> Awaitable[None] | None:
     if not hasattr(client, "portal"):
+        if not all(hasattr(client, name) for name in ("aclose", "base_url", "cookies")):
+            raise TypeError(
+                "sign_in(client, ...) and sign_out take a TestClient or an AsyncClient, not "
+                f"{type(client).__name__}"
+            )
         return run()
     portal: Any = getattr(client, "portal")  # noqa: B009  # narrowed by no type checker
     if portal is not None:

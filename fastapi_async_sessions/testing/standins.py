@@ -28,7 +28,9 @@ def override_session(
     test can inspect what the routes have changed. Without data and subject, it is a new session. If
     a route raises, its changes are not rolled back.
     """
-    settings = get_session.repository.settings
+    settings = checked_provider(get_session).repository.settings
+    if not isinstance(app, FastAPI):
+        raise TypeError(f"override_session takes the application, not {type(app).__name__}")
     store = MemoryStore(clock=settings.clock)
     state = _state(Repository(replace(settings, store=store)), data, subject)
     session = Session(state)
@@ -64,10 +66,21 @@ async def session_cookies(
     Await it in the store's event loop: in an ``async`` test directly, and in a ``with
     TestClient(app) as client`` block by ``client.portal.call(session_cookies, get_session, data)``.
     """
-    state = _state(get_session.repository, data, subject)
+    state = _state(checked_provider(get_session).repository, data, subject)
     await state.create()
     assert state.token is not None  # noqa: S101  # create() has just issued it
     return {get_session.cookie.name: get_session.verifier.sign(state.token)}
+
+
+def checked_provider(get_session: SessionProvider[Model]) -> SessionProvider[Model]:
+    """Return the provider.
+
+    Raises:
+        TypeError: it is something else, such as one of its dependencies.
+    """
+    if not isinstance(get_session, SessionProvider):
+        raise TypeError(f"get_session is a SessionProvider, not {type(get_session).__name__}")
+    return get_session
 
 
 def _state(
