@@ -14,7 +14,7 @@ import os
 import secrets
 from typing import Annotated
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Query
 from pydantic import BaseModel
 
 from fastapi_async_sessions import MemoryStore, Session, SessionProvider, SessionRoute
@@ -46,7 +46,8 @@ shop.router.route_class = SessionRoute
 
 @shop.post("/sign-in")
 async def sign_in(
-    name: str, session: Annotated[Session[Reader], Depends(get_shop_session)]
+    name: Annotated[str, Query(pattern=r"^[A-Za-z]{1,40}$")],
+    session: Annotated[Session[Reader], Depends(get_shop_session)],
 ) -> Reader:
     session.data.name = name  # a real application checks a password, as examples/login does
     session.renew(subject=name)

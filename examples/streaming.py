@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import BackgroundTasks, Depends, FastAPI
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel
 
 from fastapi_async_sessions import (
@@ -49,7 +49,7 @@ async def status(session: ReaderSession) -> Reader:
     return session.data
 
 
-@app.get("/download")
+@app.get("/download", response_class=PlainTextResponse)
 async def download(session: ReaderSession) -> StreamingResponse:
     session.data.downloads += 1
     await session.commit()  # a new session has no key until it is stored

@@ -8,7 +8,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi_async_sessions import SessionRoute
 
 from . import users
-from .pages import EXPIRED, own_path, page, see_other
+from .pages import EXPIRED, RESPONSES, own_path, page, see_other
 from .sessions import (
     REMEMBERED,
     AnySession,
@@ -17,7 +17,9 @@ from .sessions import (
     get_session,
 )
 
-router = APIRouter(route_class=SessionRoute)
+router = APIRouter(
+    route_class=SessionRoute, default_response_class=HTMLResponse, responses=RESPONSES
+)
 
 Text = Annotated[str, Form(max_length=200)]
 
@@ -92,7 +94,7 @@ async def change_password(
     request: Request, session: RecentSession, password: Text = ""
 ) -> Response:
     if len(password) < 12:
-        return page(request, "password.html", session, 422, error="Use at least 12 characters.")
+        return page(request, "password.html", session, 400, error="Use at least 12 characters.")
     await users.change_password(session.subject, password)
     await get_session.revoke_all(session.subject, keep=session)
     session.renew()

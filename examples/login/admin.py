@@ -8,10 +8,15 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi_async_sessions import SessionRoute
 
 from . import users
-from .pages import EXPIRED, page, see_other
+from .pages import EXPIRED, RESPONSES, page, see_other
 from .sessions import AdminSession, AnyAdminSession, get_session
 
-router = APIRouter(prefix="/admin", route_class=SessionRoute)
+router = APIRouter(
+    prefix="/admin",
+    route_class=SessionRoute,
+    default_response_class=HTMLResponse,
+    responses=RESPONSES,
+)
 
 Text = Annotated[str, Form(max_length=200)]
 

@@ -10,6 +10,14 @@ from fastapi.templating import Jinja2Templates
 
 from fastapi_async_sessions import Session
 
+# how the routes respond beside 200, for OpenAPI
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    303: {"description": "The next page, or the form for the sign-in."},
+    400: {"description": "The form again, which says what is wrong."},
+    403: {"description": "Wrong name or password, or a form of another site."},
+    404: {"description": "There is no such page."},
+}
+
 EXPIRED = "Your session has expired. Please sign in again."
 
 # values are escaped for HTML; no page puts one into a script

@@ -7,11 +7,13 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from fastapi_async_sessions import SessionRoute
 
-from .pages import page, see_other
+from .pages import RESPONSES, page, see_other
 from .sessions import AnySession
 from .users import DEMO
 
-router = APIRouter(route_class=SessionRoute)
+router = APIRouter(
+    route_class=SessionRoute, default_response_class=HTMLResponse, responses=RESPONSES
+)
 
 GOODS = {"apple": 0.60, "bread": 3.20, "cheese": 4.50, "honey": 5.90}
 

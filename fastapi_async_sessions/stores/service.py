@@ -51,6 +51,12 @@ from ._wire import (
 )
 from .base import Store
 
+_Responses = dict[int | str, dict[str, Any]]
+_REFUSALS: _Responses = {
+    401: {"description": "The token is missing or wrong"},
+    503: {"description": "The store failed", "model": Unavailable},
+}
+
 # A record has at most 1 MiB, which is 1.34 MiB as JSON.
 _MAX_REQUEST = 3 * 2**19
 
@@ -70,6 +76,7 @@ def session_service(store: Store, *, token: str | SecretStr) -> FastAPI:
     app = FastAPI(
         title="Session service",
         dependencies=[Depends(_authorization(checked_token(token)))],
+        responses=_REFUSALS,
         lifespan=_lifespan,
         exception_handlers={StoreUnavailable: _answer_unavailable},
         redirect_slashes=False,
@@ -126,9 +133,9 @@ async def _get_session(request: Request, key: _Key) -> StoredRecord:
     try:
         session = RECORD.validate_json(bytes(body))
     except ValidationError:
-        raise HTTPException(422, "the body is not a stored session") from None
+        raise HTTPException(400, "the body is not a stored session") from None
     if session.key != key:
-        raise HTTPException(422, "the key in the body is not the one in the path")
+        raise HTTPException(400, "the key in the body is not the one in the path")
     return session
 
 
@@ -144,11 +151,12 @@ def _get_replaced_version(if_match: Annotated[str | None, Header()] = None) -> s
 _Store = Annotated[Store, Depends(_get_store)]
 _Session = Annotated[StoredRecord, Depends(_get_session)]
 _Replaces = Annotated[str | None, Depends(_get_replaced_version)]
-_Responses = dict[int | str, dict[str, Any]]
 _MISSING: _Responses = {404: {"description": "The session does not exist, or has expired"}}
 _WRITTEN: _Responses = {
     201: {"description": "Created"},
+    400: {"description": "The body is not this session, or If-Match is not a strong ETag"},
     412: {"description": "The session exists already, is gone, or has another version"},
+    413: {"description": "No session is that large"},
     428: {"description": "Neither condition was sent"},
 }
 _SESSION_IN_BODY = {

@@ -336,7 +336,7 @@ async def test_an_invalid_session_is_refused(backing, change):
         reply = await client.put(
             f"/sessions/{KEY}", json={**session, **change}, headers={"If-None-Match": "*"}
         )
-    assert reply.status_code == 422
+    assert reply.status_code == 400
     assert await backing.load(KEY) is None
 
 
