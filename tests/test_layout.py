@@ -48,6 +48,7 @@ ORDER = [
     "_core.codec",
     "_core.settings",
     "_core.outage",
+    "_core.event_loop",
     "_core.bounded",
     "_core.attempts",
     "_core.repository",

@@ -12,6 +12,7 @@ from typing import Any, Generic
 from ..errors import SessionNotFound, StoreUnavailable
 from ..lifetime import Lifetime
 from ..records import Record, from_microseconds, new_version
+from .event_loop import require_asyncio
 from .models import Model
 from .repository import Absent, LoadedSession, Repository, is_subject
 from .revocation import Revocations
@@ -114,6 +115,7 @@ class SessionAdmin(Generic[Model]):
             raise TypeError(f"keep=... takes the session of a request, not {type(keep).__name__}")
         if not is_subject(subject):
             return 0
+        require_asyncio()
         limit = repository.settings.commit_timeout.total_seconds()
         try:
             async with asyncio.timeout(limit) as bound:

@@ -9,6 +9,7 @@ from ..errors import SessionError, StoreUnavailable
 from ..events import Events
 from ..records import Record
 from ..stores.base import Store
+from .event_loop import require_asyncio
 from .outage import Outage
 
 _Result = TypeVar("_Result")
@@ -66,6 +67,8 @@ class BoundedStore(Store):
         except SessionError:
             raise
         except Exception as error:
+            call.close()  # which has not begun if there is no loop for it
+            require_asyncio()
             # from a store that users wrote themselves: the error's text may contain a record
             reason = f"the store raised {type(error).__name__}"
         self._report(key, reason)

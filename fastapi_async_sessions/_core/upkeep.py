@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import ConfigurationError, StoreUnavailable
 from ..events import logger
 from ..stores.base import Store
+from .event_loop import require_asyncio
 from .outage import Outage
 
 
@@ -42,6 +43,7 @@ class Upkeep:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Keep the store open; the first user opens it, and the last one closes it."""
+        require_asyncio()
         self._users += 1
         try:
             if self._users == 1:

@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket
 
 from .._core.admin import SessionAdmin, StoredSession, stored_session
 from .._core.codec import Migration
+from .._core.event_loop import require_asyncio
 from .._core.keys import Keyring, Secret
 from .._core.models import Model
 from .._core.not_a_parameter import NEEDS_DEPENDS, NotAParameter
@@ -218,6 +219,7 @@ class SessionProvider(SessionAdmin[Model]):
         return Requirement[Any](self, refusal, name=name, cookie=self.cookie.name)
 
     async def _load(self, connection: HTTPConnection, jar: Jar) -> SessionState[Model]:
+        require_asyncio()
         repository = self.repository
         began_at = jar.began_at(repository.settings.now())
         is_http = connection.scope["type"] == "http"

@@ -1,4 +1,4 @@
-"""An ASGI application in several worker processes: under uvicorn, or under gunicorn."""
+"""An ASGI application in several worker processes, under any server."""
 
 import os
 import sys
@@ -60,4 +60,17 @@ def _gunicorn(port: int, count: int) -> list[str]:
     return ["gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", str(count), *worker]
 
 
-_SERVERS = {"uvicorn": _uvicorn, "gunicorn": _gunicorn}
+def _hypercorn(port: int, count: int) -> list[str]:
+    return ["hypercorn", "--bind", f"127.0.0.1:{port}", "--workers", str(count)]
+
+
+def _granian(port: int, count: int) -> list[str]:
+    return ["granian", "--interface", "asgi", "--port", str(port), "--workers", str(count)]
+
+
+_SERVERS = {
+    "uvicorn": _uvicorn,
+    "gunicorn": _gunicorn,
+    "hypercorn": _hypercorn,
+    "granian": _granian,
+}

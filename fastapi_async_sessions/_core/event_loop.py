@@ -1,0 +1,22 @@
+"""The event loop must be that of asyncio; FastAPI itself also runs on trio."""
+
+import asyncio
+
+from ..errors import ConfigurationError
+
+
+def require_asyncio() -> None:
+    """Check that the application runs on asyncio.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError(
+            "sessions and the drivers of their stores need asyncio, and this application runs on "
+            "trio: start the server with asyncio (hypercorn --worker-class asyncio), and in tests "
+            'write TestClient(app) without backend="trio", or a fixture anyio_backend that returns '
+            '"asyncio"'
+        ) from None
