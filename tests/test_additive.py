@@ -125,5 +125,5 @@ def test_additive_on_anything_else_is_refused() -> None:
     class Named(BaseModel):
         names: Annotated[list[Any], Additive] = []
 
-    with pytest.raises(ConfigurationError, match=r"names: Additive goes with an int or a float"):
+    with pytest.raises(ConfigurationError, match=r"names: Additive is for an int or a float"):
         SessionProvider(Named, store=MemoryStore(), secret_key=SECRET)

@@ -262,7 +262,7 @@ def test_an_additive_that_could_not_add_up_is_refused(kind: Any, path: str) -> N
     """The error names the field."""
     with pytest.raises(ConfigurationError) as raised:
         shape(kind)
-    assert str(raised.value).startswith(f"{path}: Additive goes with an int or a float")
+    assert str(raised.value).startswith(f"{path}: Additive is for an int or a float")
 
 
 def test_a_class_that_is_fine_in_one_place_is_refused_in_a_list() -> None:

@@ -186,7 +186,7 @@ class Codec(Generic[Model]):
         """
         again = self.read_back(dump, unread)
         if problems := list(lost_values(data, again, loose=self._loose)):
-            raise self._invalid("The session's data would not come back as it is.", problems)
+            raise self._invalid("The session's data would not be read back as it is.", problems)
 
     def differs(self, one: bytes, other: bytes) -> bool:
         """Return whether two dumps hold different data; the order of a set means nothing.

@@ -175,6 +175,6 @@ def _under(key: str | int, named: dict[str | int, Any], rest: list[Any]) -> list
 
 def _misplaced(path: tuple[str, ...]) -> ConfigurationError:
     return ConfigurationError(
-        f"{'.'.join(path) or 'root'}: Additive goes with an int or a float that is a field or a "
+        f"{'.'.join(path) or 'root'}: Additive is for an int or a float that is a field or a "
         "dict's value, and not inside a list, set or tuple"
     )

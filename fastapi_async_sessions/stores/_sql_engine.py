@@ -88,7 +88,7 @@ def _parsed(url: object) -> URL:
 
 
 def _not_a_str(url: object) -> ConfigurationError:
-    given = f"a {type(url).__name__}: for a URL of Pydantic's write str(url)"
+    given = f"a {type(url).__name__}: for a Pydantic URL write str(url)"
     if url is None:
         given = "None: is the environment variable set?"
     return ConfigurationError(f"SQLStore.from_url takes a str or SQLAlchemy's URL, not {given}")
@@ -97,8 +97,8 @@ def _not_a_str(url: object) -> ConfigurationError:
 def _not_a_url(_: Exception) -> ConfigurationError:
     return ConfigurationError(
         "SQLStore.from_url takes a URL like postgresql+asyncpg://user:password@host/database or "
-        "sqlite+aiosqlite:///sessions.db, and this is none; a password with special characters is "
-        "written as urllib.parse.quote_plus(password) returns it"
+        "sqlite+aiosqlite:///sessions.db, which this is not; if the password has special "
+        "characters, write urllib.parse.quote_plus(password)"
     )
 
 

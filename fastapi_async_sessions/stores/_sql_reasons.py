@@ -48,7 +48,7 @@ _HINTS = {
     "57P03": _SHUTTING_DOWN,
     "SQLITE_BUSY": LOCKED,
     "SQLITE_CANTOPEN": (
-        "the SQLite file cannot be opened: its directory has to exist, and to be writable"
+        "the SQLite file cannot be opened: its directory must exist and be writable"
     ),
     "SQLITE_CORRUPT": "the SQLite file is damaged",
     "SQLITE_FULL": "the disk is full",

@@ -239,12 +239,12 @@ _HINTS = {
     401: ": it was given another token",
     404: _OTHER_SERVER,
     413: (
-        ": the request is too large for a proxy before it, which has to let 2 MB through, as nginx "
-        "does with client_max_body_size 2m"
+        ": the request is too large for a proxy in front of it, which must allow 2 MB: in nginx, "
+        "client_max_body_size 2m"
     ),
-    500: ": its log says why",
-    502: ": a proxy before it could not reach it",
-    504: ": a proxy before it waited no longer for it",
+    500: ": see its log",
+    502: ": a proxy in front of it could not reach it",
+    504: ": a proxy in front of it stopped waiting for it",
 }
 
 

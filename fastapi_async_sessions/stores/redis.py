@@ -573,7 +573,7 @@ _HINTS = (
     ),
     ("BusyLoadingError", "the server is loading its data"),
     ("ClusterDownError|SlotNotCovered|not covered", "the cluster or a part of it is down"),
-    ("Cluster mode is not enabled", "this is no cluster, or the user may not run CLUSTER SLOTS"),
+    ("Cluster mode is not enabled", "this is not a cluster, or the user may not run CLUSTER SLOTS"),
     ("Redis Cluster cannot be connected", "no node of the cluster can be reached"),
     ("MasterNotFoundError", "no sentinel knows a master"),
     ("SSL", "the TLS connection failed"),
