@@ -415,7 +415,7 @@ async def test_the_service_opens_and_closes_its_store():
         (PlainTextResponse("no", 401), "it was given another token"),
         (PlainTextResponse("no", 403), "answered 403"),
         (PlainTextResponse("no", 413), "client_max_body_size"),
-        (PlainTextResponse("oops", 500), "answered 500: its log says why"),
+        (PlainTextResponse("oops", 500), "answered 500: see its log"),
         (PlainTextResponse("no", 502), "a proxy in front of it"),
         (PlainTextResponse("no", 503), "answered 503"),
         (PlainTextResponse("no", 504), "a proxy in front of it"),
