@@ -117,6 +117,14 @@ async def a_secret_that_one_worker_does_not_know(host: Host) -> None:
     host.deploy(secret_key=OLDER_SECRET)
 
 
+async def a_third_rollout_that_came_too_early(host: Host) -> None:
+    host.deploy(secret_key=OLDER_SECRET)
+    await host.sign_in()
+    host.deploy(secret_key=[SECRET, OLDER_SECRET])
+    await host.client.post("/change")  # which signs the cookie under the new secret
+    host.deploy(secret_key=SECRET)
+
+
 async def another_attribute(host: Host) -> None:
     host.deploy()
     await host.sign_in()
@@ -175,6 +183,7 @@ CAUSES: list[Callable[[Host], Awaitable[dict[str, str] | None]]] = [
     revoked,
     another_secret,
     a_secret_that_one_worker_does_not_know,
+    a_third_rollout_that_came_too_early,
     another_attribute,
     another_name,
     another_application,
