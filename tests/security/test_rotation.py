@@ -74,7 +74,16 @@ def steps(before: Secrets, after: Secrets) -> Iterator[tuple[str, Secrets]]:
     yield from (("b", after), ("a", after))
 
 
-@pytest.mark.parametrize("encrypt", [False, True])
+@pytest.mark.parametrize(
+    ("store", "encrypt"),
+    [
+        ("memory", False),
+        ("redis", True),
+        pytest.param("memory", True, marks=pytest.mark.slow),
+        pytest.param("redis", False, marks=pytest.mark.slow),
+    ],
+    indirect=["store"],
+)
 async def test_three_rollouts_sign_nobody_out(
     store: SpyStore, clock: FrozenClock, encrypt: bool
 ) -> None:

@@ -71,7 +71,7 @@ class RedisCluster:
     def flush(self) -> None:
         for node in self.nodes:
             if is_master(node):
-                node.command("FLUSHALL")
+                node.flush()
 
     def connections_made(self) -> int:
         """How many clients have connected to the nodes that answer, since each was started."""

@@ -91,6 +91,11 @@ class RedisServer(ServerProcess):
         except OSError:
             return False
 
+    def flush(self) -> None:
+        """Remove all keys."""
+        answer = self.say("FLUSHALL", within=60)
+        assert answer == b"+OK\r\n", answer
+
     def say(self, line: str, within: float = 2) -> bytes:
         """Send a line and give the first of the answer; many times faster than a client."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=within) as connection:
@@ -120,7 +125,7 @@ def redis_server(
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     """Its address; it is empty."""
-    redis_server.command("FLUSHALL")
+    redis_server.flush()
     return redis_server.url
 
 

@@ -75,7 +75,7 @@ class TestMutualTLS(StoreContract):
 
     @pytest.fixture(autouse=True)
     def _server(self, tls_redis_server, certificates):
-        tls_redis_server.command("FLUSHALL")
+        tls_redis_server.flush()
         self.url = tls_redis_server.url
         self.options = {
             **PATIENCE,
