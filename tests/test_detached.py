@@ -423,7 +423,7 @@ async def test_a_sign_out_that_another_users_sign_in_overtakes_gets_no_token_of_
 ) -> None:
     """The browser is signed out, and a client that planted its token in another's browser does not
     get one for what that user has stored since."""
-    get_session = make_provider(store, clock=clock, on_conflict=on_conflict, **PATIENT)
+    get_session = make_provider(store, clock=clock, on_conflict=on_conflict)
     planted = Client(get_session)
     if before is not None:
         await planted.sign_in(before)
