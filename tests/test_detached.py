@@ -21,6 +21,7 @@ from fastapi_async_sessions.testing import FrozenClock
 
 from .apps import (
     COOKIE,
+    PATIENT,
     Data,
     Line,
     browser,
