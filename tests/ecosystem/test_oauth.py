@@ -324,7 +324,7 @@ def test_without_scripts_there_is_a_button(issuer: str, chromium: Any) -> None:
     """The callback's page waits for it."""
     program = load_program(issuer, "query", samesite="strict")
     profile = chromium.new_context(java_script_enabled=False)
-    profile.set_default_timeout(30_000)
+    profile.set_default_timeout(60_000)
     with serve(program.app) as site:
         tab = answer_at_provider(profile, site)
         tab.get_by_role("button", name="Continue").click()

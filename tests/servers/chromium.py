@@ -31,7 +31,7 @@ def launch_another(chromium: Any, *flags: str) -> Iterator[Any]:
     path = shutil.which("chromium") or shutil.which("google-chrome")
     browser = chromium.browser_type.launch(executable_path=path, args=[*_FLAGS, *flags])
     profile = browser.new_context()
-    profile.set_default_timeout(30_000)
+    profile.set_default_timeout(60_000)
     yield profile
     browser.close()
 
@@ -50,7 +50,7 @@ def open_profile(chromium: Any) -> Iterator[Callable[[], Any]]:
 
         def open_one() -> Any:
             profile = chromium.new_context()
-            profile.set_default_timeout(30_000)
+            profile.set_default_timeout(60_000)
             stack.callback(profile.close)
             return profile
 
