@@ -26,6 +26,7 @@ ORDER = [
     "stores.base",
     "stores._batcher",
     "stores._calls",
+    "stores._loops",
     "stores._scripts",
     "stores._wire",
     "stores._sql_engine",
@@ -93,7 +94,7 @@ PACKAGES = {"", "stores", "_core", "_web"}
 A_STORE_MAY_IMPORT = {
     *("errors", "lifetime", "records"),
     *("stores.base", "stores._batcher", "stores._calls", "stores._scripts", "stores._wire"),
-    *("stores._sql_engine", "stores._sql_reasons"),
+    *("stores._loops", "stores._sql_engine", "stores._sql_reasons"),
 }
 OPTIONAL = {
     "redis": {"stores.redis"},

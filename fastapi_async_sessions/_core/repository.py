@@ -101,7 +101,8 @@ class Repository(Generic[Model]):
         self.seal = Seal(settings.keyring, settings.name, encrypt=settings.encrypt)
         self.writes = RecentWrites()
         self._reported: set[str] = set()  # unreadable fields that an event has named
-        self._queues: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # by key and event loop, because a lock belongs to one
+        self._queues: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
         self._check_max_bytes()
 
     def _check_max_bytes(self) -> None:
@@ -298,7 +299,7 @@ class Repository(Generic[Model]):
 
     def queue(self, key: str) -> asyncio.Lock:
         """Return the lock with which the commits of a session queue after a conflict."""
-        return self._queues.setdefault(key, asyncio.Lock())
+        return self._queues.setdefault((key, asyncio.get_running_loop()), asyncio.Lock())
 
     def __repr__(self) -> str:
         return f"<Repository of {self.settings.name!r}>"

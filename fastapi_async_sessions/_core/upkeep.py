@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ..errors import ConfigurationError, StoreUnavailable
 from ..events import logger
@@ -17,7 +18,7 @@ from .outage import Outage
 
 
 class Upkeep:
-    """Opens, purges and closes a store, once for all providers that use it."""
+    """Opens, purges and closes a store, once for all providers that use it in an event loop."""
 
     def __init__(
         self,
@@ -35,10 +36,10 @@ class Upkeep:
 
     @classmethod
     def of(cls, store: Store) -> "Upkeep":
-        """Return the store's upkeep, which its providers share."""
-        attributes: dict[str, Any] = vars(store)
-        upkeep: Upkeep = attributes.setdefault("_upkeep", cls(store))
-        return upkeep
+        """Return the store's upkeep in this event loop, which its providers share."""
+        loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Upkeep]
+        loops = vars(store).setdefault("_upkeep", WeakKeyDictionary())
+        return loops.setdefault(asyncio.get_running_loop(), cls(store))
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:

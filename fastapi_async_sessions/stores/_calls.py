@@ -47,10 +47,13 @@ class ClusterCalls(Calls):
         super().__init__(client.connection_kwargs["max_connections"])
         self._client = client
         self._client.reinitialize_steps = 0
+        # the client's own lock would belong to the first event loop in which calls wait for it
+        self._starting = asyncio.Lock()
         self._is_in_doubt = False
 
     async def _make(self, call: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-        await self._client.initialize()
+        async with self._starting:
+            await self._client.initialize()
         if self._is_in_doubt:
             self._is_in_doubt = False
             await self._client.nodes_manager.initialize()

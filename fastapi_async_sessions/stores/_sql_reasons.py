@@ -23,6 +23,10 @@ _POOLER = (
 _READ_ONLY = (
     "the server is read-only for this role: is it a standby, or default_transaction_read_only set?"
 )
+_ANOTHER_LOOP = (
+    "the connections of this engine belong to another event loop: let SQLStore.from_url(...) make "
+    "an engine for each loop, or write `await engine.dispose()` at the end of each"
+)
 _SHUTTING_DOWN = "the server is starting or shutting down"
 
 # by SQLSTATE, or by the name of SQLite's extended result code
@@ -124,8 +128,8 @@ def _right(table: str, creates: bool) -> str:
 
 
 def _hint_of_python(cause: BaseException) -> str | None:
-    if isinstance(cause, RuntimeError):
-        return "is the store used from another event loop than the one it was opened in?"
+    if isinstance(cause, RuntimeError) or "operation is in progress" in str(cause):
+        return _ANOTHER_LOOP
     if isinstance(cause, TypeError):
         return "does the driver know each option of the engine's URL and connect_args?"
     if isinstance(cause, TimeoutError):

@@ -16,6 +16,7 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 from ..errors import ConfigurationError, StoreUnavailable
 from ..lifetime import Clock, checked_clock, utc_now
 from ..records import Record
+from ._loops import PerLoop
 from ._wire import (
     COUNT,
     RECORD,
@@ -85,7 +86,7 @@ class HTTPStore(Store):
         self._timeout = timeout
         self._clock = checked_clock(clock, "HTTPStore")
         self._transport = transport
-        self._client: httpx.AsyncClient | None = None
+        self._clients = PerLoop(self._make_client, httpx.AsyncClient.aclose)
 
     async def create(self, key: str, record: Record) -> bool:
         return await self._put(key, record, {"If-None-Match": "*"})
@@ -138,12 +139,10 @@ class HTTPStore(Store):
 
     async def open(self) -> None:
         """Load the TLS certificates, which would otherwise delay the first request."""
-        self._connected()
+        self._clients.here()
 
     async def aclose(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
+        await self._clients.close()
 
     async def _put(self, key: str, record: Record, condition: dict[str, str]) -> bool:
         headers = {**condition, "Content-Type": "application/json"}
@@ -164,25 +163,23 @@ class HTTPStore(Store):
         with translate_errors(_unavailable):
             # one timeout for all of it: connecting, a slow answer, a second attempt
             async with asyncio.timeout((within or self._timeout).total_seconds()):
-                client = self._connected()
+                client = self._clients.here()
                 request = client.build_request(method, path, headers=headers, content=content)
                 return _checked(await _exchange(client, request, limit))
 
-    def _connected(self) -> httpx.AsyncClient:
-        if self._client is None:
-            self._client = httpx.AsyncClient(
-                base_url=self._base_url,
-                headers={
-                    "Authorization": f"Bearer {self._token.get_secret_value()}",
-                    "Accept-Encoding": "identity",  # nothing that could decompress to a gigabyte
-                },
-                timeout=None,  # noqa: S113  # _request sets one for the whole call
-                follow_redirects=False,
-                trust_env=False,
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-                transport=self._transport,
-            )
-        return self._client
+    def _make_client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=self._base_url,
+            headers={
+                "Authorization": f"Bearer {self._token.get_secret_value()}",
+                "Accept-Encoding": "identity",  # nothing that could decompress to a gigabyte
+            },
+            timeout=None,  # noqa: S113  # _request sets one for the whole call
+            follow_redirects=False,
+            trust_env=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            transport=self._transport,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from datetime import datetime
 from multiprocessing import parent_process
 from pathlib import Path
+from threading import Lock
 
 from ..errors import ConfigurationError
 from ..lifetime import Clock, checked_clock, utc_now
@@ -40,6 +41,7 @@ class MemoryStore(Store):
         # of each owner, the first to expire first
         self._entries: dict[str, list[tuple[datetime, str]]] = {}
         self._creates_until_purge = _PURGE_EVERY
+        self._lock = Lock()  # each thread may have an event loop
 
     async def open(self) -> None:
         """Warn if this process is one of several workers, as far as it can know."""
@@ -52,61 +54,67 @@ class MemoryStore(Store):
             )
 
     async def create(self, key: str, record: Record) -> bool:
-        existing = self._live(key)
-        if existing is not None:
-            return existing.version == record.version
-        await self._make_room()
-        self._drop(key)
-        self._put(key, record)
-        return True
+        with self._lock:
+            existing = self._live(key)
+            if existing is not None:
+                return existing.version == record.version
+            self._make_room()
+            self._drop(key)
+            self._put(key, record)
+            return True
 
     async def load(self, key: str) -> Record | None:
-        record = self._live(key)
-        if record is not None:
-            self._records.move_to_end(key)
-        return record
+        with self._lock:
+            record = self._live(key)
+            if record is not None:
+                self._records.move_to_end(key)
+            return record
 
     async def save(self, key: str, record: Record, *, replaces: str) -> bool:
-        existing = self._live(key)
-        if existing is None or existing.version not in (replaces, record.version):
-            return False
-        self._drop(key)
-        self._put(key, record)
-        return True
+        with self._lock:
+            existing = self._live(key)
+            if existing is None or existing.version not in (replaces, record.version):
+                return False
+            self._drop(key)
+            self._put(key, record)
+            return True
 
     async def delete(self, key: str) -> bool:
-        existed = self._live(key) is not None
-        self._drop(key)
-        return existed
+        with self._lock:
+            existed = self._live(key) is not None
+            self._drop(key)
+            return existed
 
     async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
-        latest = self._live_entries(owner)[: -limit - 1 : -1]
-        return [(key, self._records[key]) for _, key in latest]
+        with self._lock:
+            latest = self._live_entries(owner)[: -limit - 1 : -1]
+            return [(key, self._records[key]) for _, key in latest]
 
     async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
-        page = [key for _, key in self._live_entries(owner)[: _PAGE + 1] if key != keep][:_PAGE]
-        for key in page:
-            self._drop(key)
+        with self._lock:
+            entries = self._live_entries(owner)[: _PAGE + 1]
+            page = [key for _, key in entries if key != keep][:_PAGE]
+            for key in page:
+                self._drop(key)
         await asyncio.sleep(0)  # other tasks run between the calls of one that repeats this
         return len(page)
 
     async def count(self) -> int:
-        now = self._clock()
-        return sum(record.expires_at > now for record in self._records.values())
+        with self._lock:
+            return self._count()
 
     async def purge(self) -> int:
-        now = self._clock()
-        expired = [key for key, record in self._records.items() if record.expires_at <= now]
-        for key in expired:
-            self._drop(key)
-        return len(expired)
+        with self._lock:
+            return self._purge()
 
     async def count_expired(self) -> int:
-        return len(self._records) - await self.count()
+        with self._lock:
+            return len(self._records) - self._count()
 
     async def clear(self) -> None:
-        self._records.clear()
-        self._entries.clear()
+        with self._lock:
+            self._records.clear()
+            self._entries.clear()
 
     def _live(self, key: str) -> Record | None:
         record = self._records.get(key)
@@ -129,14 +137,25 @@ class MemoryStore(Store):
             if not entries:
                 del self._entries[record.owner]
 
-    async def _make_room(self) -> None:
+    def _make_room(self) -> None:
         # purging once for as many creates as there are records is O(1) per create, amortized
         self._creates_until_purge -= 1
         if self._creates_until_purge <= 0:
-            await self.purge()
+            self._purge()
             self._creates_until_purge = max(_PURGE_EVERY, len(self._records))
         if len(self._records) >= self._max_sessions:
             self._drop(next(iter(self._records)))
+
+    def _count(self) -> int:
+        now = self._clock()
+        return sum(record.expires_at > now for record in self._records.values())
+
+    def _purge(self) -> int:
+        now = self._clock()
+        expired = [key for key, record in self._records.items() if record.expires_at <= now]
+        for key in expired:
+            self._drop(key)
+        return len(expired)
 
 
 def _workers_asked_for() -> int:

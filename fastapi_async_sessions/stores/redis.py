@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
@@ -20,6 +20,7 @@ from ..lifetime import Clock, checked_clock, utc_now
 from ..records import Record, from_microseconds, new_version, to_microseconds
 from ._batcher import Batcher
 from ._calls import Calls, ClusterCalls
+from ._loops import PerLoop
 from ._scripts import (
     ADD_TO_INDEX,
     CHECK_OWNER,
@@ -91,7 +92,6 @@ class RedisStore(Store):
                 "RedisStore(prefix=...) takes 1 to 64 characters of A-Z a-z 0-9 _ . -"
             )
         self._client = _BatchingClient(_checked(client))
-        self._owns_client = False
         self._prefix = prefix
         self._clock = checked_clock(clock, "RedisStore")
 
@@ -117,11 +117,12 @@ class RedisStore(Store):
             if url.startswith("rediss:") and _verifies(options | in_url):
                 # before 6.0 redis-py accepts the certificate of any host
                 defaults["ssl_check_hostname"] = True
-            client = untyped.from_url(url, **(defaults | options))
+            make = partial(untyped.from_url, url, **(defaults | options))
+            client = make()
             # otherwise a wrong option would only fail with the first request
             client.connection_pool.make_connection()
         store = cls(client, prefix=prefix, clock=clock)
-        store._owns_client = True
+        store._client = _BatchingClient(client, make)
         return store
 
     def __repr__(self) -> str:
@@ -228,9 +229,7 @@ class RedisStore(Store):
 
     async def aclose(self) -> None:
         """Wait for the commands in flight, and close the client if ``from_url`` made it."""
-        await self._client.drain()
-        if self._owns_client:
-            await self._client.close()
+        await self._client.aclose()
 
     def _name(self, key: str) -> str:
         return f"{self._prefix}:{key}"
@@ -301,18 +300,20 @@ class RedisStore(Store):
 class _BatchingClient:
     """A redis-py client that batches what can be batched and raises ``StoreUnavailable``."""
 
-    def __init__(self, client: Redis | RedisCluster) -> None:
-        # redis-py types its replies as sync or async at once: checked above, Any from here on
-        self._redis: Any = client
+    def __init__(
+        self, client: Redis | RedisCluster, make: Callable[[], Redis] | None = None
+    ) -> None:
         # A cluster gets no batches: few of their keys would be on the same node, and one lost node
         # would fail the others too.
         self.is_cluster = isinstance(client, RedisCluster)
         self.observer: Callable[[int], None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._owns_clients = make is not None
+        self._make: Callable[[], Redis | RedisCluster] = make or (lambda: client)
+        self._loops = PerLoop(self._begin, self._end)
 
     async def get(self, name: str) -> bytes | None:
         if not self.is_cluster:
-            return await self._in_this_loop().reads(name)
+            return await self._loops.here().reads(name)
         (value,) = await self._read([name])
         return value
 
@@ -329,7 +330,7 @@ class _BatchingClient:
     async def run(self, script: Script, *operation: *Operation) -> Any:
         """Run one operation of a script and return its answer."""
         if not self.is_cluster:
-            answer = await self._in_this_loop().scripts[script](operation)
+            answer = await self._loops.here().scripts[script](operation)
         else:
             (answer,) = await self._run_all(script, [operation])
         if isinstance(answer, Exception):
@@ -354,11 +355,12 @@ class _BatchingClient:
         """Send a command to the nodes of a cluster, to each of them with its own arguments."""
         if not arguments:
             return []
+        here = self._loops.here()
         with _translated:
-            pipeline = self._redis.pipeline()
+            pipeline = here.redis.pipeline()
             for each in arguments:
                 pipeline.execute_command(*_words(command), *_words(each))
-            return list(await self._call(partial(pipeline.execute, raise_on_error=False)))
+            return list(await here.calls(partial(pipeline.execute, raise_on_error=False)))
 
     async def command(self, *words: Any) -> Any:
         with _translated:
@@ -366,7 +368,7 @@ class _BatchingClient:
 
     async def scan(self, pattern: str) -> AsyncGenerator[bytes]:
         with _translated:
-            async for name in self._redis.scan_iter(match=pattern, count=1000):
+            async for name in self._loops.here().redis.scan_iter(match=pattern, count=1000):
                 yield name
 
     async def delete(self, names: Sequence[bytes]) -> None:
@@ -375,44 +377,47 @@ class _BatchingClient:
         else:
             await self.command("DEL", *names)
 
-    async def drain(self) -> None:
-        here = self._in_this_loop()
+    async def aclose(self) -> None:
+        """Wait for the commands in flight; a client of its own is closed."""
+        here = self._loops.here()
         await here.reads.drain()
         for batcher in here.scripts.values():
             await batcher.drain()
+        if self._owns_clients:
+            await self._loops.close()
 
-    async def close(self) -> None:
-        with _translated:
-            await self._redis.aclose()
+    def _begin(self) -> "_InOneLoop":
+        loop, client = asyncio.get_running_loop(), self._make()
+        run_all = {script: partial(self._run_all, script) for script in _BATCHED}
+        return _InOneLoop(
+            client,
+            self._calls(client),
+            Batcher(loop, self._read, self._on_batch),
+            {script: Batcher(loop, run, self._on_batch) for script, run in run_all.items()},
+        )
 
-    def _in_this_loop(self) -> "_InOneLoop":
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop = loop
-            self._of_loop = _InOneLoop(
-                self._calls(),
-                Batcher(loop, self._read, self._on_batch),
-                {
-                    script: Batcher(loop, partial(self._run_all, script), self._on_batch)
-                    for script in _BATCHED
-                },
-            )
-        return self._of_loop
+    async def _end(self, here: "_InOneLoop") -> None:
+        """Close all connections, also those of an application's client: no other loop has a use for
+        them."""
+        if self.is_cluster:
+            await here.redis.aclose()
+            return
+        manager = getattr(here.redis.connection_pool, "sentinel_manager", None)
+        for client in [here.redis, *(manager.sentinels if manager else ())]:
+            await client.aclose(close_connection_pool=True)
 
     def _on_batch(self, size: int) -> None:
         if self.observer is not None:
             self.observer(size)
 
-    def _calls(self) -> Calls:
+    def _calls(self, client: Any) -> Calls:
         if self.is_cluster:
-            return ClusterCalls(self._redis)
-        return Calls(self._redis.connection_pool.max_connections)
-
-    async def _call(self, call: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-        return await self._in_this_loop().calls(call, *arguments)
+            return ClusterCalls(client)
+        return Calls(client.connection_pool.max_connections)
 
     async def _execute(self, *words: Any) -> Any:
-        return await self._call(self._redis.execute_command, *words)
+        here = self._loops.here()
+        return await here.calls(here.redis.execute_command, *words)
 
     async def _read(self, names: list[str]) -> list[bytes | None]:
         unique = list(dict.fromkeys(names))
@@ -445,12 +450,15 @@ class _BatchingClient:
         # demoted. New connections find the master through the sentinels or the name server.
         if not self.is_cluster and _DEMOTED.search(_text(error)):
             with _translated:
-                await self._redis.connection_pool.disconnect(inuse_connections=False)
+                pool = self._loops.here().redis.connection_pool
+                await pool.disconnect(inuse_connections=False)
 
 
 class _InOneLoop(NamedTuple):
-    """What belongs to one event loop: the calls, a batcher of reads, and one of each script."""
+    """What belongs to one event loop: a client, its calls, and batchers of reads and scripts."""
 
+    # redis-py types its replies as sync or async at once
+    redis: Any
     calls: Calls
     reads: Batcher[str, bytes | None]
     scripts: dict[Script, Batcher[Operation, Any]]
@@ -546,8 +554,9 @@ _FORBIDDEN = "NoPermissionError|NOPERM|ACL failure|The user executing the script
 _HINTS = (
     (
         "different (?:event )?loop|[Ee]vent loop is closed|handler is closed",
-        "the store was used from another event loop: run the application in one, "
-        "as in `with TestClient(app) as client:`",
+        "the connections of this client belong to another event loop: let "
+        "RedisStore.from_url(...) make a client for each loop, or write `await client.aclose()` "
+        "at the end of each",
     ),
     (
         "MovedError|AskError|CrossSlot|MOVED|CROSSSLOT",

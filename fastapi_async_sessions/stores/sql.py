@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self, TypeVar, cast
 from ..errors import ConfigurationError, StoreUnavailable
 from ..lifetime import Clock, checked_clock, utc_now
 from ..records import Record, from_microseconds, new_version, to_microseconds
+from ._loops import PerLoop
 from ._sql_reasons import LOCKED, code_of, driver_error, explain, waiting_for_pool
 from .base import Store, translate_errors
 
@@ -104,14 +105,15 @@ class SQLStore(Store):
         clock: Clock = utc_now,
     ) -> None:
         self.table = _table(table_name)
-        self._engine = checked_engine(engine)
-        self._owns_engine = False
+        self._dialect = checked_engine(engine).dialect.name
+        self._engines = PerLoop(lambda: engine, self._close)
+        self._owns_engines = False
         if not isinstance(create_table, bool):
             raise ConfigurationError("SQLStore(create_table=...) takes True or False")
         self._create_table = create_table
         self._clock = checked_clock(clock, "SQLStore")
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._statements = _statements(self.table, engine.dialect.name)
+        self._statements = _statements(self.table, self._dialect)
 
     @classmethod
     def from_url(
@@ -138,9 +140,10 @@ class SQLStore(Store):
             ConfigurationError: the URL names another driver, or an option that its driver does not
                 know; the message says which line to write.
         """
-        engine = make_engine(url, pgbouncer=pgbouncer)
-        store = cls(engine, table_name=table_name, create_table=create_table, clock=clock)
-        store._owns_engine = True
+        make = partial(make_engine, url, pgbouncer=pgbouncer)
+        store = cls(make(), table_name=table_name, create_table=create_table, clock=clock)
+        store._engines = PerLoop(make, store._close)
+        store._owns_engines = True
         return store
 
     async def create(self, key: str, record: Record) -> bool:
@@ -194,7 +197,7 @@ class SQLStore(Store):
         return int(expired)
 
     async def server_time(self) -> datetime | None:
-        if self._engine.dialect.name == "sqlite":
+        if self._dialect == "sqlite":
             return None  # it runs in this process
         ((now,),) = await self._rows(select(func.clock_timestamp()))
         return cast(datetime, now).astimezone(UTC)
@@ -229,9 +232,20 @@ class SQLStore(Store):
     async def aclose(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
-                await asyncio.gather(*self._tasks, return_exceptions=True)
-                if self._owns_engine:
-                    await self._engine.dispose()
+                loop = asyncio.get_running_loop()
+                tasks = [task for task in list(self._tasks) if task.get_loop() is loop]
+                await asyncio.gather(*tasks, return_exceptions=True)
+                if self._owns_engines:
+                    await self._engines.close()
+
+    @property
+    def _engine(self) -> AsyncEngine:
+        return self._engines.here()
+
+    async def _close(self, engine: AsyncEngine) -> None:
+        # another pool keeps no connections, or the only one to a database in memory
+        if isinstance(engine.pool, QueuePool):
+            await engine.dispose()
 
     def _now(self) -> int:
         return to_microseconds(self._clock())
@@ -276,7 +290,7 @@ class SQLStore(Store):
         except asyncio.CancelledError as error:
             if reason := self._waiting_for(is_connected.is_set()):
                 error.add_note(reason)
-            if self._engine.dialect.name == "postgresql":
+            if self._dialect == "postgresql":
                 task.cancel()
                 # drivers ask the server to cancel the statement, which it may not answer
                 asyncio.get_running_loop().call_later(_CANCEL_SECONDS, task.cancel)
@@ -291,8 +305,8 @@ class SQLStore(Store):
     def _waiting_for(self, is_connected: bool) -> str | None:
         """Return what a call has probably been waiting for, if that is known."""
         if is_connected:
-            return LOCKED if self._engine.dialect.name == "sqlite" else None
-        return waiting_for_pool(None if self._owns_engine else _all_in_use(self._engine))
+            return LOCKED if self._dialect == "sqlite" else None
+        return waiting_for_pool(None if self._owns_engines else _all_in_use(self._engine))
 
     async def _execute(self, work: _Work[T], is_connected: asyncio.Event, creates: bool) -> T:
         """Run a statement, and again while the errors that it meets are transient."""

@@ -1,6 +1,7 @@
 """Signs a user in and out of the client of a test, without the application's own form."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any, Protocol, overload
 
 from anyio.from_thread import start_blocking_portal
@@ -8,8 +9,6 @@ from anyio.from_thread import start_blocking_portal
 from .._core.models import Model
 from .._web.provider import SessionProvider
 from .._web.verifier import Rejected
-from ..errors import ConfigurationError
-from ..stores.memory import MemoryStore
 from .standins import checked_provider, session_cookies
 
 
@@ -65,10 +64,6 @@ def sign_in(
     """Store a real session of this user, and give the client its cookie in place of any other.
 
     Await it with an ``AsyncClient``. With a ``TestClient`` it is a plain call.
-
-    Raises:
-        ConfigurationError: the store needs the event loop of the application, and the client was
-            not entered: write ``with TestClient(app) as client``.
     """
 
     checked_provider(get_session)
@@ -83,7 +78,7 @@ def sign_in(
         for name, value in cookies.items():
             client.cookies.set(name, value, domain=domain, path=config.path)
 
-    return _run(client, get_session, run)
+    return _run(client, run)
 
 
 @overload
@@ -100,9 +95,6 @@ def sign_out(
     """End the session that the client's cookie opens, if any, and remove the cookie.
 
     Await it with an ``AsyncClient``. With a ``TestClient`` it is a plain call.
-
-    Raises:
-        ConfigurationError: as for ``sign_in``.
     """
 
     checked_provider(get_session)
@@ -116,7 +108,7 @@ def sign_out(
             provider = get_session.repository.settings.name
             await get_session.revoke(verified[0].token.key(provider))
 
-    return _run(client, get_session, run)
+    return _run(client, run)
 
 
 def _forget(client: Client, get_session: SessionProvider[Any]) -> None:
@@ -126,9 +118,7 @@ def _forget(client: Client, get_session: SessionProvider[Any]) -> None:
 
 
 def _run(
-    client: TestClient | AsyncClient,
-    get_session: SessionProvider[Any],
-    run: Callable[[], Awaitable[None]],
+    client: TestClient | AsyncClient, run: Callable[[], Awaitable[None]]
 ) -> Awaitable[None] | None:
     if not hasattr(client, "portal"):
         if not all(hasattr(client, name) for name in ("aclose", "base_url", "cookies")):
@@ -138,15 +128,7 @@ def _run(
             )
         return run()
     portal: Any = getattr(client, "portal")  # noqa: B009  # narrowed by no type checker
-    if portal is not None:
-        portal.call(run)
-        return None
-    store = get_session.repository.settings.store
-    if not isinstance(store, MemoryStore):
-        raise ConfigurationError(
-            f"{type(store).__name__} needs one event loop for the whole test: write "
-            'with TestClient(app, base_url="https://testserver") as client'
-        )
-    with start_blocking_portal() as own_portal:
-        own_portal.call(run)
+    # a client that was not entered runs each request in an event loop of its own
+    with start_blocking_portal() if portal is None else nullcontext(portal) as entered:
+        entered.call(run)
     return None

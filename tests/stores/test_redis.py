@@ -1,7 +1,6 @@
 """RedisStore: the contract on each kind of Redis, what is stored, what happens on failures."""
 
 import asyncio
-import gc
 import importlib
 import logging
 import sys
@@ -689,39 +688,3 @@ async def test_a_server_other_than_redis_is_unavailable():
         url = f"redis://127.0.0.1:{port}"
         async with opened(url, protocol=2) as store, unavailable("InvalidResponse"):
             await store.load(KEY)
-
-
-def test_another_event_loop_is_an_error_that_says_so(redis_url):
-    """A connection belongs to the loop that made it: nothing hangs, and that loop can go on."""
-    store = RedisStore.from_url(redis_url)
-
-    async def try_to_load():
-        return await asyncio.gather(store.load(KEY), store.load(OTHER), return_exceptions=True)
-
-    with asyncio.Runner() as one, asyncio.Runner() as two:
-        one.run(store.open())
-        error, later = two.run(try_to_load())
-        assert isinstance(error, StoreUnavailable)
-        assert "run the application in one" in error.reason
-        assert (error.__cause__, error.__context__) == (None, None)
-        assert later is None
-        two.run(store.aclose())
-        assert one.run(store.load(KEY)) is None
-        one.run(store.aclose())
-
-
-# the transport of a closed loop cannot be closed any more
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_closed_event_loop_is_an_error_that_says_so(redis_url):
-    """As with TestClient outside a with block, which runs a loop for each request."""
-    store = RedisStore.from_url(redis_url)
-    asyncio.run(store.open())
-    with pytest.raises(StoreUnavailable, match="run the application in one"):
-        asyncio.run(store.load(KEY))
-
-    async def use_again():
-        await store.open()
-        await store.aclose()
-
-    asyncio.run(use_again())
-    gc.collect()

@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import sys
 import time
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -580,19 +580,3 @@ async def test_the_reply_to_a_cancelled_call_is_not_given_to_another(url):
             assert done[1::2] == list(records.values())[1::2]
             for answer, record in zip(done, records.values(), strict=True):
                 assert answer == record or isinstance(answer, asyncio.CancelledError)
-
-
-def test_a_call_from_another_event_loop_succeeds_or_says_what_is_wrong(url):
-    """It never hangs."""
-    store = SQLStore.from_url(url, create_table=True)
-    with asyncio.Runner() as first, asyncio.Runner() as second:
-        first.run(store.open())
-        with expected_of_another_loop(url):
-            assert second.run(asyncio.wait_for(store.load(KEY), 60)) is None
-        first.run(store.aclose())
-
-
-def expected_of_another_loop(url):
-    if "asyncpg" in url:
-        return pytest.raises(StoreUnavailable, match="event loop")
-    return nullcontext()

@@ -1,0 +1,67 @@
+"""A client for each event loop, because a connection works only in the loop that made it."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
+from typing import Generic, NamedTuple, TypeVar
+
+_Client = TypeVar("_Client")
+
+_CLOSE_SECONDS = 5
+
+
+class _Held(NamedTuple, Generic[_Client]):
+    client: _Client
+    end: AsyncGenerator[None]
+
+
+class PerLoop(Generic[_Client]):
+    """Makes a client in each event loop that uses it, and closes it when that loop ends.
+
+    So a script may call ``asyncio.run()`` again and again, and each thread may have a loop. A loop
+    that ends finishes the asynchronous generators that began in it (``shutdown_asyncgens``):
+    ``asyncio.run()`` sees to that, and so do anyio, uvloop, servers and test clients. One of them
+    closes the client here. What a loop leaves behind that was closed without it is dropped.
+    """
+
+    def __init__(
+        self, make: Callable[[], _Client], close: Callable[[_Client], Awaitable[object]]
+    ) -> None:
+        self._make = make
+        self._close = close
+        self._held: dict[asyncio.AbstractEventLoop, _Held[_Client]] = {}
+
+    def here(self) -> _Client:
+        """Return the client of this event loop, made at the first call."""
+        loop = asyncio.get_running_loop()
+        held = self._held.get(loop)
+        return self._begin(loop) if held is None else held.client
+
+    async def close(self) -> None:
+        """Close the client of this event loop, if it has one; the next call makes another."""
+        held = self._held.pop(asyncio.get_running_loop(), None)
+        if held is not None:
+            await held.end.aclose()
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> _Client:
+        for other in list(self._held):
+            if other.is_closed():
+                self._held.pop(other, None)
+        client = self._make()
+        end = self._closed_at_the_end(loop, client)
+        # runs it up to its yield, where the loop has come to know it
+        with suppress(StopIteration):
+            end.__anext__().send(None)
+        self._held[loop] = _Held(client, end)
+        return client
+
+    async def _closed_at_the_end(
+        self, loop: asyncio.AbstractEventLoop, client: _Client
+    ) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            self._held.pop(loop, None)
+            with suppress(Exception):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self._close(client)
