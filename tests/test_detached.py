@@ -21,7 +21,6 @@ from fastapi_async_sessions.testing import FrozenClock
 
 from .apps import (
     COOKIE,
-    PATIENT,
     Data,
     Line,
     browser,
