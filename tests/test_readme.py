@@ -7,6 +7,7 @@ environment variables that the pages read are set here, and the templates that t
 """
 
 import importlib.util
+import inspect
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from textwrap import indent
 from types import ModuleType
@@ -26,6 +28,7 @@ from pydantic import ValidationError
 import fastapi_async_sessions
 from benchmarks.report import PAGES as PAGES_WITH_FIGURES
 from examples import quickstart
+from fastapi_async_sessions import SessionProvider
 from fastapi_async_sessions.testing import session_cookies
 from tests.servers.asgi import serve
 
@@ -419,6 +422,23 @@ def test_every_section_of_the_guide_is_in_its_contents() -> None:
     contents = GUIDE.partition("\n## ")[0]
     sections = re.findall(r"^## (.+)$", GUIDE, re.MULTILINE)
     assert [title for title in sections if f"[{title}](#" not in contents] == []
+
+
+def test_all_settings_of_a_provider_are_in_the_guide() -> None:
+    """With their defaults, in the order of the signature."""
+    section = GUIDE.partition("\n## All settings\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|(.*?)\|", section, re.MULTILINE)
+    parameters = inspect.signature(SessionProvider).parameters
+    assert [name for name, _ in rows] == list(parameters)
+    for name, cell in rows:
+        shown = cell.strip(" `")
+        default = parameters[name].default
+        if isinstance(default, timedelta):
+            assert shown == f"{default.seconds} seconds"
+        elif shown:
+            assert eval(shown, vars(fastapi_async_sessions)) == default
+        else:
+            assert default is inspect.Parameter.empty
 
 
 # ---- all documents
