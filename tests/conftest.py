@@ -13,6 +13,9 @@ from fastapi_async_sessions.testing import FrozenClock
 
 from .apps import make_provider
 from .doubles import SpyStore
+from .generated import load_profile
+
+load_profile()
 
 pytest_plugins = [
     "tests.servers.releases",

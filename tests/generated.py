@@ -15,15 +15,21 @@ _PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "quick")
 _SHARE = {"quick": 0.25, "full": 1, "long": 20}[_PROFILE]
 
 
-def cases(count: int) -> settings:
-    """So many cases in a full run, and the same ones each time but in a long one."""
-    return settings(
-        max_examples=int(count * _SHARE),
+def load_profile() -> None:
+    """Let every test have the same cases each time but in a long run, however slow the machine."""
+    settings.register_profile(
+        "tests",
         derandomize=_PROFILE != "long",
         deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
+    settings.load_profile("tests")
+
+
+def cases(count: int) -> settings:
+    """So many cases in a full run."""
+    return settings(max_examples=int(count * _SHARE))
 
 
 NAMES = st.sampled_from("abcd")

@@ -655,7 +655,7 @@ class Free(BaseModel):
     value: Any = None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text(), texts=st.dictionaries(st.text(), st.lists(st.text())), value=_JSON)
 def test_any_data_round_trips(text: str, texts: dict[str, list[str]], value: Any) -> None:
     """Any text that UTF-8 can encode, with NUL and line breaks, and any JSON value."""
@@ -666,7 +666,7 @@ def test_any_data_round_trips(text: str, texts: dict[str, list[str]], value: Any
     assert not codec.differs(raw, codec.dump(codec.load(raw)))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(text=st.text(min_size=1))
 async def test_any_text_round_trips_over_http(text: str) -> None:
     """Through the route, the commit and the next request."""

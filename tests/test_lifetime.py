@@ -740,7 +740,7 @@ class Model:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lifetimes(),
     st.lists(

@@ -620,7 +620,7 @@ def repository():
     return Releases().provider(First, lifetime=lifetime).repository
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(content=st.binary(max_size=200), is_sealed=st.booleans())
 def test_reading_any_bytes_never_raises(repository, content, is_sealed):
     """With a valid seal too: a release may write what another does not know."""
@@ -628,7 +628,7 @@ def test_reading_any_bytes_never_raises(repository, content, is_sealed):
     repository.read("0" * 64, Record(body, new_version(), None, START + HOUR))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     secret_hash=st.binary(min_size=32, max_size=32),
     numbers=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=7, max_size=7),

@@ -320,14 +320,14 @@ _NAMED = st.tuples(_VALUES, _TOKENS | _VALUES, _VALUES).map(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(headers=st.lists(_NAMED | _VALUES, min_size=1, max_size=3))
 async def test_arbitrary_cookie_headers_are_rejected(headers: list[bytes]) -> None:
     """Without a valid signature no bytes cause an error or reach the store."""
     await assert_rejected(_APP, _STORE, *headers)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 async def test_any_change_to_a_valid_cookie_invalidates_it(data: st.DataObject) -> None:
     """Bytes are removed and inserted anywhere."""
