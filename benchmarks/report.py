@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def fill(page: str, pieces: Mapping[str, str]) -> str:
-    """A page with its regions written anew.
+    """A page with its regions rewritten.
 
     Raises:
         KeyError: there is no piece of a region's name.

@@ -17,7 +17,7 @@ from .contenders import Addresses
 
 @contextmanager
 def servers() -> Iterator[tuple[Redis, Addresses]]:
-    """Start them, and stop them however the run ends; what they stored is removed."""
+    """Start them, and stop them however the run ends; their data is removed."""
     # as Ctrl-C, which ends an event loop in order
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with ExitStack() as stack:

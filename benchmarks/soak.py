@@ -2,9 +2,9 @@
 
     python -m benchmarks.soak --store redis --seconds 60 --clients 100 --workers 2
 
-Several worker processes share a real Redis or PostgreSQL. Each client is a user
-with a list of every change and every sign-out that was acknowledged. Meanwhile workers and the
-server are killed (SIGKILL) and started again. Clients renew, sign in again, sign in as another user
+Several worker processes share a real Redis or PostgreSQL. Each client is a user with a list of
+every change and every sign-out that was acknowledged. Workers and the server are killed (SIGKILL)
+and started again. Clients renew, sign in again, sign in as another user
 of the same browser, and send late writes with a token that they have replaced. The exit code is 1
 if a change was lost or done twice, if a session was alive after its end, if a user saw the session
 of another, or if a user was signed out without having asked for it.

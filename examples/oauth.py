@@ -10,7 +10,7 @@ register ``http://localhost:8000/callback`` there. ``OIDC_RESPONSE_MODE`` is ``q
 ``--proxy-headers``, or the provider is given an ``http://`` address to return to.
 
 The browser comes back from another site, by a request that may lack the session cookie: by POST
-with ``form_post``, and in any case with ``samesite="strict"``. So ``/callback`` uses no session. It
+with ``form_post``, and always with ``samesite="strict"``. So ``/callback`` uses no session. It
 responds with a page that sends the provider's answer once more, this time from our own site.
 """
 
@@ -127,7 +127,7 @@ async def finish_sign_in(request: Request, session: AnySession) -> RedirectRespo
     token = await oauth.provider.authorize_access_token(request)
     claims = token["userinfo"]
     target, session.data.next = session.data.next, "/"
-    # Gives the session a new token; if another user was signed in, its data begins anew here. With
+    # Gives the session a new token; after another user, its data is fresh from here on. With
     # several providers, put the name of each before its users' ids.
     session.renew(subject=claims["sub"])
     session.data.email = claims.get("email", "")

@@ -80,7 +80,7 @@ class Events:
     def emit(
         self, kind: EventKind, key: str | None = None, is_news: bool = True, /, **facts: str
     ) -> None:
-        """Log an event, at the level DEBUG if it is no news, and call the hooks with it."""
+        """Log an event, at the level DEBUG if it is routine, and call the hooks with it."""
         event = SessionEvent(kind, self._provider, key, facts)
         level = _LEVELS.get(kind, logging.INFO) if is_news else logging.DEBUG
         logger.log(level, _TEMPLATES[kind], event)

@@ -19,13 +19,13 @@ def utc_now() -> datetime:
 
 
 def checked_clock(clock: Clock, place: str) -> Clock:
-    """Return a clock that shows aware datetimes in UTC.
+    """Return the clock if it returns aware datetimes in UTC.
 
     Raises:
-        ConfigurationError: it does not; ``place`` is what it was given to, such as "MemoryStore".
+        ConfigurationError: it does not; ``place`` names its owner, such as "MemoryStore".
     """
     is_async, now = iscoroutinefunction(clock), None
-    # an error of the clock's own is told in one way with all others
+    # an error that the clock raises gets the same message
     with suppress(Exception):
         now = None if is_async else clock()
     if not isinstance(now, datetime) or now.utcoffset() != timedelta(0):
@@ -40,7 +40,7 @@ def checked_clock(clock: Clock, place: str) -> Clock:
 class Lifetime:
     """The idle and the absolute timeout of a session.
 
-    A session expires when there has been no request for ``idle``, and in any case ``absolute``
+    A session expires after ``idle`` without a request, and at the latest ``absolute``
     after it was created. A sign-in restarts the absolute timeout; nothing else does. ``None``
     disables one of the two. The presets have the figures of NIST SP 800-63B-4 (2.1.3, 2.2.3, 2.3.3)
     and of the OWASP Session Management Cheat Sheet.

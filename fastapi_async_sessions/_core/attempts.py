@@ -110,7 +110,7 @@ class Attempts:
         return True
 
     def reloaded(self, version: str, at: int) -> "Attempts":
-        """Return what is not known after the session was loaded again."""
+        """Return the attempts whose outcome is still unknown after the session was loaded again."""
         rest = Attempts(version, at)
         rest._sent = [each for each in self._sent if each.replaces == version]
         return rest

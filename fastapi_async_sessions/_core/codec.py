@@ -179,7 +179,7 @@ class Codec(Generic[Model]):
         raise SessionInvalid("The session's data does not fit its model.", fields)
 
     def check(self, data: Model, dump: bytes, unread: Unread = NOTHING) -> None:
-        """Check that the next request will read the data, whose dump this is, as what it is.
+        """Check that the next request will read the dump of this data back with the same types.
 
         Raises:
             SessionInvalid: it would not; names the field, the type found and the one expected.

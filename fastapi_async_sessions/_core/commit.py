@@ -137,7 +137,7 @@ class Commit(Generic[Model]):
                 if committed := await self._save_over(latest):
                     return committed
                 self.is_contended = True
-                # at once, while the version still names what was written just before
+                # at once, while the version still names the write just before
                 latest = await self._latest(stored)
                 if not isinstance(latest, LoadedSession):
                     return latest
@@ -251,7 +251,7 @@ class Commit(Generic[Model]):
 
     def _merged(self, theirs: LoadedSession[Model]) -> MergedData[Model]:
         codec, change = self._repository.codec, self._change
-        # what an earlier commit of this request has stored is no change of this one
+        # changes that an earlier commit of this request has stored are not changes of this one
         done = self._attempts.done
         before = change.base if done is None else done.ours
         base, ours, stored = map(read_json, (before, change.ours, theirs.base))
@@ -286,8 +286,8 @@ class Commit(Generic[Model]):
     def _is_of_another_user(
         self, theirs: Header, before: Header, hashes: tuple[bytes, ...]
     ) -> bool:
-        """Return whether another request has signed somebody else in: a sign-out then gets no token
-        for the session, which shows what that user has stored."""
+        """Return whether another request has signed another user in: a sign-out must then not get a
+        token for the session, which holds that user's data."""
         is_renewed = self._change.token is not None and theirs.secret_hash not in hashes
         return is_renewed and theirs.subject != before.subject
 

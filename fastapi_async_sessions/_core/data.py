@@ -100,7 +100,7 @@ class SessionData(Generic[Model]):
         """Return whether the data, whose dump this is, differs from the base.
 
         Raises:
-            SessionInvalid: the next request would not read it as what it is now.
+            SessionInvalid: the next request would read it back as something else.
         """
         if not self._codec.differs(self.base, dump):
             return False

@@ -71,7 +71,7 @@ def _checked(secret: object) -> bytes:
     if isinstance(secret, SecretStr):
         secret = secret.get_secret_value()
     if isinstance(secret, str):
-        # os.environ has lone surrogates for bytes that are no UTF-8; an error would show the secret
+        # os.environ has lone surrogates for bytes outside UTF-8; an error would show the secret
         secret = secret.encode(errors="surrogatepass")
     if not isinstance(secret, bytes):
         raise ConfigurationError(f"secret_key takes str, bytes or SecretStr. {_ADVICE}")

@@ -1,7 +1,7 @@
-"""Finds values that the next request would not read back as what they are.
+"""Finds values that the next request would read back as something else.
 
-JSON has few types. What pydantic writes of a subclass, or of a ``datetime`` in an ``Any``, is read
-as another type. Only types are compared: validators may normalize a value, and reorder it.
+JSON has few types: a subclass, or a ``datetime`` in an ``Any``, is read back as another type.
+Only types are compared: validators may normalize a value, and reorder it.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ class Problem(NamedTuple):
 def lost_values(
     live: Any, again: Any, path: str = "", *, loose: str | None = None
 ) -> Iterator[Problem]:
-    """Compare data with what is read of its dump; in the field ``loose`` a tuple may become a
+    """Compare data with the data that its dump gives; in the field ``loose`` a tuple may become a
     list."""
     is_loose = loose is not None and path.partition(".")[0] == loose
     if _is_lost(live, again) and not (is_loose and _is_tuple_as_list(live, again)):

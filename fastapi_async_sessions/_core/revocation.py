@@ -34,7 +34,7 @@ class Revocation(NamedTuple):
     Attributes:
         at: When the sessions were revoked. A request that did not begin later cannot sign in.
         running: The number of calls that are deleting sessions.
-        until: When all of them have ended, also those that did not say so.
+        until: When all of them have ended at the latest, even those of a process that died.
         version: The version of the record.
         before: The revocation that this one replaced, if there was one.
     """

@@ -86,9 +86,9 @@ class Session(Generic[Model]):
         Call it at every sign-in and every change of privilege: this prevents session fixation
         (OWASP Session Management Cheat Sheet, "Renew the Session ID After Any Privilege Level
         Change"). With a subject it signs that user in; with ``None`` it signs the user out and
-        keeps the data. Where the request does not have the browser's latest session (it is
-        detached, or that session ends meanwhile), a sign-out removes the cookie instead, as
-        ``destroy`` does.
+        keeps the data. If the request does not have the browser's latest session (it is
+        detached, or that session ends during the request), a sign-out removes the cookie, like
+        ``destroy``.
 
         Args:
             subject: The user who has just been authenticated, 1 to 255 characters.

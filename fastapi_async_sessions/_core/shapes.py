@@ -142,7 +142,7 @@ def _kind(schema: Any) -> _Kind:
 
 
 def _contents(schema: Any) -> tuple[dict[str | int, Any], list[Any]]:
-    """The schemas of what is within: by key or place, and of everything else."""
+    """The schemas of the contents: by key or place, and of everything else."""
     items: list[Any]
     match schema["type"]:
         case "dict":

@@ -313,8 +313,8 @@ class SessionState(Generic[Model]):
                 pass
 
     async def _end_better_session(self) -> None:
-        """Where a sign-out has no session to unbind, sign the browser out of the one that it may
-        hold instead: as ``destroy``, end what is known of it, and remove the cookie."""
+        """After a sign-out without a session to unbind, sign the browser out of the one that it may
+        hold: like ``destroy``, end that session as far as it is known, and remove the cookie."""
         cookie, renewal = self.request_cookie, self._renewal
         if self.stored is not None or renewal is None or not renewal.is_sign_out:
             return

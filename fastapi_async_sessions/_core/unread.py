@@ -135,7 +135,7 @@ def _replaced(values: JSON, path: Path, value: JSON) -> JSON:
     """A copy with another value at a path, or without it, if there is something to hold it."""
     if not path:
         return value
-    # a field, or one of a model in it: what is within a list or a dict is no part of its own
+    # a field, or one of a model in it: values within a list or a dict are not separate parts
     key, rest = cast(str, path[0]), path[1:]
     if not isinstance(values, dict) or (rest and key not in values):
         return values

@@ -17,8 +17,8 @@ Required = TypeVar("Required", bound=Session[Any])
 class Requirement(SecurityBase, Generic[Required]):
     """A dependency on a session that responds with 401 if the session is refused.
 
-    FastAPI makes a lock in OpenAPI of it. To call it without a session returns it as it is, so that
-    ``Depends(get_session.required())`` is no mistake.
+    FastAPI shows it as a lock in OpenAPI. Calling it without a session returns it unchanged, so
+    that ``Depends(get_session.required())`` works as well.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ class Batcher(Generic[_Item, _Answer]):
 
     When nothing is in flight, an item is sent at once, in its caller's own task. The items that
     follow are sent together as soon as a request completes or ``_MAX_SIZE`` of them are waiting,
-    and after ``_MAX_DELAY`` seconds in any case, so that a lost reply does not hold them up. An
+    and after ``_MAX_DELAY`` seconds at the latest, so that a lost reply does not hold them up. An
     item never joins a batch that is already in flight. A cancelled caller does not affect the
     others. A batcher belongs to one event loop.
     """

@@ -79,8 +79,8 @@ def explain(error: BaseException, table: str, *, creates: bool = False) -> str:
 
 
 def driver_error(error: BaseException) -> BaseException:
-    """Return what the driver itself raised, from inside SQLAlchemy's wrapping."""
-    # the cause of a TimeoutError is the cancellation of what took too long, which is no Exception
+    """Return the error that the driver itself raised, from inside SQLAlchemy's wrapping."""
+    # the cause of a TimeoutError is a CancelledError, which is not an Exception
     while isinstance(inner := getattr(error, "orig", None) or error.__cause__, Exception):
         error = inner
     return error
