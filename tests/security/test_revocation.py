@@ -211,6 +211,23 @@ async def test_a_sign_in_that_began_before_a_revocation_is_rejected(app, get_ses
     assert await get_session.sessions("ada") == []
 
 
+async def test_a_request_begins_before_it_takes_its_session(app, get_session, clock, monkeypatch):
+    """One whose upload lasted longer than a revocation is rejected too."""
+    monkeypatch.setattr(jar, "time", SimpleNamespace(monotonic=lambda: clock.now.timestamp()))
+
+    async def upload() -> None:
+        clock.advance(TICK)
+        await get_session.revoke_all("ada")
+        clock.advance(TICK)
+
+    @app.post("/upload", dependencies=[Depends(upload)])
+    async def upload_and_sign_in(session: Annotated[UserSession, Depends(get_session)]) -> None:
+        session.renew(subject="ada")
+
+    assert (await browser(app).post("/upload")).status_code == 409
+    assert await get_session.sessions("ada") == []
+
+
 async def test_a_user_can_sign_in_again_after_a_revocation(app, get_session, clock):
     """A moment later the user signs in with the new password."""
     await signed_in(app)
