@@ -352,6 +352,18 @@ async def test_an_application_that_raises_outside_of_starlette_rolls_back(
         assert (await client.get("/count")).text == "1"
 
 
+async def test_a_response_without_headers_gets_those_of_its_session(get_session: Any) -> None:
+    """ASGI lets an application leave them out."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        (await get_session(Request(scope))).data.count += 1
+        await send({"type": "http.response.start", "status": 204})
+        await send({"type": "http.response.body"})
+
+    _, headers, _ = await call(SessionRouteMiddleware(app))
+    assert {name for name, _ in headers} == {b"vary", b"set-cookie", b"cache-control"}
+
+
 async def test_an_application_without_a_response_commits_nothing(
     store: SpyStore, get_session: Any
 ) -> None:

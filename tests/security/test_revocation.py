@@ -308,6 +308,38 @@ async def test_an_earlier_revocation_does_not_make_one_with_keep_reject_its_own_
     assert await is_live(owner)
 
 
+async def test_a_request_does_not_keep_itself_from_a_revocation_that_is_under_way(
+    app, get_session, store, clock
+):
+    """Its session could be on the next page of that one."""
+    store.hook = failing("delete_owned")
+    with pytest.raises(StoreUnavailable):
+        await get_session.revoke_all("ada")
+    store.hook = pass_on
+    clock.advance(TICK)
+    assert (await browser(app).post("/reset/ada")).status_code == 409
+    assert await get_session.sessions("ada") == []
+
+
+@pytest.mark.parametrize("is_completed", [False, True])
+async def test_a_user_can_sign_in_again_after_each_of_several_revocations(
+    app, get_session, store, clock, is_completed
+):
+    """At once, even after one that was never completed and whose time is over."""
+    settings = get_session.repository.settings
+    if is_completed:
+        await get_session.revoke_all("ada")
+    else:
+        store.hook = failing("delete_owned")
+        with pytest.raises(StoreUnavailable):
+            await get_session.revoke_all("ada")
+        store.hook = pass_on
+    clock.advance(settings.commit_timeout + settings.store_timeout)
+    await get_session.revoke_all("ada")
+    clock.advance(TICK)
+    assert await is_live(await signed_in(app))
+
+
 async def test_a_revocation_behind_by_its_clock_keeps_the_later_moment(
     app, get_session, store, clock
 ):
