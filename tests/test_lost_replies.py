@@ -313,7 +313,7 @@ async def test_a_change_that_is_made_anew_after_a_reload_counts_once(
 
 
 async def test_the_client_of_an_unknown_write_is_not_told_to_try_again(shop: Shop) -> None:
-    """Over HTTP, and the log says why."""
+    """Over HTTP, and an event says of which session."""
     events: list[SessionEvent] = []
     get_session = SessionProvider(
         Counted,
@@ -333,7 +333,9 @@ async def test_the_client_of_an_unknown_write_is_not_told_to_try_again(shop: Sho
         reply = await client.post("/")
     assert reply.status_code == 503
     assert "retry-after" not in reply.headers
-    assert [event.kind for event in events] == ["store_error"]
+    (event,) = events
+    assert (event.kind, event.key) == ("store_error", shop.key)
+    assert "unknown whether a write was done" in event.facts["reason"]
 
 
 async def test_a_refused_save_is_known_before_its_request_queues(shop: Shop) -> None:

@@ -211,6 +211,24 @@ async def test_a_sign_in_that_began_before_a_revocation_is_rejected(app, get_ses
     assert await get_session.sessions("ada") == []
 
 
+async def test_the_event_of_a_rejected_sign_in_names_its_session(store, clock, events):
+    """It was stored for a moment, and is deleted again."""
+    get_session = make_provider(store, clock=clock, on_event=events.append)
+    app = make_sign_in_site(get_session)
+
+    @app.post("/slow-sign-in")
+    async def slow_sign_in(session: Annotated[UserSession, Depends(get_session)]) -> None:
+        clock.advance(TICK)
+        await get_session.revoke_all("ada")
+        session.renew(subject="ada")
+
+    assert (await browser(app).post("/slow-sign-in")).status_code == 409
+    (event,) = events
+    assert (event.kind, event.facts) == ("revoked", {"reason": "revoked"})
+    assert store.writes[-1] == "delete"
+    assert event.key == store.keys[-1]
+
+
 async def test_a_request_begins_before_it_takes_its_session(app, get_session, clock, monkeypatch):
     """One whose upload lasted longer than a revocation is rejected too."""
     monkeypatch.setattr(jar, "time", SimpleNamespace(monotonic=lambda: clock.now.timestamp()))
