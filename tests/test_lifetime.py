@@ -103,6 +103,7 @@ def make_site(clock: FrozenClock, store: Store | None = None, **options: Any) ->
         return seen(session)
 
     app.state.sign_in = {}
+    app.state.session = Depends(get_session)
     return app
 
 
@@ -233,6 +234,23 @@ async def test_a_change_extends_in_the_same_write(clock):
     assert store.calls == ["load", "save"]
     clock.advance(45 * MINUTE)
     assert await is_alive(client)
+
+
+async def test_a_request_may_renew_the_session_that_it_has_extended(clock):
+    """Its token is replaced all the same."""
+    app = make_site(clock, lifetime=Lifetime(HOUR, DAY))
+
+    @app.post("/commit-and-renew")
+    async def commit_and_renew(session: Annotated[Session[Data], app.state.session]) -> None:
+        await session.commit()
+        session.renew()
+
+    client = browser(app)
+    before = cookie_value(await client.post("/change"))
+    clock.advance(30 * MINUTE)
+    after = cookie_value(await client.post("/commit-and-renew"))
+    assert await is_alive(browser(app, after))
+    assert not await is_alive(browser(app, before))
 
 
 async def test_a_change_before_an_extension_is_due_does_not_extend(clock):
