@@ -14,6 +14,7 @@ pytest.importorskip("fastapi_users")
 
 from fastapi_users import BaseUserManager, FastAPIUsers, UUIDIDMixin, schemas
 from fastapi_users.authentication import AuthenticationBackend, Strategy, Transport
+from fastapi_users.exceptions import UserNotExists
 
 get_session: Any = make_provider()
 UserSession = Annotated[Session[Data], Depends(get_session)]
@@ -47,7 +48,10 @@ class SessionStrategy(Strategy):
         self.session = session
 
     async def read_token(self, token: str | None, user_manager: Any) -> Any:
-        return token and await user_manager.get(user_manager.parse_id(token))
+        try:
+            return token and await user_manager.get(user_manager.parse_id(token))
+        except UserNotExists:  # the user was deleted
+            return None
 
     async def write_token(self, user: Any) -> str:
         self.session.renew(subject=str(user.id))
@@ -101,6 +105,8 @@ def make_users_app(*, is_converted: bool = True) -> FastAPI:
     ):
         app.include_router(SessionRoute.convert(router) if is_converted else router)
 
+    app.state.users = users
+
     @app.post("/count")
     async def count(session: UserSession) -> int:
         session.data.count += 1
@@ -125,6 +131,23 @@ async def test_its_own_login_route_signs_in() -> None:
         async with browser(app, planted) as attacker:
             assert (await attacker.get("/me")).status_code == 401
         assert (await client.post("/logout")).status_code == 204
+        assert (await client.get("/me")).status_code == 401
+
+
+async def test_a_user_who_was_deleted_or_locked_is_refused() -> None:
+    """The package looks the user up at each request."""
+    app = make_users_app()
+    credentials = {"email": "ada@example.com", "password": "correct-horse"}
+    async with get_session.lifespan(app), browser(app) as client:
+        await client.post("/register", json=credentials)
+        form = {"username": credentials["email"], "password": credentials["password"]}
+        assert (await client.post("/login", data=form)).status_code == 204
+        (user,) = app.state.users.values()
+        user.is_active = False
+        assert (await client.get("/me")).status_code == 401
+        user.is_active = True
+        assert (await client.get("/me")).status_code == 200
+        app.state.users.clear()
         assert (await client.get("/me")).status_code == 401
 
 
