@@ -19,6 +19,7 @@ from uuid import UUID
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
+_LEAVES = frozenset((str, int, float, bool, type(None)))
 _JSON = (str, int, float, list, dict, type(None))
 _ARRAYS = (list, tuple, set, frozenset, deque)
 _IMMUTABLE = (
@@ -54,19 +55,13 @@ def lost_values(
     is_loose = loose is not None and path.partition(".")[0] == loose
     if _is_lost(live, again) and not (is_loose and _is_tuple_as_list(live, again)):
         yield Problem(path or "data", type(again).__name__, type(live).__name__)
-    elif _is_dict(live) and _is_dict(again):
-        yield from _lost_entries(live, again, path, loose)
-    elif isinstance(live, _ARRAYS) and isinstance(again, _ARRAYS):
-        one, other = cast(Collection[Any], live), cast(Collection[Any], again)
-        if len(one) == len(other):
-            # by their types: a set has no order, and a validator may sort
-            pairs = zip(sorted(one, key=_type_name), sorted(other, key=_type_name), strict=True)
-            for item, read in pairs:
-                yield from lost_values(item, read, _joined(path, "*"), loose=loose)
-    else:
-        before, after = _fields(live), _fields(again)
-        for name in before.keys() & after.keys():
-            yield from lost_values(before[name], after[name], _joined(path, name), loose=loose)
+        return
+    if _is_dict(live) and _is_dict(again):
+        yield from _lost_keys(live, again, path)
+    for name, value, read in _parts(live, again):
+        # nearly all values are such: a call for each would take most of a commit's time
+        if type(value) is not type(read) or type(value) not in _LEAVES:
+            yield from lost_values(value, read, _joined(path, name), loose=loose)
 
 
 def wrong_types(data: BaseModel, path: str = "") -> Iterator[Problem]:
@@ -111,15 +106,30 @@ def _is_lost(live: Any, again: Any) -> bool:
     return isinstance(again, _JSON) and not isinstance(live, _JSON)
 
 
-def _lost_entries(
-    live: dict[Any, Any], again: dict[Any, Any], path: str, loose: str | None
-) -> Iterator[Problem]:
-    renamed = any(isinstance(key, str) and key not in live for key in again)
-    for key, value in live.items():
-        if key in again:
-            yield from lost_values(value, again[key], _joined(path, str(key)), loose=loose)
-        elif renamed and not isinstance(key, str):
-            yield Problem(_joined(path, "*"), "keys of type str", type(key).__name__)
+def _lost_keys(live: dict[Any, Any], again: dict[Any, Any], path: str) -> Iterator[Problem]:
+    if any(isinstance(key, str) and key not in live for key in again):
+        for key in live:
+            if key not in again and not isinstance(key, str):
+                yield Problem(_joined(path, "*"), "keys of type str", type(key).__name__)
+
+
+def _parts(live: Any, again: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The parts that two values both have, with their names."""
+    if _is_dict(live) and _is_dict(again):
+        for key, value in live.items():
+            if key in again:
+                yield str(key), value, again[key]
+    elif isinstance(live, _ARRAYS) and isinstance(again, _ARRAYS):
+        one, other = cast(Collection[Any], live), cast(Collection[Any], again)
+        if len(one) == len(other):
+            # by their types: a set has no order, and a validator may sort
+            pairs = zip(sorted(one, key=_type_name), sorted(other, key=_type_name), strict=True)
+            yield from (("*", value, read) for value, read in pairs)
+    else:
+        before, after = _fields(live), _fields(again)
+        for name, value in before.items():
+            if name in after:
+                yield name, value, after[name]
 
 
 def _is_tuple_as_list(live: object, again: object) -> bool:
@@ -139,9 +149,9 @@ def _kind(value: object) -> Any:
 
 def _fields(value: Any) -> dict[str, Any]:
     if isinstance(value, BaseModel):
-        names = type(value).model_fields
+        names = type(value).__pydantic_fields__  # model_fields, without its check of the caller
         known = {name: each for name, each in value.__dict__.items() if name in names}
-        return known | (value.__pydantic_extra__ or {})
+        return known | value.__pydantic_extra__ if value.__pydantic_extra__ else known
     if dataclasses.is_dataclass(value):
         names_of_all = (field.name for field in dataclasses.fields(value))
         return {name: getattr(value, name) for name in names_of_all if hasattr(value, name)}
