@@ -1,8 +1,11 @@
 """The record of a session, as its store sees it."""
 
 import secrets
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+
+from .lifetime import Clock, utc_now
 
 MAX_BODY_BYTES = 1024 * 1024
 """The size of the largest body; a larger one from a store is not read."""
@@ -42,6 +45,12 @@ def from_microseconds(count: int) -> datetime:
         OverflowError: ``datetime`` cannot express the moment.
     """
     return _EPOCH + timedelta(microseconds=count)
+
+
+def read_clock(clock: Clock) -> int:
+    """Return the time of a clock, in microseconds since 1970."""
+    # a request reads it several times, and most of that would be arithmetic with datetimes
+    return time.time_ns() // 1000 if clock is utc_now else to_microseconds(clock())
 
 
 _EARLIER_WRITES = 24

@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, get_args
 from ..errors import ConfigurationError
 from ..events import SessionEvent
 from ..lifetime import Clock, Lifetime, checked_clock
-from ..records import MAX_BODY_BYTES, to_microseconds
+from ..records import MAX_BODY_BYTES, read_clock
 from ..stores.base import Store
 from .codec import Migration
 from .keys import Keyring
@@ -124,7 +124,7 @@ class Settings(Generic[Model]):
 
     def now(self) -> int:
         """Return the time of the clock, in microseconds since 1970."""
-        return to_microseconds(self.clock())
+        return read_clock(self.clock)
 
     def __repr__(self) -> str:
         return f"<Settings of {self.name!r}>"

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from ..errors import ConfigurationError, StoreUnavailable
 from ..lifetime import Clock, checked_clock, utc_now
-from ..records import Record, from_microseconds, new_version, to_microseconds
+from ..records import Record, from_microseconds, new_version, read_clock, to_microseconds
 from ._batcher import Batcher
 from ._calls import Calls, ClusterCalls
 from ._loops import PerLoop
@@ -52,7 +52,6 @@ _Words = str | bytes | tuple[Any, ...]
 logger = logging.getLogger("fastapi_async_sessions")
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_MILLISECOND = timedelta(milliseconds=1)
 _MINUTE = timedelta(minutes=1)
 _CHUNK = 100
 _PAGE = 1000
@@ -141,11 +140,11 @@ class RedisStore(Store):
         if value is None:
             return None
         try:
-            record = _decode(value)
+            expires_at, record = _decode(value)
         except (ValueError, OverflowError):
             logger.warning("Redis holds no valid record for session %s: treated as missing", key)
             return None
-        return record if record.expires_at > self._clock() else None
+        return record if expires_at > read_clock(self._clock) else None
 
     async def save(self, key: str, record: Record, *, replaces: str) -> bool:
         saved = await self._client.run(SAVE, *self._operation(key, record, replaces))
@@ -154,7 +153,7 @@ class RedisStore(Store):
         return bool(saved != REFUSED)
 
     async def delete(self, key: str) -> bool:
-        name, now = self._name(key), str(to_microseconds(self._clock()))
+        name, now = self._name(key), str(read_clock(self._clock))
         was_live, owner = await self._client.run(DELETE, name, name, now, "")
         if owner:
             # Only the record says whose it was, and in a cluster the index is on another node. An
@@ -238,22 +237,24 @@ class RedisStore(Store):
         return f"{self._prefix}:owner:{sha256(owner.encode()).hexdigest()}"
 
     def _operation(self, key: str, record: Record, replaces: str = "") -> Operation:
-        name, now, head = self._name(key), self._clock(), _head(record)
+        name, now = self._name(key), read_clock(self._clock)
+        expires_at = to_microseconds(record.expires_at)
+        head = _head(expires_at, record.owner)
         index = name
         if record.owner is not None and not self._client.is_cluster:
             # in a cluster the index is in another slot, which the script cannot reach
             index = self._index(record.owner)
         # Redis refuses a lifetime of 0: a record that has expired already lasts for a millisecond
-        lifetime = max(1, -((now - record.expires_at) // _MILLISECOND))
-        condition = f"{to_microseconds(now)} {lifetime} {len(head)} {replaces}"
+        lifetime = max(1, -((now - expires_at) // 1000))
+        condition = f"{now} {lifetime} {len(head)} {replaces}"
         return name, index, condition, b"%b\n%b%b" % (record.version.encode(), head, record.body)
 
     async def _add_to_index(self, key: str, record: Record) -> None:
         """Add a session to the index of its owner, once its record has been written."""
         if record.owner is None:
             return
-        moments = (record.expires_at, self._clock())
-        expires_at, now = (to_microseconds(moment) // 1000 for moment in moments)
+        moments = to_microseconds(record.expires_at), read_clock(self._clock)
+        expires_at, now = (moment // 1000 for moment in moments)
         index = self._index(record.owner)
         await self._client.run(ADD_TO_INDEX, index, index, key, f"{expires_at} {now}")
 
@@ -262,7 +263,7 @@ class RedisStore(Store):
 
         With "delete" those sessions are deleted, and the index loses all of these keys.
         """
-        condition = f"{to_microseconds(self._clock())} {verb}"
+        condition = f"{read_clock(self._clock)} {verb}"
         index = None if self._client.is_cluster else self._index(owner)
         names = [self._name(key) for key in keys]
         answers = await self._client.run_many(
@@ -513,22 +514,23 @@ def _verifies(options: Mapping[str, Any]) -> bool:
     return options.get("ssl_cert_reqs", "required") not in (None, "none", ssl.CERT_NONE)
 
 
-def _head(record: Record) -> bytes:
-    expires_at = to_microseconds(record.expires_at)
-    if record.owner is None:
+def _head(expires_at: int, owner: str | None) -> bytes:
+    if owner is None:
         return b"%d -\n" % expires_at
-    owner = record.owner.encode()
-    return b"%d %d\n%b" % (expires_at, len(owner), owner)
+    name = owner.encode()
+    return b"%d %d\n%b" % (expires_at, len(name), name)
 
 
-def _decode(value: bytes) -> Record:
+def _decode(value: bytes) -> tuple[int, Record]:
+    """Return a record, after its expiry in microseconds since 1970."""
     version, head, rest = value.split(b"\n", 2)
-    expires_at, length = head.split(b" ")
+    expiry, length = head.split(b" ")
     owner = None
     if length != b"-":
         size = int(length)
         owner, rest = rest[:size].decode(), rest[size:]
-    return Record(rest, version.decode(), owner, from_microseconds(int(expires_at)))
+    expires_at = int(expiry)
+    return expires_at, Record(rest, version.decode(), owner, from_microseconds(expires_at))
 
 
 def _wrong_address(error: Exception) -> ConfigurationError:
