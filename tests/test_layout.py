@@ -175,7 +175,7 @@ def test_a_store_depends_on_few_modules(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_an_optional_library_is_imported_in_one_place(module: str) -> None:
-    """Other imports are dependencies of FastAPI, or itsdangerous."""
+    """Other imports are dependencies of FastAPI."""
     for library in library_imports(module) - HARD:
         assert module in OPTIONAL[library], library
 

@@ -401,7 +401,6 @@ def test_no_repr_of_a_provider_or_its_parts_shows_the_secret() -> None:
         inner = list(getattr(value, "__dict__", {}).values())
         return [repr(value), *(text for each in inner for text in texts(each))]
 
-    # itsdangerous keeps the derived key, which no repr of the library includes
     assert SECRET not in " ".join(texts(get_session))
 
 

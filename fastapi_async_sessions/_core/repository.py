@@ -167,7 +167,7 @@ class Repository(Generic[Model]):
 
     def _is_owned(self, owner: str | None, subject: str | None) -> bool:
         """Return whether a revocation of the subject's sessions finds the record."""
-        return owner is None if subject is None else owner in self.seal.owners(subject)
+        return owner is None if subject is None else self.seal.is_owner(owner, subject)
 
     def _read_data(self, stored: SessionRecord) -> LoadedSession[Model] | Absent:
         try:

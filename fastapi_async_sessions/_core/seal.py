@@ -5,14 +5,13 @@ not enough to make, move or change a session, and read access does not show who 
 Applications with different secrets never meet in one store.
 """
 
-import hashlib
 from contextlib import suppress
 from functools import cached_property
-from hmac import compare_digest, digest
+from hmac import compare_digest
 from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import ConfigurationError
-from .keys import Keyring
+from .keys import Keyring, Mac
 
 if TYPE_CHECKING:
     from .encryption import Encryption
@@ -35,8 +34,8 @@ class Seal:
     def __init__(self, keyring: Keyring, provider: str, *, encrypt: bool) -> None:
         self._keyring = keyring
         self._provider = provider
-        self._seal_keys = keyring.derive(b"fastapi_async_sessions/seal", provider)
-        self._owner_keys = keyring.derive(b"fastapi_async_sessions/owner", provider)
+        self._seals = keyring.derive_macs(b"fastapi_async_sessions/seal", provider)
+        self._owners = keyring.derive_macs(b"fastapi_async_sessions/owner", provider)
         self._writer = self._encryption if encrypt else None
 
     @cached_property
@@ -54,7 +53,7 @@ class Seal:
         place = _place(key, owner)
         if self._writer is not None:
             return _ENCRYPTED + self._writer.encrypt(content, place, age=age)
-        return _SEALED + _tag(self._seal_keys[age], place + content) + content
+        return _SEALED + _tag(self._seals[age], place + content) + content
 
     def open(self, key: str, owner: str | None, body: bytes) -> bytes | None:
         """Return the content of a body that was sealed here for this key and owner, or None.
@@ -68,21 +67,23 @@ class Seal:
         if body[:1] != _SEALED:
             return None
         tag, content = body[1 : 1 + _TAG_SIZE], body[1 + _TAG_SIZE :]
-        is_ours = any(
-            compare_digest(_tag(seal_key, place + content), tag) for seal_key in self._seal_keys
-        )
+        is_ours = any(compare_digest(_tag(mac, place + content), tag) for mac in self._seals)
         return content if is_ours else None
 
     def owner(self, subject: str) -> str:
         """Return the name under which a store knows a subject who signs in now: 64 hex digits."""
-        return _owner(self._owner_keys[0], subject)
+        return _owner(self._owners[0], subject)
 
     def owners(self, subject: str) -> list[str]:
         """Return the names under which a store knows a subject, one per secret, newest first."""
-        return [_owner(key, subject) for key in self._owner_keys]
+        return [_owner(mac, subject) for mac in self._owners]
+
+    def is_owner(self, owner: str | None, subject: str) -> bool:
+        """Return whether this is one of the names of a subject."""
+        return any(_owner(mac, subject) == owner for mac in self._owners)
 
     def __repr__(self) -> str:
-        return f"Seal({len(self._seal_keys)} keys)"
+        return f"Seal({len(self._seals)} keys)"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a seal cannot be pickled or copied: it holds secrets")
@@ -93,9 +94,9 @@ def _place(key: str, owner: str | None) -> bytes:
     return f"{key}:{owner or ''}:".encode()
 
 
-def _tag(seal_key: bytes, text: bytes) -> bytes:
-    return digest(seal_key, text, hashlib.sha256)[:_TAG_SIZE]
+def _tag(mac: Mac, text: bytes) -> bytes:
+    return mac(text)[:_TAG_SIZE]
 
 
-def _owner(owner_key: bytes, subject: str) -> str:
-    return digest(owner_key, subject.encode(), hashlib.sha256).hex()
+def _owner(mac: Mac, subject: str) -> str:
+    return mac(subject.encode()).hex()

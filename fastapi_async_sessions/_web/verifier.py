@@ -1,14 +1,12 @@
 """Between tokens and the signed text that a cookie holds."""
 
-import hashlib
+from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from enum import Enum
 from hmac import compare_digest
 from typing import NamedTuple, NoReturn
 
-from itsdangerous import Signer
-
-from .._core.keys import Keyring
+from .._core.keys import Keyring, Mac
 from .._core.tokens import Token
 
 _SIZE = 64 + 1 + 43  # a token, a point, and 32 bytes in base64url
@@ -31,8 +29,8 @@ class Verified(NamedTuple):
 class CookieVerifier:
     """Signs tokens with the newest key and accepts those that were signed with any of the keys.
 
-    The signature is itsdangerous's HMAC-SHA-256. The keys are derived for this purpose, provider
-    and cookie, so nothing else that was signed with the same secret is accepted.
+    A signature is HMAC-SHA-256, in the format of itsdangerous. The keys are derived for this
+    purpose, provider and cookie, so nothing else that was signed with the same secret is accepted.
 
     Args:
         keyring: The application's secrets.
@@ -40,15 +38,12 @@ class CookieVerifier:
     """
 
     def __init__(self, keyring: Keyring, *, audience: Sequence[str]) -> None:
-        keys = keyring.derive(b"fastapi_async_sessions/v1", *audience)
-        # derived once, in the keyring: itsdangerous would derive the key again for each signature
-        self._signers = [
-            Signer(key, key_derivation="none", digest_method=hashlib.sha256) for key in keys
-        ]
+        self._macs = keyring.derive_macs(b"fastapi_async_sessions/v1", *audience)
 
     def sign(self, token: Token) -> str:
         """Return the cookie value for a token."""
-        return self._signers[0].sign(token.text()).decode()
+        text = token.text()
+        return b".".join((text, _signature(self._macs[0], text))).decode()
 
     def verify(self, candidates: Sequence[bytes]) -> list[Verified] | Rejected:
         """Return the well-signed tokens of one session among a request's cookie values.
@@ -67,15 +62,19 @@ class CookieVerifier:
         if len(value) != _SIZE:
             return None
         text, _, signature = value.partition(b".")
-        for age, signer in enumerate(self._signers):
-            # Compared as text, because ``unsign`` would also accept other spellings of a signature.
+        for age, mac in enumerate(self._macs):
+            # Compared as text, because base64 can be spelled in several ways.
             # If the signature is good, it is a token: nothing else is signed with these keys.
-            if compare_digest(signer.get_signature(text), signature):
+            if compare_digest(_signature(mac, text), signature):
                 return Verified(Token.parse(text), needs_resigning=age > 0)
         return None
 
     def __repr__(self) -> str:
-        return f"CookieVerifier({len(self._signers)} keys)"
+        return f"CookieVerifier({len(self._macs)} keys)"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a verifier cannot be pickled or copied: it holds secrets")
+
+
+def _signature(mac: Mac, text: bytes) -> bytes:
+    return urlsafe_b64encode(mac(text)).rstrip(b"=")

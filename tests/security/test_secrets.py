@@ -6,6 +6,7 @@
 import ast
 import base64
 import copy
+import hashlib
 import hmac
 import json
 import logging
@@ -20,6 +21,7 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI
+from itsdangerous import Signer
 from pydantic import BaseModel, SecretStr
 
 import fastapi_async_sessions
@@ -41,12 +43,13 @@ from fastapi_async_sessions import (
 from fastapi_async_sessions._core.commit import Change, Committed
 from fastapi_async_sessions._core.data import MergedData
 from fastapi_async_sessions._core.encryption import Encryption
+from fastapi_async_sessions._core.keys import Keyring
 from fastapi_async_sessions._core.repository import LoadedSession, SessionRecord
 from fastapi_async_sessions._core.tokens import Token
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
 
-from ..apps import COOKIE, SECRET, browser, cookie_value, make_app, make_provider
+from ..apps import COOKIE, OLDER_SECRET, SECRET, browser, cookie_value, make_app, make_provider
 from ..doubles import SpyStore, failing, pass_on
 
 PACKAGE = Path(fastapi_async_sessions.__file__).parent
@@ -586,14 +589,16 @@ def imported(tree: ast.Module) -> set[str]:
 
 
 def test_no_cryptography_is_hand_written():
-    """itsdangerous signs cookies, ``cryptography`` encrypts, ``hashlib`` and ``hmac`` hash."""
+    """``hmac`` signs and seals, ``cryptography`` encrypts, ``hashlib`` hashes."""
     compared = []
     for name, tree in modules():
         names = imported(tree)
         allowed = {"hmac", "hmac.compare_digest"}
-        if name in ("_core/keys.py", "_core/seal.py", "_core/encryption.py"):
+        if name == "_core/encryption.py":
             allowed.add("hmac.digest")
-        assert {each for each in names if each.startswith("hmac")} <= allowed, name
+        of_hmac = {each for each in names if each.startswith("hmac")}
+        assert of_hmac <= allowed, name
+        assert (of_hmac == {"hmac"}) is (name == "_core/keys.py"), name  # imported as a whole
         encrypts = any(module.startswith("cryptography") for module in names)
         assert encrypts is (name == "_core/encryption.py"), name
         compared += [name] if "hmac.compare_digest" in names else []
@@ -627,6 +632,20 @@ def test_a_signature_is_hmac_sha256_under_a_derived_key(cookie, attributes):
     assert verifier.sign(Token.parse(text)).encode() == value
     (verified,) = verifier.verify([value])
     assert verified.token.secret == bytes(range(32))
+
+
+def test_itsdangerous_verifies_what_we_sign_and_we_verify_what_it_signs():
+    """Cookies have its format, under every secret, so that another program can read them."""
+    secrets = [SECRET, OLDER_SECRET]
+    get_session = make_provider(secret_key=secrets)
+    verifier, audience = get_session.verifier, get_session.cookie.audience
+    keys = Keyring(secrets).derive(b"fastapi_async_sessions/v1", *audience)
+    signers = [Signer(key, key_derivation="none", digest_method=hashlib.sha256) for key in keys]
+    token = Token.issue()
+    assert signers[0].unsign(verifier.sign(token)) == token.text()
+    for signer in signers:
+        (verified,) = verifier.verify([signer.sign(token.text())])
+        assert verified.token.text() == token.text()
 
 
 def test_no_weak_hash_is_used_for_security():
