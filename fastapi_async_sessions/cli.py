@@ -137,9 +137,10 @@ def show(
         if isinstance(loaded, Absent):
             terminal.note("no session has this key")
             return NOTHING_THERE
-        facts = _facts(stored_session(loaded, repository.settings.lifetime))
+        contents = loaded.contents()
+        facts = _facts(stored_session(loaded.stored, contents.data, repository.settings.lifetime))
         if data:
-            facts["data"] = json.loads(repository.codec.dump(loaded.data))
+            facts["data"] = json.loads(repository.codec.dump(contents.data))
         terminal.facts(facts)
         return DONE
 

@@ -14,7 +14,7 @@ from ..lifetime import Lifetime
 from ..records import Record, from_microseconds, new_version
 from .event_loop import require_asyncio
 from .models import Model
-from .repository import Absent, LoadedSession, Repository, is_subject
+from .repository import Absent, Repository, SessionRecord, is_subject
 from .revocation import Revocations
 from .session import Session, state_of
 from .state import SessionState
@@ -72,7 +72,9 @@ class SessionAdmin(Generic[Model]):
         ]
         lifetime = repository.settings.lifetime
         listed = [
-            stored_session(loaded, lifetime) for loaded in read if not isinstance(loaded, Absent)
+            stored_session(loaded.stored, loaded.contents().data, lifetime)
+            for loaded in read
+            if not isinstance(loaded, Absent)
         ]
         return sorted(listed, key=_began_at, reverse=True)[:limit]
 
@@ -196,13 +198,13 @@ class SessionAdmin(Generic[Model]):
         await store.delete(key)
 
 
-def stored_session(loaded: LoadedSession[Model], lifetime: Lifetime) -> StoredSession[Model]:
+def stored_session(stored: SessionRecord, data: Model, lifetime: Lifetime) -> StoredSession[Model]:
     """Return what is shown of a session."""
-    header = loaded.stored.header
+    header = stored.header
     signed_in = header.authenticated_at if header.subject is not None else None
     return StoredSession(
-        key=loaded.stored.key,
-        data=loaded.data,
+        key=stored.key,
+        data=data,
         subject=header.subject,
         created_at=from_microseconds(header.created_at),
         authenticated_at=None if signed_in is None else from_microseconds(signed_in),

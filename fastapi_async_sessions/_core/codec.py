@@ -100,15 +100,21 @@ class Codec(Generic[Model]):
         Usually the dump equals the bytes, and the same bytes are read many times. So only the
         first read dumps the data.
         """
-        fingerprint = hash(raw)
-        if fingerprint in self._verbatim:
+        if self.has_read(raw):
             return raw
         dump = self.dump(data)
         if dump == raw and self.is_plain:
             if len(self._verbatim) >= _MAX_VERBATIM:
                 self._verbatim.clear()
-            self._verbatim.add(fingerprint)
+            self._verbatim.add(hash(raw))
         return dump
+
+    def has_read(self, raw: bytes) -> bool:
+        """Return whether these bytes were read before, so that they can be read without an error.
+
+        It is False for a model with functions of its own, which may read them otherwise today.
+        """
+        return hash(raw) in self._verbatim
 
     def load_partly(self, raw: bytes, error: ValidationError) -> tuple[Model, Unread] | None:
         """Return the data with defaults for what does not fit the model, and those parts.

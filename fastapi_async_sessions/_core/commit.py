@@ -149,7 +149,7 @@ class Commit(Generic[Model]):
         codec, now = self._repository.codec, self._repository.settings.now()
         merged = self._merged(theirs)
         dump = codec.restored(codec.dump(merged.data), merged.unread)
-        raw = self._rebased(dump, theirs.base, theirs.stored.raw)
+        raw = self._rebased(dump, theirs.contents().base, theirs.stored.raw)
         attempt = self._over(theirs.stored, raw, now)
         is_written = await self._is_written(attempt, theirs.stored, now)
         return await self._saved(attempt, dump, merged) if is_written else None
@@ -178,8 +178,9 @@ class Commit(Generic[Model]):
             raise StoreUnavailable(reason, retry_after=None)
         if attempts.done is None or attempts.done.version != self._sent:
             return theirs
-        merged = MergedData(theirs.data, self._change.ours, theirs.base, theirs.unread)
-        return await self._saved(theirs.stored, theirs.base, merged)
+        data, base, unread = theirs.contents()
+        merged = MergedData(data, self._change.ours, base, unread)
+        return await self._saved(theirs.stored, base, merged)
 
     async def _saved(
         self, stored: SessionRecord, base: bytes, merged: MergedData[Model] | None = None
@@ -254,12 +255,13 @@ class Commit(Generic[Model]):
         # changes that an earlier commit of this request has stored are not changes of this one
         done = self._attempts.done
         before = change.base if done is None else done.ours
-        base, ours, stored = map(read_json, (before, change.ours, theirs.base))
+        found = theirs.contents()
+        base, ours, stored = map(read_json, (before, change.ours, found.base))
         merged = merge(base, ours, stored, codec.shape)
         if merged.conflicts:
             self._report_conflict(theirs.stored.key, codec.field_names(merged.conflicts))
         # what we assigned is readable, whatever it was
-        unread = {**change.unread, **theirs.unread}
+        unread = {**change.unread, **found.unread}
         kept = kept_parts(merged.value, unread)
         try:
             data = codec.read_back(write_json(merged.value), kept)
@@ -267,7 +269,7 @@ class Commit(Generic[Model]):
             raise SessionConflict(
                 "The merged changes of two requests do not fit the model.", error.fields
             ) from None
-        return MergedData(data, before, theirs.base, kept)
+        return MergedData(data, before, found.base, kept)
 
     def _report_conflict(self, key: str, fields: list[str]) -> None:
         self._repository.events.emit("conflict", key, fields=", ".join(fields))

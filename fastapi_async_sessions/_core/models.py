@@ -34,7 +34,10 @@ _PLAIN: dict[str, tuple[str, ...]] = {
     "model-fields": ("extras_schema", "extras_keys_schema"),
     "model-field": ("schema",),
 }
-_FUNCTIONS = ("post_init", "custom_init", "serialization", "serialization_exclude_if")
+_FUNCTIONS = (
+    *("post_init", "custom_init", "serialization", "serialization_exclude_if"),
+    "now_op",  # a time in the past or the future: what fits the model depends on the clock
+)
 
 # keys of a core schema with values of a user's, or with fields that are never written
 _NO_SCHEMAS = ("default", "metadata", "computed_fields", "expected")

@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import re
+from collections.abc import Callable
+from functools import partial
 from hmac import compare_digest
 from traceback import extract_tb
 from typing import Any, Generic, Literal, NamedTuple, TypeGuard, cast
@@ -49,19 +51,44 @@ class SessionRecord(NamedTuple):
         return f"SessionRecord(key={self.key!r})"
 
 
-class LoadedSession(NamedTuple, Generic[Model]):
-    """A live session, as it was loaded.
+class Contents(NamedTuple, Generic[Model]):
+    """The data of a session, as a request begins with it.
 
     Attributes:
         data: The model, which the route may change.
-        base: The dump of the data right after it was loaded; a commit compares with it.
+        base: The dump of the data right after it was read; a commit compares with it.
         unread: The parts that this release cannot read; the base has them as they are stored.
     """
 
-    stored: SessionRecord
     data: Model
     base: bytes
     unread: Unread = NOTHING
+
+    def __repr__(self) -> str:
+        return "Contents(...)"
+
+
+class LoadedSession(Generic[Model]):
+    """A live session, whose data is read when it is first asked for: many requests only need to
+    know who is signed in."""
+
+    __slots__ = ("_contents", "_read", "stored")
+
+    def __init__(self, stored: SessionRecord, read: Callable[[], Contents[Model]]) -> None:
+        self.stored = stored
+        self._read = read
+        self._contents: Contents[Model] | None = None
+
+    def contents(self) -> Contents[Model]:
+        """Return the data, which is read once."""
+        if self._contents is None:
+            self._contents = self._read()
+        return self._contents
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the data was read, so that the model may have kept a reference to it."""
+        return self._contents is not None
 
     def __repr__(self) -> str:
         return f"LoadedSession({self.stored!r})"
@@ -146,7 +173,16 @@ class Repository(Generic[Model]):
             return Absent("missing")
         if not self._is_owned(record.owner, header.subject):
             return Absent("missing")
-        return self._read_data(SessionRecord(key, record, header, json, raw=json))
+        stored = SessionRecord(key, record, header, json, raw=json)
+        if self.codec.has_read(json):
+            return LoadedSession(stored, partial(self._contents, json))
+        # the first time, it is not known whether this release can read it
+        return self._read_data(stored)
+
+    def new_contents(self) -> Contents[Model]:
+        """Make the data of a new session."""
+        data = self.codec.new()
+        return Contents(data, self.codec.dump(data))
 
     def header(self, key: str, record: Record) -> Header | None:
         """Return the header of a record; None if it is not a session of this provider."""
@@ -169,13 +205,15 @@ class Repository(Generic[Model]):
         """Return whether a revocation of the subject's sessions finds the record."""
         return owner is None if subject is None else self.seal.is_owner(owner, subject)
 
+    def _contents(self, raw: bytes) -> Contents[Model]:
+        data = self.codec.load(raw)
+        return Contents(data, self.codec.dump_as_read(data, raw))
+
     def _read_data(self, stored: SessionRecord) -> LoadedSession[Model] | Absent:
         try:
-            data = self.codec.load(stored.raw)
+            return _loaded(stored, self._contents(stored.raw))
         except ValidationError as error:
             invalid = error
-        else:
-            return LoadedSession(stored, data, self.codec.dump_as_read(data, stored.raw))
         # outside of the except block, because the error's text contains the values
         return self._read_invalid(stored, invalid)
 
@@ -187,7 +225,7 @@ class Repository(Generic[Model]):
             data = self._migrate(on_invalid, stored.raw, error)
             if data is not None:
                 dump = self.codec.dump(data)
-                return LoadedSession(stored._replace(raw=dump), data, dump)
+                return _loaded(stored._replace(raw=dump), Contents(data, dump))
         if on_invalid == "fallback":
             loaded = self._read_partly(stored, error)
             if loaded is not None:
@@ -211,7 +249,7 @@ class Repository(Generic[Model]):
             self.events.emit("unreadable", stored.key, fields=fields)
         data, unread = partly
         base = self.codec.restored(self.codec.dump(data), unread)
-        return LoadedSession(stored, data, base, unread)
+        return _loaded(stored, Contents(data, base, unread))
 
     def _migrate(
         self, migration: Migration[Model], raw: bytes, error: ValidationError
@@ -303,6 +341,12 @@ class Repository(Generic[Model]):
 
     def __repr__(self) -> str:
         return f"<Repository of {self.settings.name!r}>"
+
+
+def _loaded(stored: SessionRecord, contents: Contents[Model]) -> LoadedSession[Model]:
+    loaded = LoadedSession(stored, lambda: contents)
+    loaded.contents()
+    return loaded
 
 
 def is_subject(text: str | None) -> TypeGuard[str]:

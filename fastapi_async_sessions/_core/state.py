@@ -128,13 +128,11 @@ class SessionState(Generic[Model]):
         return "" if self.stored is None else self.stored.record.version
 
     def _take(self, loaded: LoadedSession[Model] | None) -> None:
-        codec = self._repository.codec
         self.stored: SessionRecord | None = None if loaded is None else loaded.stored
-        if loaded is None:
-            new = codec.new()
-            self.data = SessionData(codec, new, codec.dump(new))
-        else:
-            self.data = SessionData(codec, loaded.data, loaded.base, loaded.unread)
+        contents = self._repository.new_contents if loaded is None else loaded.contents
+        self.data = SessionData(self._repository.codec, contents)
+        if loaded is not None and loaded.is_read:
+            self.data.begin()
 
     # read by the route
 
@@ -298,8 +296,13 @@ class SessionState(Generic[Model]):
                 raise
 
     async def _commit(self) -> None:
-        ours, now, stored = self.data.dump(), self._repository.settings.now(), self.stored
+        # of data that was not needed nothing has changed
+        ours = self.data.dump() if self.data.has_begun else None
+        now, stored = self._repository.settings.now(), self.stored
         due = self._due(ours, now)
+        if due is _Due.NOTHING:
+            return
+        ours = self.data.base if ours is None else ours
         if due is _Due.SAVE and self._is_package_sign_in(ours):
             self.renew()
         match due:
@@ -353,8 +356,8 @@ class SessionState(Generic[Model]):
             exempt_from=self.exempt_from,
         )
 
-    def _due(self, ours: bytes, now: int) -> _Due:
-        is_changed = self.data.is_change(ours)
+    def _due(self, ours: bytes | None, now: int) -> _Due:
+        is_changed = ours is not None and self.data.is_change(ours)
         if self.stored is None:
             if self.is_detached and self.subject is None:
                 self._refuse_conflict(is_changed)
@@ -363,7 +366,7 @@ class SessionState(Generic[Model]):
             is_due = is_changed or self.subject is not None or self._replaced is not None
             return _Due.CREATE if is_due else _Due.NOTHING
         # also if the route has undone a change whose reply was lost, for it may have been stored
-        is_undone = self._attempts.may_have_stored_other(ours)
+        is_undone = ours is not None and self._attempts.may_have_stored_other(ours)
         if is_changed or is_undone or self._renewal is not None:
             return _Due.SAVE
         # a session that was opened by its key is not being used by its visitor
@@ -468,7 +471,7 @@ class SessionState(Generic[Model]):
         """Drop a change, because another request ended or renewed the session; keep the cookie."""
         self._repository.events.emit("ended_elsewhere", stored.key)
         self.cookie_action = CookieAction.KEEP
-        self.data.base = change.ours
+        self.data.accept(change.ours)
         self._attempts = Attempts(self._version, change.decided_at)
 
     def _end_unbound(self, stored: SessionRecord) -> None:

@@ -20,7 +20,7 @@ from .._core.event_loop import require_asyncio
 from .._core.keys import Keyring, Secret
 from .._core.models import Model
 from .._core.not_a_parameter import NEEDS_DEPENDS, NotAParameter
-from .._core.repository import GRACE_PERIOD, Absent, LoadedSession, Repository
+from .._core.repository import GRACE_PERIOD, Absent, Repository, SessionRecord
 from .._core.session import Session, SignedInSession, state_of
 from .._core.settings import OnConflict, OnInvalid, Settings, require
 from .._core.state import CookieAction, RequestCookie, SessionState
@@ -193,14 +193,15 @@ class SessionProvider(SessionAdmin[Model]):
         entry = jar.entries.get(self)
         if entry is not None:
             state: SessionState[Model] = entry.state
-            stored = state.stored
-            loaded = stored and LoadedSession(stored, state.data.read(), state.data.base)
-            return loaded and stored_session(loaded, self.repository.settings.lifetime)
+            return state.stored and self._shown(state.stored, state.data.read())
         # a websocket, or the body of a response, may ask much later whether the session still lives
         is_before_response = connection.scope["type"] == "http" and not jar.is_closed
         if not is_before_response or self not in jar.peeked:
             jar.peeked[self] = await self._peek(connection)
         return jar.peeked[self]
+
+    def _shown(self, stored: SessionRecord, data: Model) -> StoredSession[Model]:
+        return stored_session(stored, data, self.repository.settings.lifetime)
 
     async def _peek(self, connection: HTTPConnection) -> StoredSession[Model] | None:
         if not self._is_origin_allowed(connection):
@@ -212,7 +213,7 @@ class SessionProvider(SessionAdmin[Model]):
         loaded = await self.repository.load(key, *(each.token.secret_hash() for each in verified))
         if isinstance(loaded, Absent):
             return None
-        return stored_session(loaded, self.repository.settings.lifetime)
+        return self._shown(loaded.stored, loaded.contents().data)
 
     def _requirement(self, refusal: Callable[[Session[Any]], SignInReason | None]) -> Any:
         name = self.repository.settings.name

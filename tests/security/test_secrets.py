@@ -44,7 +44,7 @@ from fastapi_async_sessions._core.commit import Change, Committed
 from fastapi_async_sessions._core.data import MergedData
 from fastapi_async_sessions._core.encryption import Encryption
 from fastapi_async_sessions._core.keys import Keyring
-from fastapi_async_sessions._core.repository import LoadedSession, SessionRecord
+from fastapi_async_sessions._core.repository import Contents, LoadedSession, SessionRecord
 from fastapi_async_sessions._core.tokens import Token
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.testing import FrozenClock
@@ -684,5 +684,12 @@ def test_what_a_traceback_holds_shows_no_data():
     merged = MergedData(PASSWORD, data, data)
     change = Change(data, data, PASSWORD, token, PASSWORD, 0, 0, None)
     committed = Committed(record, data, token, "changed", merged)
-    for thing in (record, merged, change, committed, LoadedSession(record, PASSWORD, data)):
+    for thing in (
+        record,
+        merged,
+        change,
+        committed,
+        Contents(PASSWORD, data),
+        LoadedSession(record, bytes),
+    ):
         assert PASSWORD not in repr(thing), type(thing)
