@@ -82,9 +82,7 @@ class RedisCluster:
         return self._sum("INFO errorstats", rb"errorstat_MOVED:count=(\d+)")
 
     def _sum(self, question: str, number: bytes) -> int:
-        # a node that is only slow has to be counted
-        found = [re.search(number, _ask(node, question, within=20)) for node in self.nodes]
-        return sum(int(each[1]) for each in found if each)
+        return sum(_number(node, question, number) for node in self.nodes)
 
     def wait_until_whole(self) -> None:
         """Every node is up and sees all slots served, and every replica follows a master."""
@@ -94,11 +92,21 @@ class RedisCluster:
         """A replica has become a master, and every node that is up knows it."""
         node = self.nodes[number]
         until(lambda: is_master(node), within=_READY_WITHIN, what=f"node {number} is a master")
-        others = [other for other in self.nodes if other.is_running and other is not node]
+        running = [other for other in self.nodes if other.is_running]
         until(
-            lambda: all(_has_all_slots(other) for other in others),
+            lambda: all(_has_all_slots(each) and _follows(each, node) for each in running),
             within=_READY_WITHIN,
             what=f"the cluster knows that node {number} is a master",
+        )
+
+    def wait_until_replicated(self, number: int) -> None:
+        """The replica of a master has all that the master had acknowledged before the call."""
+        goal = _number(self.nodes[number], "INFO replication", rb"master_repl_offset:(\d+)")
+        offset = rb"slave_repl_offset:(\d+)"
+        until(
+            lambda: _number(self.nodes[number + 3], "INFO replication", offset) >= goal,
+            within=_READY_WITHIN,
+            what=f"node {number + 3} has what node {number} had",
         )
 
     def move_slots(self, *, source: int, target: int, stop: Callable[[], bool]) -> int:
@@ -173,6 +181,19 @@ def _has_all_slots(node: RedisServer) -> bool:
 
 def _is_synced(node: RedisServer) -> bool:
     return is_master(node) or _says(node, "INFO replication", b"master_link_status:up")
+
+
+def _follows(node: RedisServer, master: RedisServer) -> bool:
+    """Tell whether it knows that the master, which may be itself, serves slots."""
+    line = rb"127\.0\.0\.1:%d@\S* (myself,)?master - \d+ \d+ \d+ \w+ \d"
+    return re.search(line % master.port, _ask(node, "CLUSTER NODES")) is not None
+
+
+def _number(node: RedisServer, question: str, pattern: bytes) -> int:
+    """The number in its answer; 0 if it is down."""
+    # a node that is only slow has to be counted
+    found = re.search(pattern, _ask(node, question, within=20))
+    return int(found[1]) if found else 0
 
 
 def _says(node: RedisServer, question: str, answer: bytes) -> bool:

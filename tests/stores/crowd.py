@@ -130,7 +130,7 @@ class Crowd:
 
     @staticmethod
     def now() -> float:
-        """The moment, for ``refused_since``."""
+        """The moment, for ``refused_since`` and ``expect_loss``."""
         return time.monotonic()
 
     async def until_refused(self) -> None:
@@ -138,12 +138,11 @@ class Crowd:
         async with asyncio.timeout(_PROGRESS_WITHIN):
             await self._was_refused.wait()
 
-    def expect_loss(self, *, seconds: float) -> None:
-        """What was acknowledged in the last ``seconds`` may be lost, as a master's last writes are.
+    def expect_loss(self, *, since: float) -> None:
+        """What was acknowledged after a moment may be lost, as a master's last writes are.
 
         Each of those sessions may be seen as it was at any time before.
         """
-        since = time.monotonic() - seconds
         for sessions in self._sessions.values():
             for known in sessions.values():
                 if known.acknowledged_at > since:

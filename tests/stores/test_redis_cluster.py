@@ -41,9 +41,12 @@ async def has_recovered(crowd, cluster):
     assert await asyncio.to_thread(cluster.connections_made) - connections < 64
 
 
-async def is_followed(crowd, cluster, number):
-    """A master is gone: its replica takes over, and serves all that was acknowledged."""
-    crowd.expect_loss(seconds=1)
+async def is_followed(crowd, cluster, number, leave):
+    """A master leaves: its replica takes over, and serves all that it had been sent."""
+    moment = crowd.now()
+    await asyncio.to_thread(cluster.wait_until_replicated, number)
+    await asyncio.to_thread(leave)
+    crowd.expect_loss(since=moment)
     await asyncio.to_thread(cluster.wait_until_promoted, number + 3)
     await has_recovered(crowd, cluster)
 
@@ -103,8 +106,7 @@ async def test_a_master_that_dies_is_followed_by_its_replica(own_cluster, size):
     """Requests fail while its slots have no master and a moment longer, and then no more."""
     async with crowded(own_cluster, size) as crowd:
         await crowd.do(1000)
-        own_cluster.nodes[0].kill()
-        await is_followed(crowd, own_cluster, 0)
+        await is_followed(crowd, own_cluster, 0, own_cluster.nodes[0].kill)
         await returns(crowd, own_cluster, own_cluster.nodes[0].start)
 
 
@@ -114,8 +116,7 @@ async def test_a_master_that_is_stopped_is_followed_by_its_replica(own_cluster, 
     """As when a node is upgraded: it says goodbye to nobody, and comes back."""
     async with crowded(own_cluster, size) as crowd:
         await crowd.do(1000)
-        own_cluster.nodes[0].stop()
-        await is_followed(crowd, own_cluster, 0)
+        await is_followed(crowd, own_cluster, 0, own_cluster.nodes[0].stop)
         await returns(crowd, own_cluster, own_cluster.nodes[0].start)
 
 
@@ -129,6 +130,5 @@ async def test_a_master_that_hangs_is_followed_by_its_replica(own_cluster, secon
     timeouts = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
     async with crowded(own_cluster, 32, patience=2.0, **timeouts) as crowd:
         await crowd.do(1000)
-        own_cluster.nodes[0].pause()
-        await is_followed(crowd, own_cluster, 0)
+        await is_followed(crowd, own_cluster, 0, own_cluster.nodes[0].pause)
         await returns(crowd, own_cluster, own_cluster.nodes[0].resume)
