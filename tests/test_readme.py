@@ -230,6 +230,7 @@ def test_an_index_shows_the_readme_without_what_it_cannot_show() -> None:
     assert [link for link in _LINK.findall(shown) if not link.startswith("https://")] == []
     assert _IMAGE.findall(shown) == []
     assert "mermaid" not in shown
+    assert "\n!" not in shown
     assert "<!--" not in shown
     assert "](" not in re.sub(r"\]\(https://", "", _BLOCK.sub("", shown))
     languages = ("python", "console")
