@@ -62,11 +62,10 @@ def new_version(replaces: str = "") -> str:
 
     When a reply was lost, the names show whether the write was done, even if others followed it.
     """
-    version = secrets.token_bytes(7).hex()
-    for earlier in replaces.split(".")[:_EARLIER_WRITES] if replaces else ():
-        if len(version) + 1 + len(earlier) > _MAX_VERSION:
-            break
-        version = f"{version}.{earlier}"
+    earlier = replaces.split(".")[:_EARLIER_WRITES] if replaces else ()
+    version = ".".join((secrets.token_bytes(7).hex(), *earlier))
+    while len(version) > _MAX_VERSION:
+        version = version.rpartition(".")[0]
     return version
 
 

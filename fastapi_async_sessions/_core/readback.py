@@ -97,7 +97,7 @@ def shared_values(one: Any, other: Any, path: str = "") -> Iterator[str]:
 
 
 def _is_lost(live: Any, again: Any) -> bool:
-    if _kind(live) is _kind(again):
+    if type(live) is type(again) or _kind(live) is _kind(again):
         return False
     if isinstance(live, BaseModel) or dataclasses.is_dataclass(live):
         return True
@@ -107,6 +107,8 @@ def _is_lost(live: Any, again: Any) -> bool:
 
 
 def _lost_keys(live: dict[Any, Any], again: dict[Any, Any], path: str) -> Iterator[Problem]:
+    if live.keys() == again.keys():
+        return
     if any(isinstance(key, str) and key not in live for key in again):
         for key in live:
             if key not in again and not isinstance(key, str):
