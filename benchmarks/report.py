@@ -47,23 +47,24 @@ def fill(page: str, pieces: Mapping[str, str]) -> str:
     return _REGION.sub(lambda region: f"{region[1]}{region[2]}{pieces[region[1]]}\n", page)
 
 
-def pieces_of(results: Results, growth: Mapping[str, Table]) -> dict[str, str]:
+def pieces_of(results: Results, growth: Mapping[str, Any]) -> dict[str, str]:
     """The text of each region, by its name."""
     found = tables(results).items()
-    pieces = {name: f"{CAPTIONS[name]}\n\n{_markdown(table)}" for name, table in found}
-    pieces |= {f"growth by {name}": _markdown(table) for name, table in growth.items()}
+    pieces = {name: _with_caption(CAPTIONS[name], table) for name, table in found}
+    for name, part in growth.items():
+        pieces[f"growth by {name}"] = _with_caption(part["caption"], part["table"])
     return pieces | {
         "summary": _summary(results),
         "conditions": _conditions(results.machine),
         "promises": _promises(results),
-        "sizing": _sizing(growth["bytes stored"]),
+        "sizing": _sizing(growth["bytes stored"]["table"]),
     }
 
 
-def _markdown(table: Table) -> str:
+def _with_caption(caption: str, table: Table) -> str:
     head, *rows = table
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([caption, "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
 def _summary(results: Results) -> str:
