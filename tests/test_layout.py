@@ -59,6 +59,7 @@ ORDER = [
     "_core.completion",
     "_core.state",
     "_core.not_a_parameter",
+    "_core.not_the_data",
     "_core.session",
     "_core.admin",
     "_core.upkeep",

@@ -24,6 +24,7 @@ from fastapi_async_sessions import (
     Session,
     SessionClosed,
     SessionProvider,
+    SignedInSession,
 )
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.sql import SQLStore
@@ -211,6 +212,18 @@ def provider_as_the_annotation(app: FastAPI, get_session: Any) -> None:
         return session.data.count
 
 
+def provider_for_an_annotation(app: FastAPI, get_session: Any) -> None:
+    @app.get("/")
+    async def home(session: get_session) -> int:
+        return session.data.count
+
+
+def requirement_for_an_annotation(app: FastAPI, get_session: Any) -> None:
+    @app.get("/")
+    async def home(session: get_session.signed_in()) -> int:
+        return session.data.count
+
+
 def class_of_the_provider(app: FastAPI, get_session: Any) -> None:
     @app.get("/")
     async def home(session: Session[Data] = Depends(SessionProvider)) -> int:
@@ -227,6 +240,16 @@ def session_as_the_return_type(app: FastAPI, get_session: Any) -> None:
     @app.get("/")
     async def home(session: Session[Data] = Depends(get_session)) -> Session[Data]:
         return session
+
+
+def peek_as_a_dependency(app: FastAPI, get_session: Any) -> None:
+    @app.get("/")
+    async def home(stored: Any = Depends(get_session.peek)) -> None: ...
+
+
+def open_as_a_dependency(app: FastAPI, get_session: Any) -> None:
+    @app.get("/")
+    async def home(session: Any = Depends(get_session.open)) -> None: ...
 
 
 def signed_in_without_parentheses(app: FastAPI, get_session: Any) -> None:
@@ -251,9 +274,13 @@ def signed_in_without_parentheses_on_a_router(app: FastAPI, get_session: Any) ->
         (without_depends, WRITE_DEPENDS),
         (provider_as_the_default, WRITE_DEPENDS),
         (provider_as_the_annotation, WRITE_DEPENDS),
+        (provider_for_an_annotation, WRITE_DEPENDS),
+        (requirement_for_an_annotation, WRITE_DEPENDS),
         (class_of_the_provider, WRITE_DEPENDS),
         (class_of_the_session, WRITE_DEPENDS),
         (session_as_the_return_type, "return session.data"),
+        (peek_as_a_dependency, "write async with get_session.open(key) as session"),
+        (open_as_a_dependency, "await get_session.peek(request), in the route"),
         (signed_in_without_parentheses, WRITE_PARENTHESES),
         (signed_in_without_parentheses_on_a_route, WRITE_PARENTHESES),
         (signed_in_without_parentheses_on_a_router, WRITE_PARENTHESES),
@@ -280,10 +307,150 @@ async def test_depends_on_the_session_itself(depends: Any) -> None:
             pass
 
 
-def test_calling_the_provider() -> None:
-    """Python's own error names the argument, in the line with the mistake."""
-    with pytest.raises(TypeError, match=in_order("SessionProvider.__call__()", "'connection'")):
-        Depends(make_provider()())
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda get_session: Depends(get_session()),
+        lambda get_session: get_session(make_app()),
+        lambda get_session: FastAPI(lifespan=get_session).router.lifespan_context(make_app()),
+    ],
+    ids=["nothing", "application", "lifespan"],
+)
+def test_calling_the_provider(mistake: Callable[[Any], Any]) -> None:
+    """The error comes in the line with the mistake, not where the result is awaited."""
+    with pytest.raises(
+        TypeError,
+        match=in_order(
+            "get_session takes a request or a websocket",
+            WRITE_DEPENDS,
+            "await get_session(request)",
+            "FastAPI(lifespan=get_session.lifespan)",
+        ),
+    ):
+        mistake(make_provider())
+
+
+class Other(BaseModel):
+    count: int = 0
+
+
+@pytest.mark.parametrize("guard", ["any", "required", "signed_in"])
+@pytest.mark.parametrize("place", ["route", "dependency", "class"])
+async def test_the_provider_of_another_model(guard: str, place: str) -> None:
+    """A type checker cannot know what ``Depends`` gives: the application does not start."""
+    get_session = make_provider()
+    depends = {
+        "any": get_session,
+        "required": get_session.required,
+        "signed_in": get_session.signed_in(),
+    }[guard]
+    app = make_app()
+
+    async def dependency(session: Annotated[Session[Other], Depends(depends)]) -> int:
+        return session.data.count
+
+    class Service:
+        def __init__(self, session: "SignedInSession[Other]" = Depends(depends)) -> None:
+            self.count = session.data.count
+
+    calls: dict[str, Any] = {"dependency": dependency, "class": Service}
+    if place == "route":
+        app.get("/admin")(dependency)
+    else:
+        app.get("/admin", dependencies=[Depends(calls[place])])(lambda: None)
+    with pytest.raises(
+        ConfigurationError,
+        match=in_order(
+            "the route /admin",
+            "asks for a Session[Other] and depends on the provider of Data",
+            "write Session[Data], or Depends(...) with the provider of Other",
+        ),
+    ):
+        async with get_session.lifespan(app):
+            pass
+
+
+class Derived(Data):
+    more: int = 0
+
+
+@pytest.mark.parametrize(
+    "annotation", [Session[Data], Session[Derived], Session[Any], Session, Any]
+)
+async def test_annotations_of_the_providers_model(annotation: Any) -> None:
+    """A base class of the model will do, and so does an annotation that names none."""
+    get_session = make_provider(model=Derived)
+    app = make_app()
+
+    @app.get("/")
+    async def home(session: annotation = Depends(get_session)) -> None: ...
+
+    async with get_session.lifespan(app):
+        pass
+
+
+# the session in a route
+
+IN_SESSION_DATA = in_order("the data is in session.data", "session.renew(subject=...)")
+
+
+def read_an_attribute(session: Any) -> Any:
+    return session.count
+
+
+def set_an_attribute(session: Any) -> None:
+    session.count = 1
+
+
+def set_the_subject(session: Any) -> None:
+    session.subject = "ada"
+
+
+def read_an_item(session: Any) -> Any:
+    return session["count"]
+
+
+def set_an_item(session: Any) -> None:
+    session["count"] = 1
+
+
+@pytest.mark.parametrize(
+    ("mistake", "error"),
+    [
+        (read_an_attribute, AttributeError),
+        (set_an_attribute, AttributeError),
+        (set_the_subject, AttributeError),
+        (read_an_item, TypeError),
+        (set_an_item, TypeError),
+    ],
+)
+async def test_the_session_for_its_data(
+    mistake: Callable[[Any], Any], error: type[Exception]
+) -> None:
+    """As the sessions of Starlette and Flask are used."""
+    get_session = make_provider()
+    app = make_app()
+
+    @app.get("/")
+    async def home(session: Annotated[Session[Data], Depends(get_session)]) -> None:
+        mistake(session)
+
+    with pytest.raises(error, match=IN_SESSION_DATA):
+        await call(app)
+
+
+@pytest.mark.parametrize("result", [lambda session: session, lambda session: {"session": session}])
+async def test_returning_the_session(result: Callable[[Any], Any]) -> None:
+    """FastAPI tries to make a dict of it, and its error has the line."""
+    get_session = make_provider()
+    app = make_app()
+
+    @app.get("/")
+    async def home(session: Annotated[Session[Data], Depends(get_session)]):
+        return result(session)
+
+    with pytest.raises(ValueError, match=in_order("return session.data")):
+        await call(app)
 
 
 @pytest.mark.parametrize("within", [5, "5 minutes"])

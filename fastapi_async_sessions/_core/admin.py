@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import EllipsisType
-from typing import Any, Generic
+from typing import Annotated, Any, Generic
 
 from ..errors import SessionNotFound, StoreUnavailable
 from ..lifetime import Lifetime
 from ..records import Record, from_microseconds, new_version
 from .event_loop import require_asyncio
 from .models import Model
+from .not_a_parameter import NOT_A_DEPENDENCY
 from .repository import Absent, Repository, SessionRecord, is_subject
 from .revocation import Revocations
 from .session import Session, state_of
@@ -161,7 +162,7 @@ class SessionAdmin(Generic[Model]):
                     raise TimeoutError
 
     @asynccontextmanager
-    async def open(self, key: str) -> AsyncGenerator[Session[Model]]:
+    async def open(self, key: Annotated[str, NOT_A_DEPENDENCY]) -> AsyncGenerator[Session[Model]]:
         """Open a stored session outside of a request, and commit it at the end of the block.
 
         This does not count as a request of the user, so it does not extend the session. If the

@@ -19,6 +19,11 @@ class NotAParameter:
         raise ConfigurationError(self.advice)
 
 
+NOT_A_DEPENDENCY = NotAParameter(
+    "open and peek are no dependencies: write async with get_session.open(key) as session, or "
+    "await get_session.peek(request), in the route"
+)
+
 NEEDS_DEPENDS = NotAParameter(
     "FastAPI cannot read a Session from a request or send one in a response; it comes from your "
     "SessionProvider: write session: Session[UserData] = Depends(get_session), and return "

@@ -10,11 +10,12 @@ from ..lifetime import Lifetime
 from ..records import from_microseconds
 from .models import Model
 from .not_a_parameter import NEEDS_DEPENDS
+from .not_the_data import NotTheData
 from .repository import is_subject
 from .state import SessionState
 
 
-class Session(Generic[Model]):
+class Session(NotTheData, Generic[Model]):
     """A visitor's session during one request.
 
     Change ``data`` in any way, including nested values in place: all changes are stored when the
@@ -22,9 +23,10 @@ class Session(Generic[Model]):
     """
 
     __slots__ = ("_state",)
+    _state: SessionState[Model]
 
     def __init__(self, state: Annotated[SessionState[Model], NEEDS_DEPENDS]) -> None:
-        self._state = state
+        object.__setattr__(self, "_state", state)  # without the checks of NotTheData
 
     @property
     def data(self) -> Model:

@@ -153,4 +153,4 @@ def _is_plain_function(function: object, arguments: int) -> bool:
         return False
     except ValueError:
         pass  # a function in C that does not tell
-    return not (iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__))
+    return not (iscoroutinefunction(function) or iscoroutinefunction(function.__call__))

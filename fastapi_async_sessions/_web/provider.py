@@ -5,9 +5,11 @@
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Annotated, Any, NoReturn, get_origin
+from inspect import Parameter, Signature
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args, get_origin
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
@@ -19,7 +21,7 @@ from .._core.codec import Migration
 from .._core.event_loop import require_asyncio
 from .._core.keys import Keyring, Secret
 from .._core.models import Model
-from .._core.not_a_parameter import NEEDS_DEPENDS, NotAParameter
+from .._core.not_a_parameter import NEEDS_DEPENDS, NOT_A_DEPENDENCY, NotAParameter
 from .._core.repository import GRACE_PERIOD, Absent, Repository, SessionRecord
 from .._core.session import Session, SignedInSession, state_of
 from .._core.settings import OnConflict, OnInvalid, Settings, require
@@ -44,6 +46,17 @@ from .withheld import is_withheld
 _WITH_PARENTHESES = NotAParameter(
     "get_session.signed_in is not a dependency, it returns one: write "
     "Depends(get_session.signed_in()), with parentheses"
+)
+
+
+_NEEDS_CONNECTION = (
+    "get_session takes a request or a websocket: write session: Session[UserData] = "
+    "Depends(get_session) in a route, await get_session(request) elsewhere, and "
+    "FastAPI(lifespan=get_session.lifespan) for an application"
+)
+
+_SIGNATURE = Signature(
+    [Parameter("connection", Parameter.POSITIONAL_OR_KEYWORD, annotation=HTTPConnection)]
 )
 
 
@@ -127,10 +140,30 @@ class SessionProvider(SessionAdmin[Model]):
         self._origin = origin if check_origin else None
         self.required: Requirement[Session[Model]] = self._requirement(_absence)
         self._signed_in: dict[timedelta | None, Requirement[SignedInSession[Model]]] = {}
+        # FastAPI reads these: the parameter, and that the dependency is async
+        self.__signature__ = _SIGNATURE
+        vars(self)["__call__"] = self._session_of
         self.repository.claim_name()
 
-    async def __call__(self, connection: HTTPConnection) -> Session[Model]:
-        """Return the session that the request's cookie opens, or a new one."""
+    if TYPE_CHECKING:
+
+        async def __call__(self, connection: HTTPConnection) -> Session[Model]:
+            """Return the session that the request's cookie opens, or a new one."""
+            ...
+
+    else:
+
+        def __call__(self, connection=None):
+            """Return the session that the request's cookie opens, or a new one.
+
+            Raises:
+                TypeError: this is not a request or a websocket.
+            """
+            if not isinstance(connection, HTTPConnection):
+                raise TypeError(_NEEDS_CONNECTION)
+            return self._session_of(connection)
+
+    async def _session_of(self, connection: HTTPConnection) -> Session[Model]:
         jar = _jar(connection)
         session = jar.get(self)
         if session is None:
@@ -166,14 +199,17 @@ class SessionProvider(SessionAdmin[Model]):
         Use it as ``FastAPI(lifespan=get_session.lifespan)``, or inside a lifespan of your own.
 
         Raises:
-            ConfigurationError: a route uses this session but is not a ``SessionRoute``, a route
-                depends on ``Session`` itself, or another provider has the same cookie.
+            ConfigurationError: a route uses this session but is not a ``SessionRoute``, or names
+                another model in its annotation; a route depends on ``Session`` itself; or another
+                provider has the same cookie.
         """
         self._check_routes(app)
         async with Upkeep.of(self.repository.settings.store).running():
             yield
 
-    async def peek(self, connection: HTTPConnection | Scope) -> StoredSession[Model] | None:
+    async def peek(
+        self, connection: Annotated[HTTPConnection | Scope, NOT_A_DEPENDENCY]
+    ) -> StoredSession[Model] | None:
         """Return the stored session that a request or a handshake brings, to read it.
 
         Takes any connection or ASGI scope, for websockets of other libraries, middleware and logs.
@@ -307,8 +343,9 @@ class SessionProvider(SessionAdmin[Model]):
                     "session_cookie", "session"
                 ):
                     raise shared_with_starlette(self.cookie)
-            for name, call, can_have_session in application.dependencies():
+            for name, call, annotation, can_have_session in application.dependencies():
                 self._check_dependency(call)
+                self._check_annotation(name, call, annotation)
                 if call is self and not can_have_session:
                     without[name] = None
         if without:
@@ -321,6 +358,19 @@ class SessionProvider(SessionAdmin[Model]):
             return
         if call.cookie.identity == self.cookie.identity:
             raise shared_cookie(self.cookie)
+
+    def _check_annotation(self, name: str, call: Any, annotation: Any) -> None:
+        model = self.repository.settings.model
+        wanted = _annotated_model(annotation)
+        is_ours = call is self or (isinstance(call, Requirement) and call.provider is self)
+        if is_ours and wanted is not None and not issubclass(model, wanted):
+            raise ConfigurationError(
+                f"the route {name} asks for a Session[{wanted.__name__}] and depends on the "
+                f"provider of {model.__name__}: write Session[{model.__name__}], or Depends(...) "
+                f"with the provider of {wanted.__name__}"
+            )
+
+    __get_pydantic_core_schema__ = NEEDS_DEPENDS.__get_pydantic_core_schema__
 
     def __repr__(self) -> str:
         # a traceback that shows locals may contain a provider whose __init__ raised
@@ -335,6 +385,16 @@ def _absence(session: Session[Any]) -> SignInReason | None:
     if not session.is_new:
         return None
     return "ended" if state_of(session).request_cookie.has_ended else "no_session"
+
+
+def _annotated_model(annotation: Any) -> type[Any] | None:
+    """Return the model that an annotation such as ``Session[UserData]`` names, if any."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) not in (Session, SignedInSession):
+        return None
+    (model,) = get_args(annotation)
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
 
 
 def _method(connection: HTTPConnection) -> str:

@@ -8,6 +8,7 @@ from fastapi import Depends
 from fastapi.openapi.models import APIKey
 from fastapi.security.base import SecurityBase
 
+from .._core.not_a_parameter import NEEDS_DEPENDS
 from .._core.session import Session
 from ..errors import SignInReason, SignInRequired
 
@@ -29,6 +30,7 @@ class Requirement(SecurityBase, Generic[Required]):
         name: str,
         cookie: str,
     ) -> None:
+        self.provider = provider
         self._refusal = refusal
         # FastAPI reads these for the security scheme
         self.model = APIKey.model_validate({"in": "cookie", "name": cookie})
@@ -51,6 +53,8 @@ class Requirement(SecurityBase, Generic[Required]):
             SignInRequired: it does not.
         """
         return self if session is None else self._check(session)
+
+    __get_pydantic_core_schema__ = NEEDS_DEPENDS.__get_pydantic_core_schema__
 
     async def _check(self, session: Any) -> Any:
         reason = self._refusal(session)

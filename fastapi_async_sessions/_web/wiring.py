@@ -1,7 +1,9 @@
 """Finds the routes of an application and their dependencies, to check them for sessions."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
+from inspect import Parameter, signature
 from typing import Any, NamedTuple
 
 import fastapi.routing
@@ -42,8 +44,8 @@ class Application(NamedTuple):
                 can_have_session = self.has_sessions or _closes_sessions(route)
                 function = _function(getattr(route, "endpoint", None))
                 name = f"{self.path}{_path(route) or '?'} ({function})"
-                for call in calls_of(route.dependant):
-                    yield RouteDependency(name, call, can_have_session)
+                for call, annotation in _parameters_of(route.dependant):
+                    yield RouteDependency(name, call, annotation, can_have_session)
 
 
 class RouteDependency(NamedTuple):
@@ -52,11 +54,13 @@ class RouteDependency(NamedTuple):
     Attributes:
         name: The path and the function of the route.
         call: The dependency.
+        annotation: That of the parameter that is for it, if there is one.
         can_have_session: Whether something closes the sessions of this route.
     """
 
     name: str
     call: Any
+    annotation: Any
     can_have_session: bool
 
 
@@ -123,6 +127,18 @@ def calls_of(dependant: Dependant) -> Iterator[Any]:
     for dependency in dependant.dependencies:
         yield dependency.call
         yield from calls_of(dependency)
+
+
+def _parameters_of(dependant: Dependant) -> Iterator[tuple[Any, Any]]:
+    """Yield the dependencies of a route, direct and indirect, each with its annotation."""
+    parameters: Mapping[str, Parameter] = {}
+    # a function that only a type checker can read keeps the annotations to itself
+    with suppress(TypeError, ValueError, NameError):
+        parameters = signature(dependant.call or str, eval_str=True).parameters
+    for dependency in dependant.dependencies:
+        parameter = parameters.get(dependency.name or "")
+        yield dependency.call, None if parameter is None else parameter.annotation
+        yield from _parameters_of(dependency)
 
 
 def _function(endpoint: Any) -> str:
