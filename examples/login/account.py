@@ -31,8 +31,9 @@ async def sign_in_page(
     next: str = "/",  # noqa: A002
     expired: bool = False,
 ) -> HTMLResponse:
-    values = {"next": own_path(next), "error": EXPIRED if expired else None}
-    return page(request, "sign_in.html", session, demo=users.DEMO, **values)
+    if expired:
+        session.data.messages.append(EXPIRED)
+    return page(request, "sign_in.html", session, demo=users.DEMO, next=own_path(next))
 
 
 @router.post("/sign-in")
@@ -46,6 +47,7 @@ async def sign_in(
 ) -> Response:
     if not await users.is_right(name, password):
         values = {"error": "Wrong name or password.", "name": name, "next": own_path(next)}
+        values["wrong"] = "password" if name else "name"
         return page(request, "sign_in.html", session, 403, demo=users.DEMO, **values)
     # first: if another user was signed in, the data is fresh from here on
     if remember:
@@ -54,13 +56,13 @@ async def sign_in(
         session.renew(subject=name)
     session.data.device = _device(request)
     session.data.messages.append(f"Welcome, {name}.")
-    return see_other(own_path(next))
+    return see_other(request, own_path(next))
 
 
 @router.post("/sign-out")
-async def sign_out(session: AnySession) -> RedirectResponse:
+async def sign_out(request: Request, session: AnySession) -> RedirectResponse:
     await session.destroy()  # deletes the record now; the response removes the cookie
-    return see_other("/sign-in")
+    return see_other(request, "/sign-in")
 
 
 @router.get("/account")
@@ -70,18 +72,18 @@ async def account(request: Request, session: UserSession) -> HTMLResponse:
 
 
 @router.post("/account/devices/{key}/sign-out")
-async def sign_out_device(key: str, session: UserSession) -> RedirectResponse:
+async def sign_out_device(request: Request, key: str, session: UserSession) -> RedirectResponse:
     # with the subject, the key of another user's session has no effect
     if await get_session.revoke(key, session.subject):
         session.data.messages.append("That device has been signed out.")
-    return see_other("/account")
+    return see_other(request, "/account")
 
 
 @router.post("/account/devices/sign-out-others")
-async def sign_out_others(session: UserSession) -> RedirectResponse:
+async def sign_out_others(request: Request, session: UserSession) -> RedirectResponse:
     ended = await get_session.revoke_all(session.subject, keep=session)
     session.data.messages.append(f"Other devices signed out: {ended}.")
-    return see_other("/account")
+    return see_other(request, "/account")
 
 
 @router.get("/account/password")
@@ -94,14 +96,15 @@ async def change_password(
     request: Request, session: RecentSession, password: Text = ""
 ) -> Response:
     if len(password) < 12:
-        return page(request, "password.html", session, 400, error="Use at least 12 characters.")
+        values = {"error": "Use at least 12 characters.", "wrong": "password"}
+        return page(request, "password.html", session, 400, **values)
     await users.change_password(session.subject, password)
     await get_session.revoke_all(session.subject, keep=session)
     session.renew()
     session.data.messages.append(
         "Your password has been changed. All other devices are signed out."
     )
-    return see_other("/account")
+    return see_other(request, "/account")
 
 
 def _device(request: Request) -> str:

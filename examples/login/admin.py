@@ -25,8 +25,9 @@ Text = Annotated[str, Form(max_length=200)]
 async def sign_in_page(
     request: Request, session: AnyAdminSession, expired: bool = False
 ) -> HTMLResponse:
-    error = EXPIRED if expired else None
-    return page(request, "admin/sign_in.html", session, demo=users.DEMO, error=error)
+    if expired:
+        session.data.messages.append(EXPIRED)
+    return page(request, "admin/sign_in.html", session, demo=users.DEMO)
 
 
 @router.post("/sign-in")
@@ -35,15 +36,16 @@ async def sign_in(
 ) -> Response:
     if not await users.is_right(name, password) or name not in users.ADMINS:
         values = {"error": "Wrong name or password.", "name": name, "demo": users.DEMO}
+        values["wrong"] = "password" if name else "name"
         return page(request, "admin/sign_in.html", session, 403, **values)
     session.renew(subject=name)
-    return see_other("/admin")
+    return see_other(request, "/admin")
 
 
 @router.post("/sign-out")
-async def sign_out(session: AnyAdminSession) -> RedirectResponse:
+async def sign_out(request: Request, session: AnyAdminSession) -> RedirectResponse:
     await session.destroy()
-    return see_other("/admin/sign-in")
+    return see_other(request, "/admin/sign-in")
 
 
 @router.get("")
@@ -53,7 +55,7 @@ async def overview(request: Request, session: AdminSession) -> HTMLResponse:
 
 
 @router.post("/users/{name}/sign-out")
-async def sign_user_out(name: str, session: AdminSession) -> RedirectResponse:
+async def sign_user_out(request: Request, name: str, session: AdminSession) -> RedirectResponse:
     ended = await get_session.revoke_all(name)
     session.data.done.append(f"Signed {name} out everywhere. Sessions ended: {ended}.")
-    return see_other("/admin")
+    return see_other(request, "/admin")

@@ -20,6 +20,9 @@ from fastapi_async_sessions import (
 # ends all sessions.
 SECRET_KEY = os.environ.get("SESSION_SECRET") or secrets.token_urlsafe(32)
 
+# the path under which a proxy serves the shop, as in ROOT_PATH=/shop
+ROOT_PATH = os.environ.get("ROOT_PATH", "")
+
 store = MemoryStore()
 
 
@@ -46,7 +49,7 @@ get_admin_session = SessionProvider(
     store=store,
     secret_key=SECRET_KEY,
     name="admin",
-    cookie=CookieConfig(path="/admin", samesite="strict"),
+    cookie=CookieConfig(path=f"{ROOT_PATH}/admin", samesite="strict"),
     lifetime=Lifetime.NIST_AAL3,
 )
 

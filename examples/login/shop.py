@@ -1,13 +1,14 @@
 """The goods and the cart, for signed-in and anonymous visitors."""
 
 from collections import Counter
+from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from fastapi_async_sessions import SessionRoute
 
-from .pages import RESPONSES, page, see_other
+from .pages import RESPONSES, own_path, page, see_other
 from .sessions import AnySession
 from .users import DEMO
 
@@ -27,21 +28,30 @@ async def home(request: Request, session: AnySession) -> HTMLResponse:
 @router.get("/cart")
 async def cart(request: Request, session: AnySession) -> HTMLResponse:
     lines = Counter(session.data.cart)
-    total = sum(GOODS[name] * count for name, count in lines.items())
-    return page(request, "cart.html", session, goods=GOODS, lines=lines, total=total)
+    return page(request, "cart.html", session, goods=GOODS, lines=lines, total=total(lines))
 
 
 @router.post("/cart/{name}")
-async def add(name: str, session: AnySession) -> RedirectResponse:
+async def add(
+    request: Request,
+    name: str,
+    session: AnySession,
+    next: Annotated[str, Form()] = "/",  # noqa: A002
+) -> RedirectResponse:
     if name not in GOODS:
         raise HTTPException(404)
     session.data.cart.append(name)
     session.data.messages.append(f"Added to your cart: {name}.")
-    return see_other("/")
+    return see_other(request, own_path(next))
 
 
 @router.post("/cart/{name}/remove")
-async def remove(name: str, session: AnySession) -> RedirectResponse:
+async def remove(request: Request, name: str, session: AnySession) -> RedirectResponse:
     if name in session.data.cart:
         session.data.cart.remove(name)
-    return see_other("/cart")
+    return see_other(request, "/cart")
+
+
+def total(lines: Counter[str]) -> float:
+    """Return the price of that many of each."""
+    return sum(GOODS[name] * count for name, count in lines.items())

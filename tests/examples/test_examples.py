@@ -8,18 +8,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from argon2 import PasswordHasher
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 from examples import login, quickstart, streaming, websocket
 from examples.login import sessions, users
+from fastapi_async_sessions import StoreUnavailable
 from tests.servers.redis import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +83,12 @@ def sign_in_admin(client: TestClient, name: str = "admin", password: str = ADMIN
     return client.post("/admin/sign-in", data=form, follow_redirects=False)
 
 
+def focused(page: str) -> str:
+    """The element that a page gives the focus."""
+    (element,) = re.findall(r"<input[^>]*\sautofocus[^>]*>", page)
+    return element
+
+
 def device_keys(page: str) -> list[str]:
     return re.findall(r'action="/account/devices/([0-9a-f]{64})/sign-out"', page)
 
@@ -113,6 +122,73 @@ class TestShop:
         assert "Firefox on Linux" in page
         assert "Welcome" not in client.get("/account").text
 
+    def test_sign_in_leads_back_with_path_and_query(self, browser: Browser) -> None:
+        client = browser()
+        asked = client.get("/orders/42?tab=2&q=a%2Fb", follow_redirects=False)
+        form = client.get(asked.headers["location"]).text
+        requested = unescape(re.search(r'name="next" value="([^"]*)"', form)[1])
+
+        signed_in = sign_in(client, next=requested)
+
+        assert signed_in.headers["location"] == "/orders/42?tab=2&q=a%2Fb"
+
+    def test_a_program_gets_the_401_and_no_form(self, browser: Browser) -> None:
+        response = browser().get("/account", headers={"accept": "application/json"})
+
+        assert (response.status_code, response.headers["content-type"]) == (401, "application/json")
+
+    def test_the_field_that_is_wrong_has_the_focus(self, browser: Browser) -> None:
+        client = browser()
+        assert 'id="name"' in focused(client.get("/sign-in").text)
+        for name, field in (("demo", "password"), ("", "name")):
+            input_ = focused(sign_in(client, name, "wrong").text)
+            assert f'id="{field}"' in input_
+            assert 'aria-invalid="true"' in input_
+            assert 'aria-describedby="error"' in input_
+        sign_in(client)
+        input_ = focused(client.post("/account/password", data={"password": "short"}).text)
+        assert 'aria-describedby="error rule"' in input_
+
+    def test_an_order_is_placed_by_a_customer(self, browser: Browser) -> None:
+        client, other = browser(), browser()
+        client.post("/cart/honey")
+        client.post("/cart/honey", data={"next": "/cart"})
+        assert client.post("/orders").url.path == "/sign-in"
+
+        sign_in(client)
+        page = client.post("/orders")
+
+        assert "Thank you for your order." in page.text
+        assert "11.80 €" in page.text
+        assert "Cart (0)" in page.text
+        assert client.post("/orders").url.path == "/cart"
+        sign_in(other, "admin", ADMIN_PASSWORD)
+        assert other.get(page.url.path).status_code == 404
+
+    def test_errors_have_a_page(self, browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+        client = browser()
+        client.get("/")
+        headers = {"accept": "text/html", "sec-fetch-site": "cross-site"}
+        missing, rejected = client.get("/nothing"), client.post("/sign-out", headers=headers)
+
+        async def unavailable(key: str) -> None:
+            raise StoreUnavailable("no answer")
+
+        monkeypatch.setattr(sessions.store, "load", unavailable)
+        down = client.get("/cart")
+        answer = client.get("/cart", headers={"accept": "application/json"})
+
+        for response, status, text in (
+            (missing, 404, "There is no such page."),
+            (rejected, 403, "This request came from another site."),
+            (down, 503, "The shop is not available right now."),
+        ):
+            assert response.status_code == status
+            assert text in response.text
+            assert "no answer" not in response.text
+        assert down.headers["retry-after"] == answer.headers["retry-after"] == "1"
+        assert answer.json().keys() == {"detail"}
+
     def test_signing_in_changes_the_cookie(self, browser: Browser) -> None:
         client = browser()
         client.get("/")
@@ -141,7 +217,19 @@ class TestShop:
         assert client.get("/account", follow_redirects=False).status_code == 303
 
     @pytest.mark.parametrize(
-        "target", ["https://example.com", "//example.com", "/\\example.com", "/a?b", "account"]
+        "target",
+        [
+            "https://example.com",
+            "//example.com",
+            "/\\example.com",
+            "/\t/example.com",
+            "\n//example.com",
+            "/\r\nSet-Cookie: a=b",
+            "/ä",
+            "account",
+            "javascript:alert(1)",
+            "",
+        ],
     )
     def test_sign_in_redirects_only_within_the_shop(self, browser: Browser, target: str) -> None:
         assert sign_in(browser(), next=target).headers["location"] == "/"
@@ -193,6 +281,7 @@ class TestShop:
         sign_in(phone)
         page = laptop.get("/account").text
         assert "Chrome on Android" in page
+        assert re.search(r"Last active\s+<time datetime=\"[^\"]+\">just now</time>", page)
         (key,) = device_keys(page)
 
         page = laptop.post(f"/account/devices/{key}/sign-out").text
@@ -299,6 +388,27 @@ class TestShop:
         headers = {"sec-fetch-site": "same-origin", "origin": HTTPS}
 
         assert "Cart (1)" in client.post("/cart/honey", headers=headers).text
+
+
+class TestUnderAPath:
+    def test_links_and_redirects_stay_there(self) -> None:
+        site = FastAPI(lifespan=login.lifespan)
+        site.mount("/shop", login.app)
+        with TestClient(site, base_url=HTTPS) as client:
+            page = client.get("/shop/").text
+            links = re.findall(r'(?:href|action)="(?!#)([^"]*)"', page)
+            assert len(links) > 10
+            assert [link for link in links if not link.startswith("/shop/")] == []
+            assert client.get("/shop/static/shop.css").status_code == 200
+            asked = client.get("/shop/orders/42?tab=2", follow_redirects=False)
+            assert asked.headers["location"] == "/shop/sign-in?next=/orders/42%3Ftab%3D2"
+            form = {"name": "demo", "password": PASSWORD, "next": "/orders/42?tab=2"}
+            signed_in = client.post("/shop/sign-in", data=form, follow_redirects=False)
+            assert signed_in.headers["location"] == "/shop/orders/42?tab=2"
+            assert client.get("/shop/account").url.path == "/shop/account"
+            missing = client.get("/shop/nothing")
+            assert missing.status_code == 404
+            assert 'href="/shop/"' in missing.text
 
 
 class TestAdministration:
