@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,10 +65,58 @@ print(json.dumps(found))
 """
 
 
-def reported(options: str) -> dict[str, list[bool]]:
-    """Whether anything was sent for each path, and whether each secret was in it."""
+OUTAGE = """
+import json, sys
+import sentry_sdk
+from fastapi import Depends
+from fastapi.testclient import TestClient
+from sentry_sdk.transport import Transport
+from fastapi_async_sessions import (
+    MemoryStore, Session, SessionInvalid, SessionTooLarge, StoreUnavailable
+)
+from tests.apps import Data, Line, make_app, make_provider
+
+sent = []
+class Kept(Transport):
+    def capture_envelope(self, envelope):
+        sent.extend(item.payload.json for item in envelope.items if item.type == "event")
+
+class Failing(MemoryStore):
+    is_down = False
+    async def load(self, key):
+        if self.is_down:
+            raise OSError
+        return await super().load(key)
+
+sentry_sdk.init(dsn="https://key@localhost/1", transport=Kept, **eval(sys.argv[1]))
+store = Failing()
+get_session = make_provider(store, max_bytes=600)
+app = make_app()
+
+@app.post("/count")
+async def count(session: Session[Data] = Depends(get_session)) -> None:
+    session.data.count += 1
+
+@app.post("/large")
+async def grow(session: Session[Data] = Depends(get_session)) -> None:
+    session.data.lines = [Line(name="x" * 1000)]
+
+found = {}
+with TestClient(app, base_url="https://testserver", raise_server_exceptions=False) as client:
+    client.post("/count")
+    for path, status in (("/large", 500), ("/count", 503), ("/count", 503), ("/count", 503)):
+        store.is_down = status == 503
+        assert client.post(path).status_code == status
+        found.setdefault(path, []).extend(each.get("logger") for each in sent)
+        sent.clear()
+print(json.dumps(found))
+"""
+
+
+def reported(options: str, program: str = PROGRAM) -> dict[str, list[Any]]:
+    """What a program found out about each of its paths."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, options],
+        [sys.executable, "-c", program, options],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -75,7 +124,7 @@ def reported(options: str) -> dict[str, list[bool]]:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, list[bool]] = json.loads(done.stdout)
+    found: dict[str, list[Any]] = json.loads(done.stdout)
     return found
 
 
@@ -94,3 +143,17 @@ def test_without_them_sentry_gets_local_variables() -> None:
     found = reported("{}")
     _, cookie, _, data, _, secret = found["/fails"]
     assert (cookie, data, secret) == (True, True, False)
+
+
+OURS = "fastapi_async_sessions"
+
+
+@pytest.mark.slow
+def test_an_outage_is_one_report_if_sentry_ignores_errors_that_are_logged() -> None:
+    """The log has each outage once, and each refused commit; by default the answers come too."""
+    by_default = reported("{}", OUTAGE)
+    ignored = reported(
+        "dict(ignore_errors=[StoreUnavailable, SessionInvalid, SessionTooLarge])", OUTAGE
+    )
+    assert by_default == {"/large": [OURS, None], "/count": [OURS, None, None, None]}
+    assert ignored == {"/large": [OURS], "/count": [OURS]}

@@ -124,11 +124,26 @@ class Program(Workers):
         return [sys.executable, str(self.directory / "program.py"), str(self.port)]
 
 
+class Configured(Workers):
+    """gunicorn, which reads the number of workers in a file."""
+
+    def _command(self) -> list[str]:
+        lines = ("workers = 2", "worker_class = 'uvicorn_worker.UvicornWorker'")
+        (self.directory / "gunicorn.conf.py").write_text("\n".join(lines))
+        bind = f"127.0.0.1:{self.port}"
+        command = [sys.executable, "-m", "gunicorn", "--bind", bind, "--pythonpath"]
+        return [*command, str(self.directory), "program:app", "-c", "gunicorn.conf.py"]
+
+
 @pytest.mark.slow
-def test_workers_that_a_program_starts_are_noticed(tmp_path: Path) -> None:
-    """``uvicorn.run(workers=2)`` leaves no trace in the command line."""
+@pytest.mark.parametrize("kind", [Program, Configured])
+def test_workers_that_leave_no_trace_in_the_command_line_are_noticed(
+    kind: type[Workers], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of ``uvicorn.run(workers=2)``, and those of gunicorn's configuration file."""
     (tmp_path / "program.py").write_text(PROGRAM)
-    server = Program(tmp_path, "program:app", under="uvicorn")
+    monkeypatch.chdir(tmp_path)
+    server = kind(tmp_path, "program:app", under="uvicorn")
     server.start()
     try:
         until(lambda: "each of the 2 workers" in server.log, within=120, what="the hint")

@@ -68,7 +68,9 @@ def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
             def now(cls, tz: Any = None) -> datetime:
                 return datetime.now(tz) + by
 
+        later, now = round(by.total_seconds() * 1e9), time.time_ns
         monkeypatch.setattr("fastapi_async_sessions.lifetime.datetime", LaterDatetime)
+        monkeypatch.setattr("time.time_ns", lambda: now() + later)
 
     return pass_time
 
