@@ -138,11 +138,10 @@ class Configured(Workers):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [Program, Configured])
 def test_workers_that_leave_no_trace_in_the_command_line_are_noticed(
-    kind: type[Workers], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[Workers], tmp_path: Path
 ) -> None:
     """Those of ``uvicorn.run(workers=2)``, and those of gunicorn's configuration file."""
     (tmp_path / "program.py").write_text(PROGRAM)
-    monkeypatch.chdir(tmp_path)
     server = kind(tmp_path, "program:app", under="uvicorn")
     server.start()
     try:
