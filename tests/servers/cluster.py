@@ -92,7 +92,7 @@ class RedisCluster:
         """A replica has become a master, and every node that is up knows it."""
         node = self.nodes[number]
         until(lambda: is_master(node), within=_READY_WITHIN, what=f"node {number} is a master")
-        running = [other for other in self.nodes if other.is_running]
+        running = [each for each in self.nodes if each.is_running and not each.is_paused]
         until(
             lambda: all(_has_all_slots(each) and _follows(each, node) for each in running),
             within=_READY_WITHIN,

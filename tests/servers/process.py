@@ -31,6 +31,7 @@ class ServerProcess(ABC):
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._process: subprocess.Popen[bytes] | None = None
+        self.is_paused = False
 
     @abstractmethod
     def _command(self) -> list[str]:
@@ -77,7 +78,7 @@ class ServerProcess(ABC):
         """Ask it to end, and wait; it may have been paused or killed before."""
         if self._process is None:
             return
-        self._process.send_signal(signal.SIGCONT)
+        self.resume()
         self._process.send_signal(self.stop_signal)
         try:
             self._process.wait(_STOP_WITHIN)
@@ -99,9 +100,11 @@ class ServerProcess(ABC):
     def pause(self) -> None:
         """Let it hang: connections stay open, nothing is answered."""
         self._running().send_signal(signal.SIGSTOP)
+        self.is_paused = True
 
     def resume(self) -> None:
         self._running().send_signal(signal.SIGCONT)
+        self.is_paused = False
 
     def _running(self) -> "subprocess.Popen[bytes]":
         assert self._process is not None, f"{self} was not started"
