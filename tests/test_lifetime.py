@@ -253,6 +253,22 @@ async def test_a_request_may_renew_the_session_that_it_has_extended(clock):
     assert not await is_alive(browser(app, before))
 
 
+async def test_a_long_request_extends_the_session_that_it_has_changed(clock):
+    """With the data that it has stored before."""
+    app = make_site(clock, lifetime=Lifetime(HOUR, DAY))
+
+    @app.post("/commit-and-stay")
+    async def commit_and_stay(session: Annotated[Session[Data], app.state.session]) -> None:
+        session.data.count += 1
+        await session.commit()
+        clock.advance(30 * MINUTE)
+
+    client = browser(app)
+    assert (await client.post("/commit-and-stay")).status_code == 200
+    clock.advance(45 * MINUTE)
+    assert (await client.get("/")).json()["count"] == 1
+
+
 async def test_a_change_before_an_extension_is_due_does_not_extend(clock):
     """A change follows the same rule as a read, and does not move the end."""
     client = browser(make_site(clock, lifetime=Lifetime(HOUR, DAY)))
