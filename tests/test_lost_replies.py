@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from fastapi import Depends
@@ -168,6 +168,49 @@ async def test_an_own_write_that_was_sent_twice_adds_nothing_twice(
     assert (answer.cookie is not None) is renews
     assert shop.store.saves == 1 + others  # the end of the request finds nothing left to save
     assert await shop.stored() == (1 + others, ["ours", *["theirs"] * others])
+
+
+async def test_a_change_that_is_made_while_a_reply_is_lost_is_kept(shop: Shop) -> None:
+    """Another task of the request makes it, and the next commit stores it."""
+
+    async def route(session: Any) -> None:
+        async def make_it() -> None:
+            count(session, "late")
+
+        count(session)
+        shop.store.meanwhile = [shop.another, make_it]
+        await session.commit()
+        assert session.data.lines == ["ours", "theirs", "late"]
+
+    assert (await shop.client.request(route)).is_ok
+    assert await shop.stored() == (3, ["ours", "theirs", "late"])
+
+
+class Old(Counted):
+    theme: Literal["light"] = "light"
+
+
+class New(Counted):
+    theme: str = "light"
+
+
+async def test_what_a_release_cannot_read_stays_after_a_lost_reply(shop: Shop) -> None:
+    """Also when the request commits again."""
+    old, new = (
+        provider_without_timeouts(SpyStore(shop.store), shop.clock, model) for model in (Old, New)
+    )
+    async with new.open(shop.key) as session:
+        session.data.theme = "dark"
+
+    async def route(session: Any) -> None:
+        count(session)
+        shop.store.meanwhile = [shop.another]
+        await session.commit()
+        count(session)
+
+    assert (await Client(old, shop.client.cookie).request(route)).is_ok
+    async with new.open(shop.key) as session:
+        assert (session.data.theme, session.data.count) == ("dark", 3)
 
 
 async def test_a_process_remembers_more_of_its_own_writes_than_a_version_names(
