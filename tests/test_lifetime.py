@@ -269,6 +269,27 @@ async def test_a_long_request_extends_the_session_that_it_has_changed(clock):
     assert (await client.get("/")).json()["count"] == 1
 
 
+@pytest.mark.parametrize("signs_in", [False, True])
+async def test_a_session_that_ends_while_its_route_runs_is_not_revived(store, clock, signs_in):
+    """Its change is dropped with it; a sign-in begins a new session."""
+    app = make_site(clock, store, lifetime=Lifetime(HOUR, DAY))
+
+    @app.post("/slow")
+    async def slow(session: Annotated[Session[Data], app.state.session]) -> None:
+        session.data.count += 1
+        clock.advance(timedelta(seconds=1))
+        if signs_in:
+            session.renew(subject="42")
+
+    client = browser(app)
+    await client.post("/change")
+    clock.advance(HOUR - timedelta(seconds=1))
+    response = await client.post("/slow")
+    assert response.status_code == 200
+    assert (set_cookie_kind(response) is not None) is signs_in
+    assert await is_alive(client) is signs_in
+
+
 async def test_a_change_before_an_extension_is_due_does_not_extend(clock):
     """A change follows the same rule as a read, and does not move the end."""
     client = browser(make_site(clock, lifetime=Lifetime(HOUR, DAY)))
