@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -635,6 +636,15 @@ async def test_a_change_made_while_a_commit_is_merging_is_kept(
     data = await client.data()
     assert [line.name for line in data.lines] == ["theirs", "ours", "late"]
     assert data.note == "meanwhile"
+
+
+def test_a_commit_that_comes_too_late_tries_again_after_longer_and_longer_pauses() -> None:
+    """Three times at once, and then for as long as it has time, up to 0.2 seconds apart."""
+    at_once, later = [0.0] * 3, [min(0.005 * 2**number, 0.2) for number in range(97)]
+    pauses = list(islice(commit._pauses(), 100))
+    assert pauses[:3] == at_once
+    assert all(0 <= pause <= limit for pause, limit in zip(pauses[3:], later, strict=True))
+    assert len(set(pauses)) > 2
 
 
 async def test_a_commit_that_always_comes_too_late_is_a_409(
