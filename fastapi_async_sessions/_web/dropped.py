@@ -7,13 +7,13 @@ from ipaddress import ip_address
 from starlette.types import Scope
 
 from ..events import logger
-from .headers import Header
+from .headers import RawHeader
 
 _TEST_HOSTS = {"testserver", "test"}  # of TestClient, and of async tests in FastAPI's docs
 _told: set[str] = set()
 
 
-def warn_of_lost_cookies(scope: Scope, headers: Iterable[Header]) -> None:
+def warn_of_lost_cookies(scope: Scope, headers: Iterable[RawHeader]) -> None:
     """Warn if a response sets a ``Secure`` cookie that its client does not keep."""
     # both keys are optional in ASGI
     if scope.get("scheme", "http") != "http":
@@ -37,7 +37,7 @@ def warn_of_lost_cookies(scope: Scope, headers: Iterable[Header]) -> None:
         )
 
 
-def _insecure_origin(headers: Iterable[Header]) -> str | None:
+def _insecure_origin(headers: Iterable[RawHeader]) -> str | None:
     """Return the origin of a page of ours that was loaded over plain HTTP, if this is certain.
 
     Behind a proxy that terminates TLS, browsers send an origin with ``https``. Most of them keep

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Sequence
 
 from .cookies import Cookie
 
-Header = tuple[bytes, bytes]
+RawHeader = tuple[bytes, bytes]
 
 
-def vary_by_cookie(headers: Iterable[Header]) -> list[Header]:
+def vary_by_cookie(headers: Iterable[RawHeader]) -> list[RawHeader]:
     """Add ``Vary: Cookie``, so that no cache serves one visitor's page to another
     (CVE-2023-30861)."""
     varies: list[bytes] = []
-    others: list[Header] = []
+    others: list[RawHeader] = []
     for header in headers:
         if header[0].lower() == b"vary":
             varies += filter(None, map(bytes.strip, header[1].split(b",")))
@@ -23,7 +23,7 @@ def vary_by_cookie(headers: Iterable[Header]) -> list[Header]:
     return [*others, (b"vary", b", ".join(varies))]
 
 
-def cache_privately(headers: Sequence[Header], *, is_signed_in: bool) -> list[Header]:
+def cache_privately(headers: Sequence[RawHeader], *, is_signed_in: bool) -> list[RawHeader]:
     """Keep a response that read a session out of shared caches, if its route says nothing.
 
     While a user is signed in no cache stores it, so that after the sign-out the browser's Back
@@ -41,12 +41,12 @@ def cache_privately(headers: Sequence[Header], *, is_signed_in: bool) -> list[He
     return [*others, (b"cache-control", b", ".join(directives))]
 
 
-def set_cookie(headers: Iterable[Header], cookie: Cookie, value: bytes) -> list[Header]:
+def set_cookie(headers: Iterable[RawHeader], cookie: Cookie, value: bytes) -> list[RawHeader]:
     """Set a cookie, replacing any of the same name that the route set, and forbid caching."""
     kept = [header for header in headers if not _is_replaced(header, cookie)]
     return [*kept, (b"set-cookie", value), (b"cache-control", b"no-store")]
 
 
-def _is_replaced(header: Header, cookie: Cookie) -> bool:
+def _is_replaced(header: RawHeader, cookie: Cookie) -> bool:
     name, value = header[0].lower(), header[1]
     return name == b"cache-control" or (name == b"set-cookie" and cookie.is_set_by(value))

@@ -12,7 +12,7 @@ from .._core.state import CookieAction, SessionState
 from ..errors import ConfigurationError
 from .cookies import Cookie
 from .dropped import warn_of_lost_cookies
-from .headers import Header, cache_privately, set_cookie, vary_by_cookie
+from .headers import RawHeader, cache_privately, set_cookie, vary_by_cookie
 from .verifier import CookieVerifier
 
 SCOPE_KEY = "fastapi_async_sessions.jar"
@@ -122,7 +122,7 @@ class Jar:
 
         return send_with_headers
 
-    def add_headers(self, headers: Iterable[Header]) -> list[Header]:
+    def add_headers(self, headers: Iterable[RawHeader]) -> list[RawHeader]:
         """Return a response's headers with those of the sessions added."""
         added = vary_by_cookie(headers)
         for entry in self.entries.values():

@@ -2,9 +2,10 @@
 
 from typing import Any, ClassVar
 
-from starlette._exception_handler import wrap_app_handling_exceptions
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection, Request
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketState
@@ -125,13 +126,17 @@ async def _respond(error: Exception, scope: Scope, receive: Receive, send: Send)
     async def fail(*_: object) -> None:
         raise error
 
-    try:
-        await wrap_app_handling_exceptions(fail, Request(scope))(scope, receive, send)
-    except HTTPException as unhandled:
-        if unhandled is not error:
-            raise
-        body = {"detail": unhandled.detail}
-        await JSONResponse(body, unhandled.status_code, unhandled.headers)(scope, receive, send)
+    app = scope.get("app")
+    if isinstance(app, Starlette):
+        # as Starlette itself does: its outermost middleware has the handlers of these two
+        given = app.exception_handlers.items()
+        handlers = {kind: handler for kind, handler in given if kind not in (500, Exception)}
+        await ExceptionMiddleware(fail, handlers)(scope, receive, send)
+    elif isinstance(error, HTTPException):
+        body = {"detail": error.detail}
+        await JSONResponse(body, error.status_code, error.headers)(scope, receive, send)
+    else:
+        raise error
 
 
 async def _serve_websocket(
