@@ -8,11 +8,12 @@ from datetime import timedelta
 from inspect import isawaitable
 from typing import Any
 
-from ..records import Record, new_version
+from ..records import MAX_BODY_BYTES, Record, new_version
 from ..stores.base import Store
 from .clock import FrozenClock
 
 _LIFETIME = timedelta(hours=1)
+_LONGEST = timedelta(days=36525)  # what a Lifetime may be
 _TICK = timedelta(milliseconds=1)
 _MINUTE = timedelta(minutes=1)
 _CROWD = 50
@@ -81,8 +82,9 @@ class StoreContract:
 
     @_behaviour
     async def test_a_body_may_be_any_bytes(self, store: Store, clock: FrozenClock) -> None:
-        """Empty, every byte value, line ends, bytes that are not text, 64 kB."""
+        """Empty, every byte value, line ends, bytes that are not text, 64 kB, and the largest."""
         bodies = [b"", b"\x00", bytes(range(256)), b"\r\n\n\\x00'\"{}", b" pad ", b"\xff" * 65536]
+        bodies.append(b"\x80" * MAX_BODY_BYTES)
         for body in bodies:
             key = _key()
             await store.create(key, _record(clock, body=body))
@@ -94,10 +96,10 @@ class StoreContract:
     async def test_an_expiry_is_kept_to_the_microsecond(
         self, store: Store, clock: FrozenClock
     ) -> None:
-        """It is loaded as an aware datetime that equals the one stored."""
-        for microsecond in (0, 1, 999_999):
+        """It is loaded as an aware datetime that equals the one stored, up to a hundred years."""
+        for microsecond, life in ((0, _LIFETIME), (1, _LIFETIME), (999_999, _LONGEST)):
             key = _key()
-            expires_at = (clock() + _LIFETIME).replace(microsecond=microsecond)
+            expires_at = (clock() + life).replace(microsecond=microsecond)
             await store.create(key, replace(_record(clock), expires_at=expires_at))
             loaded = _existing(await store.load(key)).expires_at
             _expect(loaded.utcoffset(), timedelta(0), "the UTC offset of expires_at")
@@ -530,13 +532,13 @@ class StoreContract:
 
     @_behaviour
     async def test_an_owner_may_be_any_text(self, store: Store, clock: FrozenClock) -> None:
-        """Spaces, line ends, quotes, wildcards, other scripts, case, hundreds of characters."""
+        """Spaces, line ends, quotes, wildcards, other scripts, case, and up to 400 characters."""
         _skip_without("find", store)
         salt = secrets.token_hex(4)
         odd = (
             *("a b", "a\nb", "a:b", "a/b?c=d&e#f", "../..", "%2e", "*", "_", "'\";--", "{a}", "-"),
             *("pad", " pad", "pad ", "Ada", "ada", "ÅÄÖ ✓ 日本語 🎈", "e\u0301", "\u00e9"),
-            *("x" * 311, "x" * 312, "日" * 312),
+            *("x" * 391, "x" * 392, "日" * 392),
         )
         owners = [salt + text for text in odd] + [text + salt for text in odd]
         keys: dict[str, str] = {}

@@ -57,7 +57,7 @@ def workers(request, tmp_path_factory):
 
 @pytest.mark.debian("nginx")
 class TestBehindNginx(StoreContract):
-    """As nginx is configured for any application."""
+    """As nginx is configured for any application, but for the largest session."""
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
@@ -65,7 +65,8 @@ class TestBehindNginx(StoreContract):
         cls.clock = FrozenClock()
         backing = MemoryStore(clock=lambda: cls.clock())
         with serve(session_service(backing, token=TOKEN)) as url:
-            nginx = Nginx(tmp_path_factory.mktemp("nginx"), urlsplit(url).port)
+            directory = tmp_path_factory.mktemp("nginx")
+            nginx = Nginx(directory, urlsplit(url).port, body_limit="2m")
             try:
                 cls.url = nginx.start().url
                 yield
