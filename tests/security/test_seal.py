@@ -21,10 +21,10 @@ from fastapi_async_sessions import (
 from fastapi_async_sessions._core.encryption import Encryption
 from fastapi_async_sessions._core.header import Header
 from fastapi_async_sessions._core.repository import Absent
-from fastapi_async_sessions.records import new_version
+from fastapi_async_sessions.records import MAX_BODY_BYTES, new_version
 from fastapi_async_sessions.testing import FrozenClock
 
-from ..apps import OLDER_SECRET, SECRET, make_provider
+from ..apps import OLDER_SECRET, SECRET, make_provider, with_json
 from ..doubles import SpyStore, StoreCall
 from ..races import Client, opened_store
 
@@ -148,6 +148,33 @@ async def test_only_a_seal_of_the_same_provider_and_secret_fits(
         made = other.repository.new_record(key, header, b"{}", None)
         await put(memory, key, made)
         await assert_corrupt(provider, client, key, events)
+
+
+@each_kind
+async def test_a_record_larger_than_any_is_not_read_though_its_seal_fits(
+    memory: SpyStore, clock: FrozenClock, events: list[SessionEvent], encrypt: bool
+) -> None:
+    """A megabyte is the most that a provider writes, so nothing larger costs a pass over it."""
+    provider = make_provider(
+        memory,
+        Notes,
+        clock=clock,
+        on_event=events.append,
+        encrypt=encrypt,
+        max_bytes=MAX_BODY_BYTES,
+    )
+    client, key, record = await stored_session(provider)
+    largest = with_json(provider, key, record, b'{"text":""}')
+    room = MAX_BODY_BYTES - len(largest.body)
+    for spaces in (room, room + 1):
+        padded = with_json(provider, key, record, b'{"text":""}' + b" " * spaces)
+        assert len(padded.body) == MAX_BODY_BYTES - room + spaces
+        await put(memory, key, padded)
+        if spaces == room:
+            assert await client.is_live()
+        else:
+            events.clear()
+            await assert_corrupt(provider, client, key, events)
 
 
 async def test_an_older_record_of_the_same_session_fits(
