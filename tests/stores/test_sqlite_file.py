@@ -101,7 +101,7 @@ async def check(store, **options):
 async def test_another_writer_is_named(path):
     """It holds the one lock that a file has, and the reason of a call that timed out says so."""
     async with opened(path) as store:
-        with writing(path), pytest.raises(StoreUnavailable, match="a file of their own"):
+        with writing(path), pytest.raises(StoreUnavailable, match="a separate file"):
             await check(store, store_timeout=SHORT)
         await check(store)
 
@@ -109,7 +109,7 @@ async def test_another_writer_is_named(path):
 async def test_another_writer_is_named_on_an_engine_of_the_application(path):
     """Its busy timeout is the application's: five seconds, where it says nothing."""
     async with on_an_engine(path) as (store, _):
-        with writing(path), pytest.raises(StoreUnavailable, match="a file of their own"):
+        with writing(path), pytest.raises(StoreUnavailable, match="a separate file"):
             await check(store, store_timeout=SHORT)
 
 
