@@ -337,6 +337,39 @@ async def test_where_an_error_names_no_place_each_field_is_tried_alone(shops: Sh
     assert await stored_json(shops, key) == {"name": "ADA", "other": 4}
 
 
+class Range(BaseModel):
+    theme: Literal["light"] = "light"
+    low: int = 0
+    high: int = 10
+    count: int = 0
+
+    @model_validator(mode="after")
+    def check(self) -> "Range":
+        if self.low > self.high:
+            raise ValueError("empty")
+        return self
+
+
+async def test_errors_that_show_one_after_another_are_all_found(shops: Shops) -> None:
+    """The whole is checked only where each field is valid."""
+
+    class Unchecked(BaseModel):
+        theme: str = "light"
+        low: int = 0
+        high: int = 10
+        count: int = 0
+
+    key = await shops.begin(Unchecked(theme="blue", low=20, high=5))
+    async with shops.provider(Range).open(key) as session:
+        assert session.data == Range(high=5)
+        session.data.count = 1
+    stored = Unchecked(theme="blue", low=20, high=5, count=1).model_dump()
+    assert await stored_json(shops, key) == stored
+    async with shops.provider(Range).open(key) as session:
+        session.data.theme = "light"
+    assert await stored_json(shops, key) == {**stored, "theme": "light"}
+
+
 class Numbers(RootModel[dict[str, int]]):
     root: dict[str, int] = {}
 
@@ -351,6 +384,24 @@ async def test_a_root_model_falls_back_as_a_whole(shops: Shops) -> None:
     async with shops.provider(Numbers).open(key) as session:
         assert session.data == Numbers({})
     assert await stored_json(shops, key) == {"a": "x"}
+
+
+class Digits(RootModel[list[int]]):
+    root: list[int] = []
+
+
+class Words(RootModel[list[str]]):
+    root: list[str] = []
+
+
+async def test_so_does_one_whose_json_is_no_object(shops: Shops) -> None:
+    """The session lives on, and an assigned value replaces what is stored."""
+    key = await shops.begin(Words(["x"]))
+    for digits in ([], [1]):
+        async with shops.provider(Digits).open(key) as session:
+            assert (session.subject, session.data) == ("ada", Digits([]))
+            session.data.root.extend(digits)
+        assert await stored_json(shops, key) == (digits or ["x"])
 
 
 def test_a_part_whose_holder_is_gone_is_neither_restored_nor_removed() -> None:
