@@ -20,7 +20,7 @@ class Store(ABC):
     any verb. Every verb raises ``StoreUnavailable`` when it cannot know what happened;
     ``translate_errors`` keeps the driver's own error out of it. A verb that is cancelled may say
     what it was waiting for, with ``add_note`` on the ``CancelledError``: if it was a provider's
-    timeout, the reason repeats that note, so it must not hold a value or an address.
+    timeout, the reason repeats that note, so it must not hold a value or a password.
     """
 
     @abstractmethod

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address
 from typing import TypeVar
@@ -159,13 +160,20 @@ class HTTPStore(Store):
         limit: int = _MAX_SESSION,
         within: timedelta | None = None,
     ) -> "_Reply":
+        # the rest of the path is a key or an owner
+        call = f"{method} /{re.split('[/?]', path)[1]} at {self._base_url.host}"
+        seconds = (within or self._timeout).total_seconds()
         # An httpx error holds the request, and the request holds the token.
-        with translate_errors(_unavailable):
-            # one timeout for all of it: connecting, a slow answer, a second attempt
-            async with asyncio.timeout((within or self._timeout).total_seconds()):
-                client = self._clients.here()
-                request = client.build_request(method, path, headers=headers, content=content)
-                return _checked(await _exchange(client, request, limit))
+        with translate_errors(partial(_unavailable, call, seconds)):
+            try:
+                # one timeout for all of it: connecting, a slow answer, a second attempt
+                async with asyncio.timeout(seconds):
+                    client = self._clients.here()
+                    request = client.build_request(method, path, headers=headers, content=content)
+                    return _checked(await _exchange(client, request, limit))
+            except asyncio.CancelledError as error:
+                error.add_note(call)
+                raise
 
     def _make_client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -254,13 +262,15 @@ def _not_sessions(_: Exception) -> StoreUnavailable:
     return StoreUnavailable("the session service answered with something other than sessions")
 
 
-def _unavailable(error: Exception) -> StoreUnavailable:
-    """Name what failed, without its text, which may repeat an address or a header."""
+def _unavailable(call: str, seconds: float, error: Exception) -> StoreUnavailable:
+    """Name the call and what failed, without the error's text, which may repeat a header."""
+    if isinstance(error, TimeoutError):
+        return StoreUnavailable(f"{call} took longer than {seconds:g} seconds")
     cause = error
     while isinstance(inner := cause.__cause__ or cause.__context__, Exception):
         cause = inner
     names = dict.fromkeys((type(error).__name__, type(cause).__name__))
-    return StoreUnavailable(f"the session service could not be reached: {', '.join(names)}")
+    return StoreUnavailable(f"{call} failed: {', '.join(names)}")
 
 
 def _path(key: str) -> str:

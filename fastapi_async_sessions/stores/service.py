@@ -228,7 +228,8 @@ async def _purge(store: _Store) -> Response:
 async def _answer_unavailable(_: Request, error: StoreUnavailable) -> Response:
     """Pass on why the store failed: it is looked for in the log of the application."""
     content = UNAVAILABLE.dump_json(Unavailable(reason=error.reason[:1000]))
-    return _answer(503, content, {"Retry-After": str(error.retry_after)})
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    return _answer(503, content, headers)
 
 
 def _answer_count(count: int) -> Response:
