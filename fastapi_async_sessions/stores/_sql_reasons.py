@@ -40,8 +40,8 @@ _HINTS = {
     "42P05": _POOLER,
     "53100": "the disk of the server is full",
     "53300": (
-        "the server has no connection left: its max_connections must allow ten for each "
-        "process, and those of its other clients"
+        "no connection is left: max_connections of the server, and a CONNECTION LIMIT of the role "
+        "or the database, must allow ten for each process, and those of other clients"
     ),
     "55P03": "a lock on the table was held for longer than the server's lock_timeout",
     "57014": (

@@ -108,6 +108,67 @@ async def test_a_server_without_a_free_connection_is_named(start_postgres):
     await store.aclose()
 
 
+async def test_a_role_without_a_free_connection_is_named(
+    postgres_server, postgres_url, postgres_role
+):
+    """The limit may be the role's own."""
+    postgres_server.execute(f"ALTER ROLE {postgres_role} CONNECTION LIMIT 0")
+    store = SQLStore.from_url(postgres_server.url_for(postgres_role))
+    with pytest.raises(StoreUnavailable, match=r"53300: no connection is left.*CONNECTION LIMIT"):
+        await store.open()
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("driver", "reason"),
+    [
+        ("asyncpg", "InvalidPasswordError 28P01: the server refuses the user or the password"),
+        # libpq tells a program no code of a connection that failed
+        (
+            "psycopg",
+            "OperationalError: the server cannot be reached, or it refuses the user, password or "
+            "database",
+        ),
+    ],
+)
+async def test_a_refused_password_is_named(start_postgres, driver, reason):
+    """The reason does not show it, and nor does it show the right one."""
+    server = start_postgres()
+    server.execute(
+        "CREATE ROLE ada LOGIN PASSWORD 'correct-pa55word'",
+        "GRANT CREATE, USAGE ON SCHEMA public TO ada",
+    )
+    access = server.data / "pg_hba.conf"
+    access.write_text(f"host all ada 127.0.0.1/32 scram-sha-256\n{access.read_text()}")
+    server.restart()
+    urls = [server.url_for(f"ada:{word}-pa55word", driver=driver) for word in ("wrong", "correct")]
+    refused, accepted = (SQLStore.from_url(url, create_table=True) for url in urls)
+    await accepted.open()
+    with pytest.raises(StoreUnavailable) as raised:
+        await refused.open()
+    assert raised.value.reason == reason
+    for store in (refused, accepted):
+        await store.aclose()
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_full_disk_of_the_server_is_named(postgres_server, postgres_url, driver):
+    """The server answers as it does when the disk is full."""
+    store = SQLStore.from_url(postgres_server.url_for("postgres", driver=driver), create_table=True)
+    await store.open()
+    postgres_server.execute(
+        """
+        CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            RAISE 'could not extend file' USING ERRCODE = 'disk_full';
+        END $$
+        """,
+        "CREATE TRIGGER fill BEFORE INSERT ON sessions FOR EACH ROW EXECUTE FUNCTION fill()",
+    )
+    with pytest.raises(StoreUnavailable, match="53100: the disk of the server is full"):
+        await store.open()
+    await store.aclose()
+
+
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 async def test_a_pool_whose_connections_are_all_in_use_is_named(
     postgres_server, postgres_url, driver

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import secrets
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from fastapi_async_sessions.errors import StoreUnavailable
 from fastapi_async_sessions.records import Record, new_version
+from fastapi_async_sessions.stores import _sql_engine
 from fastapi_async_sessions.stores.sql import SQLStore
 from tests.apps import make_provider
 from tests.stores.processes import run_crowds
@@ -204,6 +206,91 @@ async def test_a_file_that_cannot_be_used_is_named(path, content, reason):
     store = SQLStore.from_url(url)
     with pytest.raises(StoreUnavailable, match=reason):
         await store.open()
+    await store.aclose()
+
+
+async def test_a_damaged_file_is_named(path):
+    """Its first page is whole, so that SQLite takes it for a database."""
+    async with opened(path) as store:
+        for number in range(100):
+            await store.create(f"{number:064x}", a_record())
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (size - 4096))
+    store = SQLStore.from_url(f"sqlite+aiosqlite:///{path}")
+    with pytest.raises(StoreUnavailable, match=r"SQLITE_CORRUPT.*: the SQLite file is damaged"):
+        await store.open()
+    await store.aclose()
+
+
+# as a disk that fails: the system refuses to write beyond 64 KiB of any file of the process
+FAILING_DISK = """
+import asyncio, resource, sys
+from datetime import UTC, datetime, timedelta
+from fastapi_async_sessions import Record, StoreUnavailable
+from fastapi_async_sessions.stores.sql import SQLStore
+
+async def main():
+    store = SQLStore.from_url(f"sqlite+aiosqlite:///{sys.argv[1]}", create_table=True)
+    await store.open()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))
+    record = Record(bytes(20_000), "1", None, datetime.now(UTC) + timedelta(hours=1))
+    try:
+        for number in range(100):
+            await store.create(f"{number:064x}", record)
+    except StoreUnavailable as error:
+        print(error.reason)
+    await store.aclose()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_disk_that_fails_is_named(path):
+    """SQLite has one code for what a disk may do wrong, apart from being full."""
+    program = [sys.executable, "-c", FAILING_DISK, str(path)]
+    done = subprocess.run(program, capture_output=True, text=True, check=True, timeout=300)
+    reason = r"OperationalError SQLITE_IOERR\w*: the disk of the SQLite file fails, or is full\n"
+    assert re.fullmatch(reason, done.stdout)
+
+
+@contextmanager
+def locked(path):
+    """Another connection opens the new file at the same moment, and has its lock."""
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield other
+
+
+async def test_a_new_file_whose_lock_another_has_is_tried_again(path, monkeypatch):
+    """SQLite does not wait for the lock that it needs for WAL."""
+    pauses = []
+
+    def pause(sleep):
+        sleep.close()
+        pauses.append(sleep)
+        other.execute("COMMIT")
+
+    monkeypatch.setattr(_sql_engine, "await_only", pause)
+    with locked(path) as other:
+        # without a timeout of SQLite's, so that each try fails at once
+        store = SQLStore.from_url(f"sqlite+aiosqlite:///{path}?timeout=0", create_table=True)
+        await store.open()
+        assert len(pauses) == 1
+        assert other.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
+    await store.aclose()
+
+
+async def test_a_new_file_whose_lock_another_keeps_is_named(path, monkeypatch):
+    """The store does not wait for ever, and no thread of a connection is left behind."""
+    monkeypatch.setattr(_sql_engine, "_WAL_SECONDS", -1)
+    store = SQLStore.from_url(f"sqlite+aiosqlite:///{path}?timeout=0", create_table=True)
+    async with new_threads_end():
+        with locked(path), pytest.raises(StoreUnavailable, match="a file of their own"):
+            await store.open()
+    await store.open()
     await store.aclose()
 
 
