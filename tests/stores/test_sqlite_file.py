@@ -288,7 +288,7 @@ async def test_a_new_file_whose_lock_another_keeps_is_named(path, monkeypatch):
     monkeypatch.setattr(_sql_engine, "_WAL_SECONDS", -1)
     store = SQLStore.from_url(f"sqlite+aiosqlite:///{path}?timeout=0", create_table=True)
     async with new_threads_end():
-        with locked(path), pytest.raises(StoreUnavailable, match="a file of their own"):
+        with locked(path), pytest.raises(StoreUnavailable, match="a separate file"):
             await store.open()
     await store.open()
     await store.aclose()
