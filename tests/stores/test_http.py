@@ -510,6 +510,7 @@ async def test_a_call_to_a_silent_service_times_out(service):
         assert raised.value.reason == "GET /sessions at 127.0.0.1 took longer than 0.5 seconds"
         assert asyncio.get_running_loop().time() - started < 10
         proxy.resume()
+        store._timeout = timedelta(minutes=1)  # a busy machine may need more than half a second
         assert await store.load(KEY) is None
 
 
