@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from typing import Generic, NamedTuple, TypeVar
+from weakref import ref
 
 _Client = TypeVar("_Client")
 
@@ -22,13 +23,21 @@ class PerLoop(Generic[_Client]):
     that ends finishes the asynchronous generators that began in it (``shutdown_asyncgens``):
     ``asyncio.run()`` sees to that, and so do anyio, uvloop, servers and test clients. One of them
     closes the client here. What a loop leaves behind that was closed without it is dropped.
+
+    The garbage collector finishes a generator as well, when the store is no longer used. That closes
+    the client only if it is ``ours``: one of the application's may still be in use elsewhere.
     """
 
     def __init__(
-        self, make: Callable[[], _Client], close: Callable[[_Client], Awaitable[object]]
+        self,
+        make: Callable[[], _Client],
+        close: Callable[[_Client], Awaitable[object]],
+        *,
+        ours: bool = True,
     ) -> None:
         self._make = make
         self._close = close
+        self._is_ours = ours
         self._held: dict[asyncio.AbstractEventLoop, _Held[_Client]] = {}
 
     def here(self) -> _Client:
@@ -58,10 +67,12 @@ class PerLoop(Generic[_Client]):
     async def _closed_at_the_end(
         self, loop: asyncio.AbstractEventLoop, client: _Client
     ) -> AsyncGenerator[None]:
+        used = ref(self)  # cleared before the garbage collector finishes this generator
         try:
             yield
         finally:
             self._held.pop(loop, None)
-            with suppress(Exception):
-                async with asyncio.timeout(_CLOSE_SECONDS):
-                    await self._close(client)
+            if self._is_ours or used() is not None:
+                with suppress(Exception):
+                    async with asyncio.timeout(_CLOSE_SECONDS):
+                        await self._close(client)

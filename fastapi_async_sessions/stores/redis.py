@@ -310,7 +310,7 @@ class _BatchingClient:
         self.observer: Callable[[int], None] | None = None
         self._owns_clients = make is not None
         self._make: Callable[[], Redis | RedisCluster] = make or (lambda: client)
-        self._loops = PerLoop(self._begin, self._end)
+        self._loops = PerLoop(self._begin, self._end, ours=self._owns_clients)
 
     async def get(self, name: str) -> bytes | None:
         if not self.is_cluster:

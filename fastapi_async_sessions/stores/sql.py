@@ -106,7 +106,7 @@ class SQLStore(Store):
     ) -> None:
         self.table = _table(table_name)
         self._dialect = checked_engine(engine).dialect.name
-        self._engines = PerLoop(lambda: engine, self._close)
+        self._engines = PerLoop(lambda: engine, self._close, ours=False)
         self._owns_engines = False
         if not isinstance(create_table, bool):
             raise ConfigurationError("SQLStore(create_table=...) takes True or False")

@@ -363,3 +363,31 @@ def test_the_clients_of_closed_loops_are_forgotten(clients: Any) -> None:
         loop.run_until_complete(run())
         loop.close()
     assert len(clients._held) == 1
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_a_store_that_is_no_longer_used_closes_only_a_client_of_its_own(ours: bool) -> None:
+    """The application's may be in use elsewhere in the same loop."""
+    client = Client()
+    clients = PerLoop(lambda: client, Client.aclose, ours=ours)
+    clients.here()
+    del clients
+    gc.collect()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert client.is_closed is ours
+
+
+async def test_a_store_that_is_dropped_leaves_the_connections_of_its_client(
+    redis_client: Redis,
+) -> None:
+    """A subscription of the application misses no message."""
+    async with redis_client.pubsub() as subscription:
+        await subscription.subscribe("news")
+        await RedisStore(redis_client).load("0" * 64)
+        gc.collect()
+        for _ in range(10):
+            await asyncio.sleep(0.01)
+        await redis_client.publish("news", "one")
+        received = [await subscription.get_message(timeout=10) for _ in range(2)]
+    assert [message and message["type"] for message in received] == ["subscribe", "message"]
