@@ -24,8 +24,8 @@ class PerLoop(Generic[_Client]):
     ``asyncio.run()`` sees to that, and so do anyio, uvloop, servers and test clients. One of them
     closes the client here. What a loop leaves behind that was closed without it is dropped.
 
-    The garbage collector finishes a generator as well, when the store is no longer used. That closes
-    the client only if it is ``ours``: one of the application's may still be in use elsewhere.
+    The garbage collector finishes a generator as well, when the store is no longer used. That
+    closes the client only if it is ``ours``: one of the application's may be in use elsewhere.
     """
 
     def __init__(
