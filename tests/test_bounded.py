@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -95,6 +96,22 @@ async def test_a_cancellation_from_outside_is_not_reported_as_a_timeout() -> Non
     task = asyncio.create_task(bounded(cancel_own_task, AT_ONCE).load(KEY))
     await asyncio.wait([task], timeout=WAIT_LIMIT)
     assert task.cancelled()
+
+
+@pytest.mark.parametrize("wrap", [asyncio.ensure_future, asyncio.shield])
+async def test_a_store_may_return_any_awaitable(wrap: Callable[..., Awaitable[None]]) -> None:
+    """A method that is no ``async def`` fails as one that is."""
+
+    async def fail() -> None:
+        raise OSError
+
+    class Wrapping(MemoryStore):
+        def load(self, _: str) -> Any:  # type: ignore[override]
+            return wrap(fail())
+
+    store = BoundedStore(Wrapping(), timedelta(seconds=10), Events("session", None))
+    with pytest.raises(StoreUnavailable, match="the store raised OSError"):
+        await store.load(KEY)
 
 
 @pytest.mark.parametrize(("outer", "inner"), [(AT_ONCE, NEVER), (NEVER, AT_ONCE)])

@@ -1,9 +1,9 @@
 """A wrapper around a store, with a timeout and a single kind of error for every call."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..errors import SessionError, StoreUnavailable
 from ..events import Events
@@ -47,7 +47,7 @@ class BoundedStore(Store):
     async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
         return await self._bounded(self._store.delete_owned(owner, keep=keep))
 
-    async def _bounded(self, call: Coroutine[Any, Any, _Result], key: str | None = None) -> _Result:
+    async def _bounded(self, call: Awaitable[_Result], key: str | None = None) -> _Result:
         try:
             async with asyncio.timeout(self._seconds):
                 result = await call
@@ -67,7 +67,8 @@ class BoundedStore(Store):
         except SessionError:
             raise
         except Exception as error:
-            call.close()  # which has not begun if there is no loop for it
+            if isinstance(call, Coroutine):  # a store of users may return any awaitable
+                call.close()  # which has not begun if there is no loop for it
             require_asyncio()
             # from a store that users wrote themselves: the error's text may contain a record
             reason = f"the store raised {type(error).__name__}"
