@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from uuid import UUID, uuid4
 
 import pytest
-from fastapi import Depends
+from fastapi import Depends, Request, Response
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -420,3 +420,26 @@ async def test_the_name_is_used_for_the_cookie_and_in_openapi() -> None:
     async with browser(app) as client:
         assert set_cookie_kind(await client.get("/"), "__Host-shop") == "sent"
     assert list(app.openapi()["components"]["securitySchemes"]) == ["shop"]
+
+
+async def test_the_call_of_a_derived_provider_has_its_own_parameters() -> None:
+    """FastAPI reads them from it, as from any dependency."""
+
+    class Counting(SessionProvider[Data]):
+        async def __call__(self, request: Request, response: Response) -> Session[Data]:  # type: ignore[override]
+            session = await super().__call__(request)
+            session.data.count += 1
+            response.headers["X-Count"] = str(session.data.count)
+            return session
+
+    get_session = Counting(Data, store=MemoryStore(), secret_key=SECRET)
+    app = make_app()
+
+    @app.get("/")
+    async def home(session: Annotated[Session[Data], Depends(get_session)]) -> int:
+        return session.data.count
+
+    async with browser(app) as client:
+        responses = [await client.get("/") for _ in range(2)]
+    assert [each.json() for each in responses] == [1, 2]
+    assert [each.headers["X-Count"] for each in responses] == ["1", "2"]

@@ -140,9 +140,10 @@ class SessionProvider(SessionAdmin[Model]):
         self._origin = origin if check_origin else None
         self.required: Requirement[Session[Model]] = self._requirement(_absence)
         self._signed_in: dict[timedelta | None, Requirement[SignedInSession[Model]]] = {}
-        # FastAPI reads these: the parameter, and that the dependency is async
-        self.__signature__ = _SIGNATURE
-        vars(self)["__call__"] = self._session_of
+        if type(self).__call__ is SessionProvider.__call__:  # a derived class may have its own
+            # FastAPI reads these: the parameter, and that the dependency is async
+            self.__signature__ = _SIGNATURE
+            vars(self)["__call__"] = self._session_of
         self.repository.claim_name()
 
     if TYPE_CHECKING:
