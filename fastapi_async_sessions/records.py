@@ -35,7 +35,8 @@ _MICROSECOND = timedelta(microseconds=1)
 
 def to_microseconds(moment: datetime) -> int:
     """Return the microseconds from 1970, UTC, to an aware datetime; exact, unlike a float."""
-    return (moment - _EPOCH) // _MICROSECOND
+    # not ``-``: some derived classes, such as Pendulum's, return a timedelta of their own
+    return datetime.__sub__(moment, _EPOCH) // _MICROSECOND
 
 
 def from_microseconds(count: int) -> datetime:

@@ -188,3 +188,17 @@ async def test_a_store_that_cannot_be_cleared_says_so():
 
     with pytest.raises(ConfigurationError, match=r"Shelf cannot be cleared: write clear\(\)"):
         await Shelf().clear()
+
+
+def test_a_datetime_of_a_derived_class_is_counted():
+    """The difference of two may be of a class that has no division, as with Pendulum."""
+
+    class Span(timedelta):
+        def __floordiv__(self, other):
+            raise AttributeError
+
+    class Moment(datetime):
+        def __sub__(self, other):
+            return Span(seconds=super().__sub__(other).total_seconds())
+
+    assert to_microseconds(Moment(1970, 1, 1, 0, 0, 1, tzinfo=UTC)) == 1_000_000
