@@ -11,6 +11,7 @@ from fastapi import Depends, Request, Response
 from pydantic import (
     AfterValidator,
     BaseModel,
+    ByteSize,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -370,6 +371,7 @@ AT_THE_LIMITS: list[dict[str, Any]] = [
     {"name": "x" * 64},
     {"name": "_"},
     {"max_bytes": 2**20},
+    {"max_bytes": ByteSize(2**20)},
     {"on_invalid": lambda values, error: Data()},
     {"trusted_origins": ["https://a.example", "http://localhost:8000"]},
     {"trusted_origins": ["https://127.0.0.1", "https://[2001:db8::1]:65535", "http://[::1]:1"]},

@@ -68,7 +68,7 @@ class Settings(Generic[Model]):
             "name=... takes 1 to 64 characters of A-Z a-z 0-9 _ - and must not begin with __",
         )
         require(
-            type(self.max_bytes) is int and 0 < self.max_bytes <= MAX_BODY_BYTES,
+            _is_size(self.max_bytes) and 0 < self.max_bytes <= MAX_BODY_BYTES,
             f"max_bytes=... takes a whole number of at most {MAX_BODY_BYTES}",
         )
         require(
@@ -138,6 +138,10 @@ def require(condition: bool, rule: str) -> None:
     """
     if not condition:
         raise ConfigurationError(f"SessionProvider: {rule}")
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)  # Pydantic's ByteSize is one
 
 
 def _is_plain_function(function: object, arguments: int) -> bool:
