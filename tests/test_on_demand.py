@@ -1,6 +1,7 @@
 """Data is read when a route first asks for it: what that may not change."""
 
 from datetime import timedelta
+from threading import Thread
 from typing import Annotated, Any
 
 import pytest
@@ -8,6 +9,8 @@ from fastapi import BackgroundTasks, Depends
 from pydantic import BaseModel, FutureDatetime
 
 from fastapi_async_sessions import MemoryStore, Session
+from fastapi_async_sessions._core.data import SessionData
+from fastapi_async_sessions._core.repository import Contents
 from fastapi_async_sessions.lifetime import utc_now
 from fastapi_async_sessions.testing import FrozenClock, session_cookies
 
@@ -118,3 +121,25 @@ async def test_a_stream_may_be_the_first_to_ask_for_the_data(
         assert (await client.post(f"/{change}")).status_code == 200
         assert ("after the response had begun" in caplog.text) is change
     assert seen == [7, 7]
+
+
+def test_two_threads_that_ask_first_get_one_model() -> None:
+    """A change by either of them is stored."""
+    repository = make_provider().repository
+    models: list[Data] = []
+    others: list[Thread] = []
+
+    def read() -> None:
+        models.append(data.read())
+
+    def contents() -> Contents[Data]:
+        if not others:
+            others.append(Thread(target=read))
+            others[0].start()
+            others[0].join(0.2)  # it would be done by now, if it did not wait
+        return repository.new_contents()
+
+    data = SessionData(repository.codec, contents)
+    read()
+    others[0].join()
+    assert models[0] is models[1]

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from threading import RLock
 from typing import Generic, NamedTuple
 
 from ..errors import SessionInvalid
@@ -11,6 +12,10 @@ from .merge import JSON, merge
 from .models import Model
 from .repository import Contents
 from .unread import NOTHING, Unread, fallbacks, still_unread
+
+# A route may work in several threads, which must get one model. Reentrant: a factory of a default
+# may use another session.
+_BEGINNING = RLock()
 
 
 class MergedData(NamedTuple, Generic[Model]):
@@ -64,11 +69,14 @@ class SessionData(Generic[Model]):
 
     def begin(self) -> None:
         """Get the model, unless there is one."""
-        if self._contents is not None:
-            self._model, self._base, unread = self._contents()
-            self._contents = None
-            self._dumped: bytes | None = self._base
-            self._note(unread)
+        if self._contents is None:
+            return
+        with _BEGINNING:
+            if self._contents is not None:
+                self._model, self._base, unread = self._contents()
+                self._dumped: bytes | None = self._base
+                self._note(unread)
+                self._contents = None  # the last step, because other threads do not lock to see it
 
     def _note(self, unread: Unread) -> None:
         """Remember the parts that this release cannot read, to see whether they are assigned."""
