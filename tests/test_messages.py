@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import httpx
 import pytest
@@ -330,6 +330,9 @@ def test_calling_the_provider(mistake: Callable[[Any], Any]) -> None:
         mistake(make_provider())
 
 
+Item = TypeVar("Item")
+
+
 class Other(BaseModel):
     count: int = 0
 
@@ -380,6 +383,25 @@ class Derived(Data):
 async def test_annotations_of_the_providers_model(annotation: Any) -> None:
     """A base class of the model will do, and so does an annotation that names none."""
     get_session = make_provider(model=Derived)
+    app = make_app()
+
+    @app.get("/")
+    async def home(session: annotation = Depends(get_session)) -> None: ...
+
+    async with get_session.lifespan(app):
+        pass
+
+
+class Page(BaseModel, Generic[Item]):
+    items: list[Item] = []
+
+
+@pytest.mark.parametrize(
+    "annotation", [Session[Page[int]], Session[Page[Any]], Session[Page], Session[BaseModel]]
+)
+async def test_annotations_of_a_generic_model(annotation: Any) -> None:
+    """Any will do for a parameter, as it does for a type checker."""
+    get_session = make_provider(model=Page[int])
     app = make_app()
 
     @app.get("/")

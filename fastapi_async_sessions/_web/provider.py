@@ -140,7 +140,7 @@ class SessionProvider(SessionAdmin[Model]):
         self._origin = origin if check_origin else None
         self.required: Requirement[Session[Model]] = self._requirement(_absence)
         self._signed_in: dict[timedelta | None, Requirement[SignedInSession[Model]]] = {}
-        if type(self).__call__ is SessionProvider.__call__:  # a derived class may have its own
+        if type(self).__call__ is vars(SessionProvider)["__call__"]:  # not one of a derived class
             # FastAPI reads these: the parameter, and that the dependency is async
             self.__signature__ = _SIGNATURE
             vars(self)["__call__"] = self._session_of
@@ -395,7 +395,11 @@ def _annotated_model(annotation: Any) -> type[Any] | None:
     if get_origin(annotation) not in (Session, SignedInSession):
         return None
     (model,) = get_args(annotation)
-    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return None
+    # to Pydantic a Page[int] is no Page[Any], but it is a Page
+    generic: Any = getattr(model, "__pydantic_generic_metadata__", None)
+    return generic["origin"] if generic and Any in generic["args"] else model
 
 
 def _method(connection: HTTPConnection) -> str:
