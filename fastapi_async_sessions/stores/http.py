@@ -58,7 +58,8 @@ class HTTPStore(Store):
         token: The one that the service was given, at least 32 characters.
         timeout: For a whole call; ``purge``, ``clear`` and ``count`` may take ten minutes.
         transport: An ``httpx`` transport, for a certificate of your own (``httpx.
-            AsyncHTTPTransport(verify=..., cert=...)``) or for tests (``httpx.ASGITransport``).
+            AsyncHTTPTransport(verify=..., cert=...)``) or for tests (``httpx.ASGITransport``). One
+            with connections works in one event loop after another, not in several at once.
 
     Raises:
         ConfigurationError: the URL or the token is not safe, or the timeout is not positive.
