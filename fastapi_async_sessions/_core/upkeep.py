@@ -37,6 +37,7 @@ class Upkeep:
     @classmethod
     def of(cls, store: Store) -> "Upkeep":
         """Return the store's upkeep in this event loop, which its providers share."""
+        require_asyncio()
         loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Upkeep]
         loops = vars(store).setdefault("_upkeep", WeakKeyDictionary())
         return loops.setdefault(asyncio.get_running_loop(), cls(store))
@@ -44,7 +45,6 @@ class Upkeep:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Keep the store open; the first user opens it, and the last one closes it."""
-        require_asyncio()
         self._users += 1
         try:
             if self._users == 1:
