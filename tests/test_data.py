@@ -2,10 +2,12 @@
 
 import pickle
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
+from itertools import permutations
 from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID, uuid4
 
@@ -485,6 +487,50 @@ async def test_fields_unknown_to_an_older_model_are_kept() -> None:
     assert site.store.writes == ["save"]
     site.deploy(Newer)
     assert await site.read(lambda data: [data.count, data.theme]) == [5, "dark"]
+
+
+class Ordered(BaseModel):
+    kind: Literal["ordered"] = "ordered"
+    values: list[int] = []
+
+
+class Unordered(BaseModel):
+    kind: Literal["unordered"] = "unordered"
+    values: set[int] = set()
+
+
+Either = Annotated[Ordered | Unordered, Field(discriminator="kind")]
+
+
+class Older(BaseModel):
+    held: Either = Unordered()
+    other: Either = Unordered()
+
+
+class WithTheme(Older):
+    theme: str = "light"
+
+
+async def test_fields_unknown_to_an_older_model_are_kept_beside_sets_in_a_union() -> None:
+    """Even if it writes those sets, which may also be lists, in another order than it has read."""
+
+    def written_again(values: Iterable[int]) -> list[int]:
+        return list(set(values))
+
+    reordered = next(
+        values
+        for values in map(written_again, permutations(range(0, 64, 4), 3))
+        if values != written_again(values) != written_again(written_again(values))
+    )
+    site = await stored_session(WithTheme, lambda session: setattr(session.data, "theme", "dark"))
+    changed = Unordered(values=set(reordered))
+    await site.request(lambda session: setattr(session.data, "held", changed))
+    site.deploy(Older)
+    await site.request(lambda session: setattr(session.data, "other", changed))
+    site.deploy(WithTheme)
+    assert await site.read(lambda data: data.theme) == "dark"
+    assert await site.read(lambda data: sorted(data.held.values)) == sorted(reordered)
+    assert await site.read(lambda data: sorted(data.other.values)) == sorted(reordered)
 
 
 # invalid data

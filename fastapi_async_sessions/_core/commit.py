@@ -316,11 +316,11 @@ class Commit(Generic[Model]):
         """Return whether the next request will read the same from both."""
         codec, dump_of = self._repository.codec, self._repository.dump_of
         again = dump_of(rebased)
-        if again is None or not codec.differs(ours, again):
+        if again is None or codec.reads_alike(ours, again):
             return again is not None
         # validators may have normalized what the request has written
         normalized = dump_of(ours)
-        return normalized is not None and not codec.differs(normalized, again)
+        return normalized is not None and codec.reads_alike(normalized, again)
 
 
 def _pauses() -> Iterator[float]:

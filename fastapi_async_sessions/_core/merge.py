@@ -21,6 +21,8 @@ class Shape:
         kind: ``"set"``: an array without an order. ``"tuple"``: an array whose items are known
             by their place, and which merges as one value. ``"sum"``: a number that is counted up
             and down. ``"plain"``: anything else.
+        may_be_set: Whether an array may be a set, although ``kind`` does not say so: by one choice
+            of a union, or because nothing is known of it, as in an ``Any``.
         parts: The shapes of single values within: by key in an object, by place in an array.
         rest: The shape of all other values within; None: plain.
         start: The number from which a new key counts: the default of its field, if it has one.
@@ -30,13 +32,14 @@ class Shape:
     parts: dict[str | int, "Shape"] = field(default_factory=dict[str | int, "Shape"])
     rest: "Shape | None" = None
     start: int | float = 0
+    may_be_set: bool = False
 
     def at(self, key: str | int) -> "Shape":
         """The shape of the value under a key, or at a place."""
         return self.parts.get(key) or self.rest or PLAIN
 
 
-PLAIN = Shape()
+PLAIN = Shape(may_be_set=True)
 
 
 class Merged(NamedTuple):
@@ -77,13 +80,13 @@ def rebase(base: JSON, ours: JSON, stored: JSON, shape: Shape = PLAIN) -> JSON:
     return _Rebaser().rebase(base, ours, stored, shape, common)
 
 
-def is_same(left: JSON, right: JSON, shape: Shape = PLAIN) -> bool:
+def is_same(left: JSON, right: JSON, shape: Shape = PLAIN, *, in_doubt_a_set: bool = False) -> bool:
     """Whether two values are written alike, but for the order of sets.
 
     Unlike in Python ``1``, ``1.0`` and ``true`` differ, NaN is equal to itself, and the order of an
-    object's keys counts.
+    object's keys counts. ``in_doubt_a_set`` ignores the order of every array that may be a set.
     """
-    forms = _Forms()
+    forms = _Forms(in_doubt_a_set=in_doubt_a_set)
     return forms.of(left, shape) == forms.of(right, shape)
 
 
@@ -122,7 +125,8 @@ class _Forms:
     would make deep values quadratic.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_doubt_a_set: bool = False) -> None:
+        self._in_doubt_a_set = in_doubt_a_set
         self._numbers: dict[tuple[_Form, ...], int] = {}
         self._found: dict[tuple[int, int, int], int] = {}
         self._items: dict[tuple[int, int, int], list[_Form]] = {}
@@ -138,8 +142,9 @@ class _Forms:
                 content = self._object(value, shape, keys)
             else:
                 items = self._items[place] = self._array(value, shape, keys)
+                is_set = shape.kind == "set" or (self._in_doubt_a_set and shape.may_be_set)
                 # by repr: forms may be text and numbers
-                content = sorted(set(items), key=repr) if shape.kind == "set" else items
+                content = sorted(set(items), key=repr) if is_set else items
             form = self._numbers.setdefault((type(value).__name__, *content), len(self._numbers))
             self._found[place] = form
         return form

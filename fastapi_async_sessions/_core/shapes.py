@@ -87,6 +87,7 @@ class _Builder:
     ) -> None:
         kinds: set[_Kind] = {_kind(each) for each in choices if each["type"] not in _OBJECTS}
         is_in_array = is_in_array or bool(kinds)
+        shape.may_be_set = "set" in kinds
         shape.kind = kinds.pop() if len(kinds) == 1 else "plain"
         contents = [_contents(choice) for choice in choices]
         for key in dict.fromkeys(key for named, _ in contents for key in named):
