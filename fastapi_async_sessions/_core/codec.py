@@ -199,11 +199,7 @@ class Codec(Generic[Model]):
 
         It compares what is written: Python's ``==`` has ``1 == True``, and classes with their own.
         """
-        if one == other:
-            return False
-        return not _may_be_reordered(one, other) or not is_same(
-            read_json(one), read_json(other), self.shape
-        )
+        return not self._is_same(one, other)
 
     def reads_alike(self, one: bytes, other: bytes) -> bool:
         """Return whether two dumps hold the same data, also where an array may be a set.
@@ -211,10 +207,12 @@ class Codec(Generic[Model]):
         There ``differs`` counts the order, but a set that was read back may be written in another
         one. Only a change of nothing but the order of a list can be overlooked.
         """
-        if not self.differs(one, other):
-            return True
-        return _may_be_reordered(one, other) and is_same(
-            read_json(one), read_json(other), self.shape, in_doubt_a_set=True
+        return self._is_same(one, other, in_doubt_a_set=True)
+
+    def _is_same(self, one: bytes, other: bytes, *, in_doubt_a_set: bool = False) -> bool:
+        return one == other or (
+            _may_be_reordered(one, other)
+            and is_same(read_json(one), read_json(other), self.shape, in_doubt_a_set=in_doubt_a_set)
         )
 
     def changed_fields(self, before: bytes, after: bytes) -> list[str]:
