@@ -38,6 +38,7 @@ from .apps import (
     set_cookie_kind,
     with_json,
 )
+from .kinds import Wrapped
 from .sites import Action, ScriptedSite
 
 
@@ -511,7 +512,19 @@ class WithTheme(Older):
     theme: str = "light"
 
 
-async def test_fields_unknown_to_an_older_model_are_kept_beside_sets_in_a_union() -> None:
+class OlderWrapped(Wrapped):
+    held: Either = Unordered()
+    other: Either = Unordered()
+
+
+class WrappedWithTheme(OlderWrapped):
+    theme: str = "light"
+
+
+@pytest.mark.parametrize(("older", "newer"), [(Older, WithTheme), (OlderWrapped, WrappedWithTheme)])
+async def test_fields_unknown_to_an_older_model_are_kept_beside_sets_in_a_union(
+    older: type[BaseModel], newer: type[BaseModel]
+) -> None:
     """Even if it writes those sets, which may also be lists, in another order than it has read."""
 
     def written_again(values: Iterable[int]) -> list[int]:
@@ -522,12 +535,12 @@ async def test_fields_unknown_to_an_older_model_are_kept_beside_sets_in_a_union(
         for values in map(written_again, permutations(range(0, 64, 4), 3))
         if values != written_again(values) != written_again(written_again(values))
     )
-    site = await stored_session(WithTheme, lambda session: setattr(session.data, "theme", "dark"))
+    site = await stored_session(newer, lambda session: setattr(session.data, "theme", "dark"))
     changed = Unordered(values=set(reordered))
     await site.request(lambda session: setattr(session.data, "held", changed))
-    site.deploy(Older)
+    site.deploy(older)
     await site.request(lambda session: setattr(session.data, "other", changed))
-    site.deploy(WithTheme)
+    site.deploy(newer)
     assert await site.read(lambda data: data.theme) == "dark"
     assert await site.read(lambda data: sorted(data.held.values)) == sorted(reordered)
     assert await site.read(lambda data: sorted(data.other.values)) == sorted(reordered)
