@@ -1,9 +1,9 @@
 """This design without its promises: a typed, signed session in Redis, and nothing else.
 
-One signature, one parse, one dump, a write that replaces one version only, and at a sign-in the
-question whether the user's sessions are being revoked. No expiry, key rotation, second cookie of a
-name, cancellation, time limit, merge, origin check, event or list of devices: what this library
-costs beyond this, it costs for those.
+It has one signature, one parse, one dump, a write that replaces one version only, and at a sign-in
+the check whether the user's sessions are being revoked. It has no expiry, key rotation, handling of
+two cookies of one name, safe cancellation, time limits, merging, origin check, events or list of
+devices. The difference between the two is what those cost.
 """
 
 import asyncio

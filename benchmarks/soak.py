@@ -215,7 +215,7 @@ class Visitor:
         often = [self._check, self._look_at_the_dead, self._renew, self._write_late]
         return [*often, *often, self._step_up, self._switch_users, self._logout, self._revoke_all]
 
-    async def settle(self) -> None:
+    async def check_again(self) -> None:
         """Check once more, when everything is up again."""
         if self._cookie:
             await self._check()
@@ -418,7 +418,7 @@ async def soak(server: Any, workers: list[Worker], seconds: float, clients: int)
             *(visitor.live(until) for visitor in visitors),
         )
         await until_ready(workers, http)
-        await asyncio.gather(*(visitor.settle() for visitor in visitors))
+        await asyncio.gather(*(visitor.check_again() for visitor in visitors))
     return tally
 
 

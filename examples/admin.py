@@ -1,12 +1,12 @@
-"""An admin interface by sqladmin, with a session and a sign-in of its own.
+"""An admin interface by sqladmin, with its own sessions and sign-in.
 
     pip install -e ".[examples]" sqladmin
     uvicorn examples.admin:app            then open http://127.0.0.1:8000/admin
 
-The admin is a mounted application, so its sessions are committed by ``SessionRouteMiddleware``, in
-the place of Starlette's ``SessionMiddleware``. Whoever is signed in is the subject of the session:
-such sessions can be listed, and ``await get_staff_session.revoke_all("ada")`` closes the admin for
-Ada at once. Forms that other sites send to the admin get a 403.
+The admin is a mounted application, so ``SessionRouteMiddleware`` commits its sessions, instead of
+Starlette's ``SessionMiddleware``. The signed-in user is the subject of the session, so sessions can
+be listed, and ``await get_staff_session.revoke_all("ada")`` signs Ada out of the admin at once.
+Forms that other sites send to the admin get a 403.
 """
 
 import os
@@ -68,8 +68,8 @@ class StaffSignIn(AuthenticationBackend):
 
     async def logout(self, request: Request) -> bool:
         session = await get_staff_session(request)
-        # sqladmin signs out by a link, which another site can have too. With SameSite=Strict the
-        # browser then leaves the cookie out, and nobody is signed out.
+        # sqladmin signs out by a link, which another site can contain as well. With
+        # SameSite=Strict the browser then sends no cookie, so no user is signed out.
         if session.subject is not None:
             await session.destroy()
         return True

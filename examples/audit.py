@@ -1,8 +1,8 @@
-"""An audit of sign-ins, in a table that async code writes: ``uvicorn examples.audit:app``.
+"""An audit log of sign-ins in a database table: ``uvicorn examples.audit:app``.
 
-``on_event`` is a plain function, which is called while a request waits. It only puts the event into
-a queue. A task of the lifespan writes the queue to the table, in order, and tries again while the
-database is down.
+``on_event`` is a synchronous function that is called while a request waits, so it only puts the
+event into a queue. A task of the lifespan writes the events to the table, in order, and tries again
+while the database is down.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class Audit:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Write events until the end of the block, and then those that are left."""
+        """Write events until the end of the block, and then the rest of the queue."""
         async with self.engine.begin() as connection:
             await connection.run_sync(entries.metadata.create_all)
         self._queue = queue = asyncio.Queue(10_000)
@@ -72,7 +72,7 @@ class Audit:
             batch = [await queue.get()]
             while not queue.empty():
                 batch.append(queue.get_nowait())
-            while not await self._is_written(batch):  # noqa: ASYNC110  # nothing tells when it is up
+            while not await self._is_written(batch):  # noqa: ASYNC110  # no event to wait for
                 await asyncio.sleep(self.pause)
             for _ in batch:
                 queue.task_done()
@@ -82,7 +82,7 @@ class Audit:
             async with self.engine.begin() as connection:
                 await connection.execute(insert(entries), batch)
         except (SQLAlchemyError, OSError):
-            log.exception("%d events wait for the audit's database", len(batch))
+            log.exception("%d events cannot be written yet", len(batch))
             return False
         return True
 

@@ -35,7 +35,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 def to_microseconds(moment: datetime) -> int:
     """Return the microseconds from 1970, UTC, to an aware datetime; exact, unlike a float."""
-    # not ``-``: some derived classes, such as Pendulum's, return a timedelta of their own
+    # not ``-``: some derived classes, such as Pendulum's, return their own kind of timedelta
     return datetime.__sub__(moment, _EPOCH) // _MICROSECOND
 
 

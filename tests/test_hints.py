@@ -21,7 +21,7 @@ HINT = "cookie=CookieConfig(secure=False)"
 @pytest.fixture(autouse=True)
 def first_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hint has not been given in this process."""
-    monkeypatch.setattr(dropped, "_told", set())
+    monkeypatch.setattr(dropped, "_warned", set())
 
 
 async def post(origin: str, host: str, scheme: str = "http", **options: Any) -> None:

@@ -97,7 +97,7 @@ class Attempts:
         self.is_settled = False
 
     def settle(self, version: str, recent: RecentWrites) -> bool:
-        """Find out from the stored version which writes were done; False: it does not tell."""
+        """Find out from the stored version which writes were done; False if that is unknown."""
         names, is_complete = recent.before(version, self._version)
         done = [each for each in self._sent if name_of_write(each.version) in names]
         if self._sent and not done and not is_complete:

@@ -112,14 +112,15 @@ class Codec(Generic[Model]):
     def has_read(self, raw: bytes) -> bool:
         """Return whether these bytes were read before, so that they can be read without an error.
 
-        It is False for a model with functions of its own, which may read them otherwise today.
+        It is False for a model with its own functions, such as validators, because they may read
+        the same bytes differently today.
         """
         return hash(raw) in self._verbatim
 
     def load_partly(self, raw: bytes, error: ValidationError) -> tuple[Model, Unread] | None:
         """Return the data with defaults for what does not fit the model, and those parts.
 
-        None: the JSON is none, or no object.
+        None: the bytes are not JSON, or not an object.
         """
         try:
             values = read_json(raw)

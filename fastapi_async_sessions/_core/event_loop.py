@@ -1,4 +1,4 @@
-"""The event loop must be that of asyncio; FastAPI itself also runs on trio."""
+"""Sessions need asyncio's event loop, whereas FastAPI also runs on trio."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ def require_asyncio() -> None:
     """Check that the application runs on asyncio.
 
     Raises:
-        ConfigurationError: it does not.
+        ConfigurationError: it runs on another event loop.
     """
     try:
         asyncio.get_running_loop()

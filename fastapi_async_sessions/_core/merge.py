@@ -21,8 +21,8 @@ class Shape:
         kind: ``"set"``: an array without an order. ``"tuple"``: an array whose items are known
             by their place, and which merges as one value. ``"sum"``: a number that is counted up
             and down. ``"plain"``: anything else.
-        may_be_set: Whether an array may be a set, although ``kind`` does not say so: by one choice
-            of a union, or because nothing is known of it, as in an ``Any``.
+        may_be_set: Whether an array may be a set although ``kind`` is not ``"set"``: as one member
+            of a union, or because its type is unknown, as in an ``Any``.
         parts: The shapes of single values within: by key in an object, by place in an array.
         rest: The shape of all other values within; None: plain.
         start: The number from which a new key counts: the default of its field, if it has one.
@@ -253,9 +253,9 @@ class _Merger:
 def _key_order(
     base: dict[str, JSON], ours: dict[str, JSON], theirs: dict[str, JSON]
 ) -> dict[str, None]:
-    """All keys: in the order of theirs, with our new ones at the end.
+    """All keys, in their order, with our new ones at the end.
 
-    Where we have moved keys about, those of the base stand first, as we have left them.
+    If our side has reordered keys, those of the base come first, in our order.
     """
     kept = [key for key in ours if key in base]
     is_moved = kept != [key for key in base if key in ours]

@@ -11,7 +11,7 @@ _IN_DATA = (
 
 
 class NotTheData:
-    """Says where the data is, to those who look for it on the session itself."""
+    """Raises errors that point to ``session.data`` when it is looked for on the session itself."""
 
     __slots__ = ()
 

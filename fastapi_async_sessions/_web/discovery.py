@@ -21,12 +21,13 @@ _DEFAULT_FILES = ("main.py", "app.py", "api.py", "app/main.py", "app/app.py", "a
 
 
 def find_provider(target: str | None = None, name: str | None = None) -> Provider:
-    """Find a provider by the address of an application or by its own.
+    """Find a provider by its import path, or by that of an application that uses it.
 
     Args:
-        target: ``module:name`` of an application or a provider, or the path of a file that holds
-            one. Without it, as the FastAPI CLI: ``entrypoint`` in ``[tool.fastapi]`` of
-            ``pyproject.toml``, or else ``main.py``, ``app.py`` or ``api.py``, here or in ``app/``.
+        target: ``module:name`` of an application or a provider, or the path of a file with one.
+            Without it, the search is that of the FastAPI CLI: ``entrypoint`` in ``[tool.fastapi]``
+            of ``pyproject.toml``, or else ``main.py``, ``app.py`` or ``api.py``, here or in
+            ``app/``.
         name: The name of the provider, if there are several.
 
     Raises:
@@ -44,7 +45,7 @@ def find_provider(target: str | None = None, name: str | None = None) -> Provide
             "--app package.module:get_session"
         )
     if not named:
-        raise ConfigurationError(f"{target} has no provider named {name!r}; there are: {names}")
+        raise ConfigurationError(f"{target} has no provider named {name!r}; it has: {names}")
     raise ConfigurationError(
         f"{target} has several providers ({names}): add --name, or write "
         "--app package.module:get_session"
@@ -68,7 +69,7 @@ def _default_file() -> str:
         if Path(path).is_file():
             return path
     raise ConfigurationError(
-        f"there is none of {', '.join(_DEFAULT_FILES)} here, and no entrypoint in [tool.fastapi] "
+        f"found none of {', '.join(_DEFAULT_FILES)} here, and no entrypoint in [tool.fastapi] "
         "of pyproject.toml: write --app package.module:app"
     )
 
@@ -87,7 +88,7 @@ def _objects(target: str) -> Iterable[Any]:
 
 
 def _providers(objects: Iterable[Any]) -> Iterable[Provider]:
-    """Yield providers, and those that the routes of applications use."""
+    """Yield the providers among the objects, and those that the routes of applications use."""
     for each in objects:
         if isinstance(each, SessionProvider):
             yield each
@@ -97,7 +98,7 @@ def _providers(objects: Iterable[Any]) -> Iterable[Provider]:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import a file as a part of the packages that it is in."""
+    """Import a file as a module of the packages that contain it."""
     path = path.resolve()
     if not path.is_file():
         raise ConfigurationError(f"{path} is not a file: write --app package.module:app")
@@ -120,9 +121,9 @@ def _import(name: str, directory: Path) -> ModuleType:
 
 
 def _described(error: Exception, directory: Path) -> str:
-    """Describe an error and its place in the application, without a text that may quote a secret.
+    """Describe an error and where the application raised it, without text that may quote a secret.
 
-    The text of some errors is a name: that of a module, or of a missing environment variable.
+    The text is included only if it is a name: of a module, or of a missing environment variable.
     """
     named = isinstance(error, ConfigurationError | ImportError | KeyError)
     what = f"{type(error).__name__}: {error}" if named else type(error).__name__

@@ -9,8 +9,8 @@ from starlette.types import Scope
 from ..events import logger
 from .headers import RawHeader
 
-_TEST_HOSTS = {"testserver", "test"}  # of TestClient, and of async tests in FastAPI's docs
-_told: set[str] = set()
+_TEST_HOSTS = {"testserver", "test"}  # of TestClient, and of the async tests in FastAPI's docs
+_warned: set[str] = set()
 
 
 def warn_of_lost_cookies(scope: Scope, headers: Iterable[RawHeader]) -> None:
@@ -27,8 +27,8 @@ def warn_of_lost_cookies(scope: Scope, headers: Iterable[RawHeader]) -> None:
             f'session: write TestClient(app, base_url="https://{host}")',
             stacklevel=3,
         )
-    elif not _told and (origin := _insecure_origin(scope["headers"])):
-        _told.add(origin)
+    elif not _warned and (origin := _insecure_origin(scope["headers"])):
+        _warned.add(origin)
         logger.warning(
             "browsers drop the Secure session cookie on %r, so each request there begins a new "
             "session: serve the application over https, or, where there is no TLS at all, write "
@@ -38,10 +38,10 @@ def warn_of_lost_cookies(scope: Scope, headers: Iterable[RawHeader]) -> None:
 
 
 def _insecure_origin(headers: Iterable[RawHeader]) -> str | None:
-    """Return the origin of a page of ours that was loaded over plain HTTP, if this is certain.
+    """Return the origin of our own page if it was certainly loaded over plain HTTP.
 
-    Behind a proxy that terminates TLS, browsers send an origin with ``https``. Most of them keep
-    ``Secure`` cookies of the loopback address.
+    Behind a proxy that terminates TLS, browsers send an ``https`` origin. The loopback address is
+    left out, because most browsers keep its ``Secure`` cookies.
     """
     found = {name: value.decode("latin-1") for name, value in headers}
     scheme, _, host = found.get(b"origin", "").partition("://")

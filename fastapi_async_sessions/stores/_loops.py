@@ -1,4 +1,4 @@
-"""A client for each event loop, because a connection works only in the loop that made it."""
+"""One client per event loop, because a connection works only in the loop that made it."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -19,13 +19,13 @@ class _Held(NamedTuple, Generic[_Client]):
 class PerLoop(Generic[_Client]):
     """Makes a client in each event loop that uses it, and closes it when that loop ends.
 
-    So a script may call ``asyncio.run()`` again and again, and each thread may have a loop. A loop
-    that ends finishes the asynchronous generators that began in it (``shutdown_asyncgens``):
-    ``asyncio.run()`` sees to that, and so do anyio, uvloop, servers and test clients. One of them
-    closes the client here. What a loop leaves behind that was closed without it is dropped.
+    So a script may call ``asyncio.run()`` repeatedly, and each thread may have its own loop. At its
+    end, a loop finishes the asynchronous generators that began in it (``shutdown_asyncgens``, which
+    ``asyncio.run()``, anyio, uvloop, servers and test clients call). Each client is closed by such
+    a generator. If a loop was closed without that step, its client is dropped without being closed.
 
-    The garbage collector finishes a generator as well, when the store is no longer used. That
-    closes the client only if it is ``ours``: one of the application's may be in use elsewhere.
+    The garbage collector also finishes a generator once the store is no longer used. In that case
+    the client is closed only if it is ``ours``: the application may still use its own elsewhere.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class PerLoop(Generic[_Client]):
                 self._held.pop(other, None)
         client = self._make()
         end = self._closed_at_the_end(loop, client)
-        # runs it up to its yield, where the loop has come to know it
+        # run it up to its yield: the first step registers the generator with the loop
         with suppress(StopIteration):
             end.__anext__().send(None)
         self._held[loop] = _Held(client, end)

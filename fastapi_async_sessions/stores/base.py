@@ -65,8 +65,8 @@ class Store(ABC):
         repeats it until 0. The first to expire go first. Checking the owner of a record and
         removing it is one step: a record that gets another owner in the meantime stays.
 
-        As inherited, it removes those that ``find`` lists, and so the last to expire first. A store
-        that can remove records without loading them should do so.
+        As inherited, it removes the records that ``find`` lists, the last to expire first. If a
+        store can remove records without loading them, override it.
         """
         deleted = 0
         while not deleted:

@@ -128,7 +128,7 @@ def _run(
             )
         return run()
     portal: Any = getattr(client, "portal")  # noqa: B009  # narrowed by no type checker
-    # a client that was not entered runs each request in an event loop of its own
+    # a client that was not entered runs each request in a separate event loop
     with start_blocking_portal() if portal is None else nullcontext(portal) as entered:
         entered.call(run)
     return None

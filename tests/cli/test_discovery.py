@@ -91,7 +91,7 @@ def test_one_of_several_providers_is_named(shell: ShellInThisProcess, options: l
     ("options", "message"),
     [
         ([], "main.py has several providers (staff, web): add --name"),
-        (["--name", "shop"], "no provider named 'shop'; there are: staff, web"),
+        (["--name", "shop"], "no provider named 'shop'; it has: staff, web"),
         (["--app", "main:nothing"], "main has no nothing"),
         (["--app", "main:store"], "main:store has no SessionProvider"),
         (["--app", "missing:app"], "No module named 'missing'"),
@@ -114,7 +114,7 @@ def test_a_directory_without_an_application_says_where_one_would_be(
     """The list is that of the FastAPI CLI."""
     done = shell.run("check")
     assert done.code == 2
-    assert "there is none of main.py, app.py" in done.err
+    assert "found none of main.py, app.py" in done.err
 
 
 @pytest.mark.parametrize("text", ["[tool.fastapi", "tool = 1", "[tool]\nfastapi = 1"])

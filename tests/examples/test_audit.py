@@ -88,4 +88,4 @@ async def test_a_database_that_is_down_loses_no_event(
         await asyncio.wait_for(has_failed.wait(), 60)
         writer(event(2))
     assert [row.facts["number"] for row in await written(engine)] == ["1", "2"]
-    assert "1 events wait for the audit's database" in caplog.text
+    assert "1 events cannot be written yet" in caplog.text
