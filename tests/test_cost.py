@@ -1,14 +1,17 @@
-"""What a request costs: store calls, Redis commands, and how often data are parsed and dumped."""
+"""What a request costs: store calls, Redis commands, round trips, data parsed and dumped."""
 
 import asyncio
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
@@ -21,6 +24,7 @@ from fastapi_async_sessions.testing import FrozenClock
 
 from .apps import COOKIE, OLDER_SECRET, ORIGIN, SECRET, Data, call, make_app, make_provider
 from .doubles import Hook, SpyStore, StoreCall, pass_on
+from .servers.proxy import Proxy
 from .servers.redis import RedisServer
 
 OTHER = "https://other.test"
@@ -30,12 +34,16 @@ PACKAGE = str(Path(fastapi_async_sessions.__file__).parent)
 
 @dataclass
 class Harness:
-    """An application, its store, a client, and the server whose commands are counted."""
+    """An application, its store, a client, and the server whose commands are counted.
+
+    The proxy stands before the server.
+    """
 
     client: TestClient
     store: SpyStore
     clock: FrozenClock
-    server: RedisServer | None
+    server: RedisServer | None = None
+    proxy: Proxy | None = None
 
     def header_with(self, cookie: str) -> str:
         """The ``Cookie`` header of a request with this kind of cookie."""
@@ -83,6 +91,14 @@ class Harness:
         with self.server.counted() as commands:
             self.request(path, header)
         return commands.total()
+
+    def round_trips(self, path: str, cookie: str) -> int:
+        """How often the request waited for the server."""
+        header = self.header_with(cookie)
+        connections, before = self.proxy.connections, self.proxy.round_trips
+        self.request(path, header)
+        assert self.proxy.connections == connections
+        return self.proxy.round_trips - before
 
 
 def save_first(times: int) -> Hook:
@@ -172,18 +188,23 @@ def application(store: Store, clock: FrozenClock, **options: Any) -> FastAPI:
 
 
 @pytest.fixture(params=["memory", "redis"])
-def harness(request: pytest.FixtureRequest) -> Any:
+def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
     """The application on a store in memory and on a real Redis."""
     clock = FrozenClock()
-    server = None
-    if request.param == "memory":
-        inner: Store = MemoryStore(clock=clock)
-    else:
-        server = request.getfixturevalue("redis_server")
-        inner = RedisStore.from_url(request.getfixturevalue("redis_url"), clock=clock)
-    store = SpyStore(inner)
-    with TestClient(application(store, clock), base_url=ORIGIN) as client:
-        harness = Harness(client, store, clock, server)
+    server = proxy = None
+    with ExitStack() as stack:
+        if request.param == "memory":
+            inner: Store = MemoryStore(clock=clock)
+        else:
+            server = request.getfixturevalue("redis_server")
+            portal = stack.enter_context(start_blocking_portal())
+            there = Proxy(request.getfixturevalue("redis_url"))
+            proxy = stack.enter_context(portal.wrap_async_context_manager(there))
+            inner = RedisStore.from_url(proxy.url, clock=clock)
+        store = SpyStore(inner)
+        app = application(store, clock)
+        client = stack.enter_context(TestClient(app, base_url=ORIGIN))
+        harness = Harness(client, store, clock, server, proxy)
         # the first use of a script sends its text, once in the life of a server
         harness.request("/sign-out", harness.request("/change", harness.request("/sign-in", "")))
         yield harness
@@ -242,13 +263,14 @@ def test_a_request_takes_exactly_these_store_calls(
 
 @pytest.mark.parametrize("harness", ["redis"], indirect=True)
 @pytest.mark.parametrize(("path", "cookie", "calls"), COSTS)
-def test_each_store_call_is_one_redis_command(
+def test_each_store_call_is_one_redis_command_and_one_round_trip(
     harness: Harness, path: str, cookie: str, calls: list[str]
 ) -> None:
-    """As counted by Redis, including what keeps the index of a user's sessions. To delete a
-    session of a user takes two: only its record says in which index it is."""
+    """As counted by Redis and on the way to it, including what keeps the index of a user's
+    sessions. To delete a session of a user takes two: only its record says in which index it is."""
     of_user = "signed in" in cookie and "delete" in calls
     assert harness.commands(path, cookie) == len(calls) + of_user
+    assert harness.round_trips(path, cookie) == len(calls) + of_user
 
 
 def test_a_withheld_cookie_costs_no_store_call(harness: Harness) -> None:
@@ -268,7 +290,7 @@ def test_a_limit_costs_a_list_for_each_secret_and_the_deletes(secrets: list[str]
     app = application(store, clock, **options)
     lists = ["find"] * len(secrets)
     with TestClient(app, base_url=ORIGIN) as client:
-        harness = Harness(client, store, clock, None)
+        harness = Harness(client, store, clock)
         assert harness.store_calls("/sign-in", "none") == ["create", "load", *lists]
         clock.advance(EXTENSION_IS_DUE)
         calls = harness.store_calls("/sign-in", "none")
@@ -303,7 +325,7 @@ def test_an_older_secret_costs_no_write_of_its_own() -> None:
     for keys in (OLDER_SECRET, [SECRET, OLDER_SECRET]):
         store = SpyStore(inner)
         with TestClient(application(store, clock, secret_key=keys), base_url=ORIGIN) as client:
-            harness = Harness(client, store, clock, None)
+            harness = Harness(client, store, clock)
             header = cookies[0] if cookies else harness.header_with("anonymous")
             store.calls.clear()
             cookies.append(harness.request("/read", header))

@@ -20,6 +20,9 @@ class Proxy:
       ``proxy.spare_replies = 2`` lets two replies through before that
     - ``proxy.refuse = True`` cuts each new connection at once
     - ``proxy.cut()`` cuts all connections that are open
+
+    ``proxy.round_trips`` counts how often clients had to wait for the server: what they send
+    without a reply in between is one round trip.
     """
 
     def __init__(self, url: str, *, tls: ssl.SSLContext | None = None) -> None:
@@ -35,6 +38,8 @@ class Proxy:
         self.refuse = False
         self.connections = 0
         self.requests = 0
+        self.round_trips = 0
+        self._is_answered = True
 
     @property
     def url(self) -> str:
@@ -127,11 +132,17 @@ class Proxy:
                 await self._flowing.wait()
                 if not data or (replies and self._loses_this()):
                     break
-                self.requests += not replies
+                self._count(replies)
                 writer.write(data)
                 await writer.drain()
         # one end is gone: so is the other, or a half-open pair would wait for ever
         writer.transport.abort()
+
+    def _count(self, replies: bool) -> None:
+        if not replies:
+            self.requests += 1
+            self.round_trips += self._is_answered
+        self._is_answered = replies
 
     def _loses_this(self) -> bool:
         if not self.lose_replies:

@@ -9,12 +9,17 @@ from .proxy import Proxy
 
 
 @asynccontextmanager
-async def echo():
-    """A proxy before a server that sends back what it gets, and a client of it."""
+async def echo(*, together=1):
+    """A proxy before a server that sends back what it gets, and a client of it.
+
+    The server waits until so many clients have sent something.
+    """
+    barrier = asyncio.Barrier(together)
 
     async def answer(reader, writer):
         with suppress(OSError):
             while data := await reader.read(65536):
+                await barrier.wait()
                 writer.write(data)
                 await writer.drain()
         writer.close()
@@ -63,6 +68,7 @@ async def test_a_delay_is_added_each_way():
         for _ in range(10):
             await ask(b"x")
         assert asyncio.get_running_loop().time() - started >= 0.020
+        assert proxy.round_trips == 10
 
 
 async def test_a_delay_costs_no_throughput():
@@ -72,6 +78,14 @@ async def test_a_delay_costs_no_throughput():
         started = asyncio.get_running_loop().time()
         await ask(b"x" * 4_000_000)  # 61 pieces at least
         assert asyncio.get_running_loop().time() - started < 61 * 0.2
+
+
+async def test_it_counts_round_trips():
+    """What is sent without a reply in between is one."""
+    async with echo(together=2) as (proxy, ask), connected(proxy) as ask_elsewhere:
+        for _ in range(3):
+            await asyncio.gather(ask(b"x"), ask_elsewhere(b"y"))
+        assert (proxy.requests, proxy.round_trips) == (6, 3)
 
 
 async def test_while_it_is_paused_nothing_comes_through():
