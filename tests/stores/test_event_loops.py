@@ -19,7 +19,7 @@ import pytest
 from fastapi import Depends
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
-from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio import Redis, Sentinel
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from fastapi_async_sessions import Additive, MemoryStore, Record, Session, Store, StoreUnavailable
@@ -81,7 +81,7 @@ def _make_store(kind: str, give: Callable[[str], Any], tmp_path: Any) -> Store:
         case "sentinel":
             return RedisStore(Sentinel(give("redis_sentinels").addresses).master_for("main"))
         case "cluster":
-            return RedisStore(RedisCluster(startup_nodes=give("redis_cluster").startup_nodes))
+            return RedisStore(give("redis_cluster").connect())
     driver = kind.removesuffix("-engine")
     url = f"sqlite+aiosqlite:///{tmp_path}/sessions.db"
     if driver != "sqlite":
