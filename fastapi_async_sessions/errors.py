@@ -65,8 +65,11 @@ class SessionNotFound(SessionError):
     """No live session has this key."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"no live session has the key {key!r}")
+        super().__init__(key)
         self.key = key
+
+    def __str__(self) -> str:
+        return f"no live session has the key {self.key!r}"
 
 
 class SessionInvalid(SessionError, HTTPException):

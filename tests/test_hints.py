@@ -7,10 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from fastapi_async_sessions import CookieConfig, MemoryStore
 from fastapi_async_sessions._web import dropped
+from fastapi_async_sessions.testing import session_cookies
 
+from .apps import make_provider
 from .servers.waits import until
 from .servers.workers import Workers
 from .test_outage import make_site
@@ -100,6 +103,39 @@ async def test_one_process_is_told_nothing(
     monkeypatch.setattr("sys.argv", ["app"])
     caplog.set_level(logging.DEBUG)
     await MemoryStore().open()
+    assert caplog.records == []
+
+
+async def sessions_of(get_session: Any) -> None:
+    await get_session.sessions("ada")
+
+
+async def revoke_all_of(get_session: Any) -> None:
+    await get_session.revoke_all("ada")
+
+
+@pytest.mark.parametrize("job", [sessions_of, revoke_all_of])
+async def test_a_job_that_looks_into_a_store_in_memory_is_told(
+    job: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An empty list, or the number 0, would pass for an answer."""
+    get_session = make_provider(MemoryStore())
+    await job(get_session)
+    await job(get_session)
+    assert caplog.text.count("finds the sessions of an application in RedisStore or SQLStore") == 1
+
+
+@pytest.mark.parametrize("job", [sessions_of, revoke_all_of])
+async def test_an_application_that_looks_into_a_store_in_memory_is_told_nothing(
+    job: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its lifespan has opened the store, or a user has signed in."""
+    monkeypatch.setattr("sys.argv", ["app"])
+    opened, used = make_provider(MemoryStore()), make_provider(MemoryStore())
+    async with opened.lifespan(FastAPI()):
+        await job(opened)
+    await session_cookies(used, subject="bob")
+    await job(used)
     assert caplog.records == []
 
 

@@ -6,6 +6,7 @@ file reads as a list of all messages.
 
 import importlib
 import logging
+import pickle
 import re
 import sys
 from collections.abc import Callable
@@ -23,8 +24,16 @@ from fastapi_async_sessions import (
     MemoryStore,
     Session,
     SessionClosed,
+    SessionConflict,
+    SessionError,
+    SessionInvalid,
+    SessionNotFound,
     SessionProvider,
+    SessionTooLarge,
     SignedInSession,
+    SignInRequired,
+    StoreUnavailable,
+    errors,
 )
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.sql import SQLStore
@@ -686,3 +695,30 @@ async def test_memory_store_with_several_workers(
         "Run one worker, or use RedisStore or SQLStore",
     )
     assert (re.search(warning, caplog.text) is not None) is is_logged
+
+
+# jobs
+
+ERRORS = [
+    ConfigurationError("a mistake"),
+    SignInRequired("too_old"),
+    SessionClosed("its request is over"),
+    SessionNotFound("0" * 64),
+    SessionInvalid("it does not fit", ["n"], ["n: expected int, got str"]),
+    SessionConflict("it has changed", ["n"]),
+    SessionTooLarge(2, 1),
+    StoreUnavailable("away", retry_after=None),
+]
+
+
+def test_every_error_is_tried_in_another_process() -> None:
+    """A new one has to be added to the list above."""
+    ours = {each for each in SessionError.__subclasses__() if each.__module__ == errors.__name__}
+    assert {type(error) for error in ERRORS} == ours
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_an_error_reads_the_same_in_another_process(error: Exception) -> None:
+    """Task queues and process pools pickle what a job raised."""
+    there = pickle.loads(pickle.dumps(error))
+    assert (str(there), vars(there)) == (str(error), vars(error))

@@ -42,9 +42,11 @@ class MemoryStore(Store):
         self._entries: dict[str, list[tuple[datetime, str]]] = {}
         self._creates_until_purge = _PURGE_EVERY
         self._lock = Lock()  # each thread may have an event loop
+        self._is_in_use = False  # by an application, as far as this store knows
 
     async def open(self) -> None:
         """Warn if this process is one of several workers, as far as it can know."""
+        self._is_in_use = True
         workers = max(_workers_asked_for(), _workers_running())
         if workers > 1:
             logger.warning(
@@ -121,12 +123,24 @@ class MemoryStore(Store):
         return record if record is not None and record.expires_at > self._clock() else None
 
     def _live_entries(self, owner: str) -> list[tuple[datetime, str]]:
+        if not self._is_in_use:
+            self._warn_of_another_process()
         entries = self._entries.get(owner, [])
         return entries[bisect_right(entries, self._clock(), key=lambda entry: entry[0]) :]
+
+    def _warn_of_another_process(self) -> None:
+        """Say once what a job finds here, where no application runs and no user has signed in."""
+        self._is_in_use = True
+        logger.warning(
+            "MemoryStore holds the sessions of its own process, and no user has signed in to this "
+            "one. A job, a script or a worker of a task queue finds the sessions of an application "
+            "in RedisStore or SQLStore."
+        )
 
     def _put(self, key: str, record: Record) -> None:
         self._records[key] = record
         if record.owner is not None:
+            self._is_in_use = True
             insort(self._entries.setdefault(record.owner, []), (record.expires_at, key))
 
     def _drop(self, key: str) -> None:
