@@ -10,7 +10,7 @@ from .attempts import Attempt, Attempts
 from .codec import read_json, write_json
 from .data import MergedData
 from .header import Header, Renewal
-from .merge import merge, rebase
+from .merge import JSON, merge, rebase
 from .models import Model
 from .repository import Absent, LoadedSession, Repository, SessionRecord
 from .revocation import Revocations, revoke_beyond_limit
@@ -134,7 +134,7 @@ class Commit(Generic[Model]):
                 latest = theirs or await self._latest(stored)
                 if not isinstance(latest, LoadedSession):
                     return latest
-                if committed := await self._save_over(latest):
+                if committed := await self._save_over(latest, stored):
                     return committed
                 self.is_contended = True
                 # at once, while the version still names the write just before
@@ -145,11 +145,15 @@ class Commit(Generic[Model]):
                 theirs = None if pause else latest
         return None
 
-    async def _save_over(self, theirs: LoadedSession[Model]) -> Committed[Model] | None:
+    async def _save_over(
+        self, theirs: LoadedSession[Model], stored: SessionRecord
+    ) -> Committed[Model] | None:
         codec, now = self._repository.codec, self._repository.settings.now()
-        merged = self._merged(theirs)
+        merged, written = self._merged(theirs, stored)
         dump = codec.restored(codec.dump(merged.data), merged.unread)
-        raw = self._rebased(dump, theirs.contents().base, theirs.stored.raw)
+        # where only the order of a set differs, which was read back, it stays as it is stored
+        ours = written if codec.reads_alike(dump, written) else dump
+        raw = self._rebased(ours, theirs.contents().base, theirs.stored.raw)
         attempt = self._over(theirs.stored, raw, now)
         is_written = await self._is_written(attempt, theirs.stored, now)
         return await self._saved(attempt, dump, merged) if is_written else None
@@ -250,26 +254,44 @@ class Commit(Generic[Model]):
         record = self._repository.new_record(key, header, raw, owner, replaces)
         return SessionRecord(key, record, header, json=raw, raw=raw)
 
-    def _merged(self, theirs: LoadedSession[Model]) -> MergedData[Model]:
+    def _merged(
+        self, theirs: LoadedSession[Model], stored: SessionRecord
+    ) -> tuple[MergedData[Model], bytes]:
+        """Return the merge, and its JSON before it was read back."""
         codec, change = self._repository.codec, self._change
         # changes that an earlier commit of this request has stored are not changes of this one
         done = self._attempts.done
         before = change.base if done is None else done.ours
         found = theirs.contents()
-        base, ours, stored = map(read_json, (before, change.ours, found.base))
-        merged = merge(base, ours, stored, codec.shape)
+        base, ours = self._as_read_back(before, stored)
+        merged = merge(base, ours, read_json(found.base), codec.shape)
         if merged.conflicts:
             self._report_conflict(theirs.stored.key, codec.field_names(merged.conflicts))
         # what we assigned is readable, whatever it was
         unread = {**change.unread, **found.unread}
         kept = kept_parts(merged.value, unread)
         try:
-            data = codec.read_back(write_json(merged.value), kept)
+            written = write_json(merged.value)
+            data = codec.read_back(written, kept)
         except SessionInvalid as error:
             raise SessionConflict(
                 "The merged changes of two requests do not fit the model.", error.fields
             ) from None
-        return MergedData(data, before, found.base, kept)
+        return MergedData(data, before, found.base, kept), written
+
+    def _as_read_back(self, base: bytes, stored: SessionRecord) -> tuple[JSON, JSON]:
+        """Return the base and our data as a request would have them that read the base back.
+
+        It may find the items of a set in another order. Where the shape does not say that they are
+        a set, that would look like a change by the other request.
+        """
+        codec = self._repository.codec
+        before, ours = read_json(base), read_json(self._change.ours)
+        again = None if codec.is_plain else self._repository.dump_of(stored.raw)
+        if again is None or again == base or not codec.reads_alike(base, again):
+            return before, ours
+        read_back = read_json(again)
+        return read_back, rebase(before, ours, read_back, codec.shape)
 
     def _report_conflict(self, key: str, fields: list[str]) -> None:
         self._repository.events.emit("conflict", key, fields=", ".join(fields))
