@@ -19,7 +19,7 @@ def utc_now() -> datetime:
 
 
 def checked_clock(clock: Clock, place: str) -> Clock:
-    """Return the clock if it returns aware datetimes in UTC.
+    """Return the clock if it returns aware datetimes in UTC, of the years 1970 to 9799.
 
     Raises:
         ConfigurationError: it does not; ``place`` names its owner, such as "MemoryStore".
@@ -28,10 +28,11 @@ def checked_clock(clock: Clock, place: str) -> Clock:
     # an error that the clock raises gets the same message
     with suppress(Exception):
         now = None if is_async else clock()
-    if not isinstance(now, datetime) or now.utcoffset() != timedelta(0):
+    is_utc = isinstance(now, datetime) and now.utcoffset() == timedelta(0)
+    if now is None or not is_utc or not 1970 <= now.year < 9800:
         raise ConfigurationError(
-            f"{place}: clock=... takes a function that returns aware datetimes in UTC, such as "
-            "lambda: datetime.now(UTC)"
+            f"{place}: clock=... takes a function that returns aware datetimes in UTC, of the "
+            "years 1970 to 9799, such as lambda: datetime.now(UTC)"
         )
     return clock
 

@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from fastapi_async_sessions import MemoryStore, StoreUnavailable
+from fastapi_async_sessions import MemoryStore, Record, SessionEvent, StoreUnavailable
 from fastapi_async_sessions._core.bounded import BoundedStore
 from fastapi_async_sessions._core.completion import run_to_completion
 from fastapi_async_sessions.events import Events
+from fastapi_async_sessions.records import new_version
 
 from .doubles import WAIT_LIMIT, SpyStore, before
 
@@ -112,6 +113,35 @@ async def test_a_store_may_return_any_awaitable(wrap: Callable[..., Awaitable[No
     store = BoundedStore(Wrapping(), timedelta(seconds=10), Events("session", None))
     with pytest.raises(StoreUnavailable, match="the store raised OSError"):
         await store.load(KEY)
+
+
+RECORD = Record(b"", new_version(), None, datetime(2100, 1, 1, tzinfo=UTC))
+CALLS: dict[str, Callable[[BoundedStore], Awaitable[Any]]] = {
+    "create": lambda store: store.create(KEY, RECORD),
+    "load": lambda store: store.load(KEY),
+    "save": lambda store: store.save(KEY, RECORD, replaces=RECORD.version),
+    "delete": lambda store: store.delete(KEY),
+    "find": lambda store: store.find("owner"),
+    "delete_owned": lambda store: store.delete_owned("owner"),
+}
+
+
+@pytest.mark.parametrize(("verb", "call"), CALLS.items(), ids=CALLS)
+async def test_a_method_that_raises_before_it_returns_an_awaitable_fails_like_the_others(
+    verb: str, call: Callable[[BoundedStore], Awaitable[Any]]
+) -> None:
+    """A store of users may have a plain ``def`` that checks its connection first."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError
+
+    store = MemoryStore()
+    setattr(store, verb, refuse)
+    events: list[SessionEvent] = []
+    bounded_store = BoundedStore(store, NEVER, Events("session", events.append))
+    with pytest.raises(StoreUnavailable, match="the store raised OSError"):
+        await call(bounded_store)
+    assert [event.kind for event in events] == ["store_error"]
 
 
 @pytest.mark.parametrize(("outer", "inner"), [(AT_ONCE, NEVER), (NEVER, AT_ONCE)])

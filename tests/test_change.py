@@ -72,6 +72,10 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         lambda: {"note": Note(color="ab")},
         lambda data: setattr(data.note, "color", "ba"),
     ),
+    "a list in Any reversed": (
+        lambda: {"any": {"a": ["x", "y"]}},
+        lambda data: data.any["a"].reverse(),
+    ),
     "a list reversed": (lambda: {"lists": ["a", "b"]}, lambda data: data.lists.reverse()),
 }
 

@@ -46,7 +46,7 @@ START = datetime(2026, 3, 1, 9, tzinfo=UTC)
 
 def never_expiring_store() -> MemoryStore:
     """A store that never removes or hides an expired record: time stands still for it."""
-    return MemoryStore(clock=lambda: datetime.min.replace(tzinfo=UTC))
+    return MemoryStore(clock=lambda: datetime(1970, 1, 1, tzinfo=UTC))
 
 
 @pytest.fixture

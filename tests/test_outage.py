@@ -504,6 +504,28 @@ async def test_a_failed_purge_is_logged_and_the_next_one_runs(store, caplog, tro
     assert "hunter2" not in caplog.text
 
 
+async def test_a_store_whose_methods_raise_before_they_return_an_awaitable_is_kept(caplog):
+    """Plain functions that fail are logged as coroutines are, and upkeep goes on."""
+    called: list[str] = []
+    was_retried = asyncio.Event()
+
+    def failing_as(verb: str) -> Any:
+        def fail() -> Any:
+            called.append(verb)
+            if called.count("open") == 2:
+                was_retried.set()
+            raise DriverError
+
+        return fail
+
+    store = MemoryStore()
+    store.open, store.aclose = failing_as("open"), failing_as("close")  # type: ignore[method-assign]
+    async with Upkeep(store, every=timedelta(milliseconds=6)).running():
+        await asyncio.wait_for(was_retried.wait(), WAIT_LIMIT)
+    assert called[-1] == "close"
+    assert caplog.text.count("could not be opened: DriverError") == 1
+
+
 async def test_upkeep_leaves_no_task_behind(store):
     """This holds when it ends before the first purge and in the middle of one."""
     before = asyncio.all_tasks()

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Self
 from uuid import UUID, uuid4
 
@@ -56,7 +56,8 @@ WEAK: list[tuple[Any, str]] = [
     ([SECRET, SECRET.encode()], "the same secret twice"),
     ([SECRET, "hunter2"], "shorter than 32 bytes"),
     (None, "secret_key takes"),
-    (42, "secret_key takes"),
+    (42, "secret_key takes str, bytes or SecretStr, not int"),
+    (SecretBytes(b"hunter2" * 5), r"not SecretBytes. Pass its get_secret_value\(\)"),
     ([None], "secret_key takes"),
     ([SECRET, 42], "secret_key takes"),
 ]
@@ -255,6 +256,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"clock": naive}, "clock="),
     ({"clock": None}, "clock="),
     ({"clock": lambda: 0}, "clock="),
+    ({"clock": lambda: datetime(1969, 12, 31, tzinfo=UTC)}, "clock="),
+    ({"clock": lambda: datetime(9800, 1, 1, tzinfo=UTC)}, "clock=.*9799"),
     ({"lifetime": timedelta(hours=1)}, "lifetime="),
     ({"lifetime": None}, "lifetime="),
     *(({"encrypt": value}, "encrypt=") for value in ("yes", 1, None)),

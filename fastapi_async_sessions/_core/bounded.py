@@ -1,9 +1,9 @@
 """A wrapper around a store, with a timeout and a single kind of error for every call."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from ..errors import SessionError, StoreUnavailable
 from ..events import Events
@@ -12,6 +12,7 @@ from ..stores.base import Store
 from .event_loop import require_asyncio
 from .outage import Outage
 
+_Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
@@ -30,27 +31,34 @@ class BoundedStore(Store):
         self._outage = Outage.of(store)
 
     async def create(self, key: str, record: Record) -> bool:
-        return await self._bounded(self._store.create(key, record), key)
+        return await self._bounded(key, self._store.create, key, record)
 
     async def load(self, key: str) -> Record | None:
-        return await self._bounded(self._store.load(key), key)
+        return await self._bounded(key, self._store.load, key)
 
     async def save(self, key: str, record: Record, *, replaces: str) -> bool:
-        return await self._bounded(self._store.save(key, record, replaces=replaces), key)
+        return await self._bounded(key, self._store.save, key, record, replaces=replaces)
 
     async def delete(self, key: str) -> bool:
-        return await self._bounded(self._store.delete(key), key)
+        return await self._bounded(key, self._store.delete, key)
 
     async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
-        return await self._bounded(self._store.find(owner, limit))
+        return await self._bounded(None, self._store.find, owner, limit)
 
     async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
-        return await self._bounded(self._store.delete_owned(owner, keep=keep))
+        return await self._bounded(None, self._store.delete_owned, owner, keep=keep)
 
-    async def _bounded(self, call: Awaitable[_Result], key: str | None = None) -> _Result:
+    async def _bounded(
+        self,
+        key: str | None,
+        method: Callable[_Arguments, Awaitable[_Result]],
+        *arguments: _Arguments.args,
+        **named: _Arguments.kwargs,
+    ) -> _Result:
         try:
             async with asyncio.timeout(self._seconds):
-                result = await call
+                # in here, because one that is no ``async def`` may raise at once
+                result = await method(*arguments, **named)
             if self._outage.failures:
                 self._outage.end()
             return result
@@ -67,8 +75,6 @@ class BoundedStore(Store):
         except SessionError:
             raise
         except Exception as error:
-            if isinstance(call, Coroutine):  # a store of users may return any awaitable
-                call.close()  # which has not begun if there is no loop for it
             require_asyncio()
             # from a store that users wrote themselves: the error's text may contain a record
             reason = f"the store raised {type(error).__name__}"

@@ -94,7 +94,11 @@ def _checked(secret: object) -> bytes:
         # os.environ has lone surrogates for bytes outside UTF-8; an error would show the secret
         secret = secret.encode(errors="surrogatepass")
     if not isinstance(secret, bytes):
-        raise ConfigurationError(f"secret_key takes str, bytes or SecretStr. {_ADVICE}")
+        is_bytes = isinstance(secret, SecretBytes)
+        remedy = "Pass its get_secret_value()" if is_bytes else _ADVICE
+        raise ConfigurationError(
+            f"secret_key takes str, bytes or SecretStr, not {type(secret).__name__}. {remedy}"
+        )
     if len(secret.strip()) < _MIN_SECRET_BYTES:
         raise ConfigurationError(f"secret_key is shorter than {_MIN_SECRET_BYTES} bytes. {_ADVICE}")
     if len(set(secret)) < _MIN_DISTINCT_BYTES or _is_repeated(secret):

@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..errors import ConfigurationError, StoreUnavailable
@@ -66,10 +65,10 @@ class Upkeep:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         self._is_open = False
-        await self._try("closed", self._store.aclose(), self._patience)
+        await self._try("closed", self._store.aclose, self._patience)
 
     async def _open(self) -> None:
-        self._is_open = await self._try("opened", self._store.open(), self._patience)
+        self._is_open = await self._try("opened", self._store.open, self._patience)
 
     async def _keep(self) -> None:
         while True:
@@ -80,14 +79,16 @@ class Upkeep:
             if not self._is_open:
                 await self._open()
             if self._is_open:
-                await self._try("purged", self._store.purge(), self._every)
+                await self._try("purged", self._store.purge, self._every)
 
-    async def _try(self, action: str, work: Coroutine[Any, Any, object], within: timedelta) -> bool:
+    async def _try(
+        self, action: str, method: Callable[[], Awaitable[object]], within: timedelta
+    ) -> bool:
         """Return whether it worked. Without its store an application still starts, runs and stops:
         routes without sessions work, and ``check()`` fails the readiness probe."""
         try:
             async with asyncio.timeout(within.total_seconds()):
-                await work
+                await method()
         except Exception as error:
             if isinstance(error, ConfigurationError) and self._task is None:
                 raise  # a mistake in the program is reported at startup
