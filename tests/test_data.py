@@ -192,6 +192,21 @@ async def test_data_is_stored_under_field_names() -> None:
     assert json_of(site.get_session, key, record) == b'{"name":"ada","first":"byron","plain":"x"}'
 
 
+class Swapped(BaseModel):
+    name: str = Field(default="", alias="title")
+    title: str = Field(default="", alias="name")
+
+
+async def test_an_alias_may_be_the_name_of_another_field() -> None:
+    """Each is read back into the field that it was."""
+
+    def begin(session: Any) -> None:
+        session.data.name, session.data.title = "ada", "countess"
+
+    site = await stored_session(Swapped, begin)
+    assert await site.read(lambda data: [data.name, data.title]) == ["ada", "countess"]
+
+
 class Computed(BaseModel):
     model_config = ConfigDict(extra="forbid")
     count: int = 0
@@ -555,22 +570,45 @@ class Strict(BaseModel):
     inner: Line = Line()
 
 
-INVALID: dict[str, tuple[Action, str]] = {
-    "a value that its field rejects": (lambda data: setattr(data, "age", 471147114711), "age"),
-    "a value of another type": (lambda data: setattr(data, "name", 471147114711), "name"),
-    "a nested value": (lambda data: setattr(data.inner, "tags", ["x", 471147114711]), "inner"),
-    "a value without a JSON form": (lambda data: setattr(data, "name", object()), "name"),
-    "a lone surrogate": (lambda data: setattr(data, "name", "471147114711\ud800"), "name"),
-    "not a number": (lambda data: setattr(data, "age", float("nan")), "age"),
+NO_FIT, NOT_WRITTEN = "does not fit its model", "cannot be written"
+
+# a change, its field, and what the log says of it
+INVALID: dict[str, tuple[Action, str, str]] = {
+    "a value that its field rejects": (
+        lambda data: setattr(data, "age", 471147114711),
+        "age",
+        NO_FIT,
+    ),
+    "a value of another type": (
+        lambda data: setattr(data, "name", 471147114711),
+        "name",
+        NOT_WRITTEN,
+    ),
+    "a nested value": (
+        lambda data: setattr(data.inner, "tags", ["x", 471147114711]),
+        "inner",
+        NOT_WRITTEN,
+    ),
+    "a value without a JSON form": (
+        lambda data: setattr(data, "name", object()),
+        "name",
+        NOT_WRITTEN,
+    ),
+    "a lone surrogate": (
+        lambda data: setattr(data, "name", "471147114711\ud800"),
+        "name",
+        NOT_WRITTEN,
+    ),
+    "not a number": (lambda data: setattr(data, "age", float("nan")), "age", NOT_WRITTEN),
 }
 
 
-@pytest.mark.parametrize(("change", "field"), INVALID.values(), ids=INVALID)
+@pytest.mark.parametrize(("change", "field", "reason"), INVALID.values(), ids=INVALID)
 @pytest.mark.parametrize("is_stored", [True, False])
 async def test_data_that_its_model_rejects_is_not_written(
-    change: Action, field: str, is_stored: bool, caplog: pytest.LogCaptureFixture
+    change: Action, field: str, reason: str, is_stored: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The response is a 500 without details, and the log names the field and no value."""
+    """The response is a 500 without details; the log has the reason and the field, and no value."""
     site = DataSite(Strict)
     if is_stored:
         await site.request(lambda session: setattr(session.data, "name", "ada"))
@@ -579,7 +617,7 @@ async def test_data_that_its_model_rejects_is_not_written(
     assert response.json() == {"detail": GENERAL}
     (report,) = [each for each in caplog.records if each.levelname == "ERROR"]
     assert report.getMessage().startswith("refused: session ")
-    assert field in report.getMessage()
+    assert f"The session's data {reason}. ({field}" in report.getMessage()
     assert "471147114711" not in response.text + caplog.text
     assert site.store.writes == []
     assert await site.read(lambda data: data.name) == ("ada" if is_stored else "")

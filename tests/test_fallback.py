@@ -404,6 +404,29 @@ async def test_so_does_one_whose_json_is_no_object(shops: Shops) -> None:
         assert await stored_json(shops, key) == (digits or ["x"])
 
 
+async def test_a_root_that_cannot_be_read_is_kept_as_another_request_left_it(
+    shops: Shops,
+) -> None:
+    """Where this request only renews its token."""
+    words = shops.provider(Words)
+    client = Client(words)
+    key = await client.sign_in()
+    async with words.open(key) as session:
+        session.data.root = ["x"]
+    client.provider = shops.provider(Digits)
+
+    async def renew(session: Any) -> Any:
+        assert session.data == Digits([])
+        async with words.open(key) as theirs:
+            theirs.data.root.append("y")
+        session.renew()
+        await session.commit()
+        return session.data
+
+    assert (await client.request(renew)).value == Digits([])
+    assert await stored_json(shops, key) == ["x", "y"]
+
+
 def test_a_part_whose_holder_is_gone_is_neither_restored_nor_removed() -> None:
     """There is nothing left to hold it."""
     path = ("part", "inner", "mode")

@@ -18,7 +18,8 @@ from starlette.testclient import TestClient
 
 from fastapi_async_sessions import MemoryStore
 from tests.apps import make_app, make_provider
-from tests.test_merged_sessions import Shops, shops
+from tests.races import Client
+from tests.test_merged_sessions import Shops, Turning, shops, turning
 
 __all__ = ["shops"]  # a fixture
 
@@ -142,6 +143,51 @@ async def test_a_commit_after_a_merge_keeps_what_another_request_stored(
     async with get_session.open(key) as session:
         written = session.data.model_dump_json()
     assert [written.count(f'"{name}"') for name in ("before", "theirs", "ours", "again")] == [1] * 4
+
+
+class Held(BaseModel):
+    tags: set[Turning] = set()
+    names: list[str] = []
+    part: Part = Part()
+    visits: int = 0
+
+
+async def test_a_value_that_only_this_request_has_is_the_same_object_after_a_merge(
+    shops: Shops,
+) -> None:
+    """The route may hold a reference to it; a set may be in another order in the store."""
+    key = await shops.begin(Held(tags=turning("ab")))
+    get_session = shops.provider(Held)
+    async with get_session.open(key) as ours:
+        tags, names, part = ours.data.tags, ours.data.names, ours.data.part
+        async with get_session.open(key) as theirs:
+            theirs.data.visits = 1
+        names.append("ours")
+        await ours.commit()
+        assert ours.data.visits == 1
+        assert (ours.data.tags is tags, ours.data.names is names, ours.data.part is part) == (
+            (True,) * 3
+        )
+
+
+class DictOrList(RootModel[dict[str, int] | list[int]]):
+    root: dict[str, int] | list[int] = {}
+
+
+async def test_a_root_to_which_another_request_gave_another_type_is_merged(shops: Shops) -> None:
+    """Into a request that only renews its token."""
+    client = Client(shops.provider(DictOrList))
+    key = await client.sign_in()
+
+    async def renew(session: Any) -> Any:
+        assert session.data.root == {}
+        async with client.provider.open(key) as theirs:
+            theirs.data.root = [1]
+        session.renew()
+        await session.commit()
+        return session.data.root
+
+    assert (await client.request(renew)).value == [1]
 
 
 def test_a_websocket_keeps_what_a_request_stored() -> None:

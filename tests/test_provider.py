@@ -132,6 +132,10 @@ class Lossy(BaseModel):
     number: Annotated[int, PlainSerializer(lambda value: str(value + 1))] = 1
 
 
+class TwiceLossy(Lossy):
+    other: Annotated[int, PlainSerializer(lambda value: str(value + 1))] = 1
+
+
 class InvalidDefault(BaseModel):
     number: Annotated[int, Field(ge=10)] = 1
 
@@ -180,6 +184,11 @@ REFUSED_MODELS: list[tuple[Any, str]] = [
     (WithNestedDictOfSecrets, r"WithNestedDictOfSecrets.*accounts"),
     (Unserializable, r"Unserializable.*handle"),
     (Lossy, r"Lossy.*number"),
+    (
+        TwiceLossy,
+        r"TwiceLossy does not survive a round trip through JSON \(number, other\): use types that "
+        "JSON can represent, with defaults of those types, and no exclude=True",
+    ),
     (InvalidDefault, r"InvalidDefault.*number"),
     (ValidatedDefault, r"ValidatedDefault\(\), but its defaults are not valid: number"),
     (Contradictory, r"Contradictory\(\), but its defaults are not valid: as a whole"),

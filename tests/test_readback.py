@@ -1,6 +1,7 @@
 """What the next request would not read as what it is: refused, by name, before it is stored."""
 
 import json
+import re
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -209,6 +210,9 @@ async def test_a_value_that_would_not_come_back_is_refused(
     assert raised.value.__cause__ is raised.value.__context__ is None
     shown = str(raised.value) + repr(raised.value)
     assert problem in shown
+    assert re.search(
+        r"The session's data (would not be read back as it is|cannot be written)", shown
+    )
     assert "secret" not in shown
     assert "4711" not in shown
 
@@ -377,6 +381,25 @@ def test_a_deque_that_would_lose_its_bound_is_refused() -> None:
         make_provider(MemoryStore(), model_of(deque[int], deque(maxlen=3)))
 
 
+class Equal(BaseModel):
+    """Equal to any other of its kind, derived ones too."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Equal)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class MoreThanEqual(Equal):
+    more: int = 0
+
+
+def test_a_default_that_would_come_back_as_its_base_class_is_refused() -> None:
+    """Also if the two say that they are equal."""
+    with pytest.raises(ConfigurationError, match=r"JSON \(value\)"):
+        make_provider(MemoryStore(), model_of(Equal, Field(default_factory=MoreThanEqual)))
+
+
 # what two new sessions have in common
 
 
@@ -419,6 +442,17 @@ def test_a_mutable_object_of_all_new_sessions_is_refused(
     with pytest.raises(ConfigurationError) as raised:
         make_provider(MemoryStore(), model_of(kind, default))
     assert f"share one object ({path}):" in str(raised.value)
+
+
+def test_all_fields_with_such_an_object_are_named() -> None:
+    """In one error."""
+    model = create_model(
+        "Model",
+        one=(list[int], Field(default_factory=lambda: COMMON)),
+        other=(deque[int], Field(default_factory=lambda: QUEUE)),
+    )
+    with pytest.raises(ConfigurationError, match=r"share one object \(one, other\):"):
+        make_provider(MemoryStore(), model)
 
 
 NOT_SHARED: list[tuple[Any, Any]] = [

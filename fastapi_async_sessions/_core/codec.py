@@ -217,16 +217,15 @@ class Codec(Generic[Model]):
         )
 
     def changed_fields(self, before: bytes, after: bytes) -> list[str]:
-        """Return the names of the fields in which two dumps differ."""
-        left, right, shape = read_json(before), read_json(after), self.shape
-        if isinstance(left, dict) and isinstance(right, dict):
-            names = dict.fromkeys([*left, *right])
-            return [
-                name
-                for name in names
-                if not is_same(left.get(name), right.get(name), shape.at(name))
-            ]
-        return [] if is_same(left, right, shape) else ["root"]
+        """Return the keys whose values differ in two dumps; none if these are no objects."""
+        left, right = read_json(before), read_json(after)
+        if not (isinstance(left, dict) and isinstance(right, dict)):
+            return []
+        return [
+            name
+            for name in dict.fromkeys([*left, *right])
+            if not is_same(left.get(name), right.get(name), self.shape.at(name))
+        ]
 
     def fields_of(self, error: ValidationError) -> list[str]:
         """Return the dotted paths that a validation error names, without the values."""
