@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from fastapi_async_sessions import SessionProvider, Store
+from fastapi_async_sessions import MemoryStore, SessionProvider, Store
 from fastapi_async_sessions import cli as command_line
 from fastapi_async_sessions.stores.http import HTTPStore
 from fastapi_async_sessions.stores.redis import RedisStore
@@ -155,6 +155,7 @@ def open_provider(store: str, url: str) -> Any:
         "sqlite": SQLStore.from_url,
         "postgresql": SQLStore.from_url,
         "http": lambda url: HTTPStore(url, token=TOKEN),
+        "memory": lambda url: MemoryStore(),
     }
     made: Store = makers[store](url)
     return SessionProvider(Data, store=made, secret_key=SECRET, **PATIENT)
