@@ -68,8 +68,9 @@ def test_cells_await_what_they_ask_for(notebook: Notebook, store: tuple[str, str
     """One cell after another, several calls at once, and a thread with a loop of its own."""
     notebook.run("import asyncio; from tests.cli.shells import open_provider")
     notebook.run("from fastapi_async_sessions.testing import session_cookies")
-    notebook.run("get_session = open_provider(%r, %r)" % store)
-    if store[0] in ("sqlite", "postgresql"):
+    kind, url = store
+    notebook.run(f"get_session = open_provider({kind!r}, {url!r})")
+    if kind in ("sqlite", "postgresql"):
         notebook.run("await get_session.repository.settings.store.create_table()")
     notebook.run("cookies = await session_cookies(get_session, subject='ada')")
     assert notebook.run("(each,) = await get_session.sessions('ada'); each.subject") == "'ada'"
