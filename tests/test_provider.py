@@ -144,6 +144,10 @@ class ValidatedDefault(BaseModel):
     number: Annotated[int, Field(ge=10, validate_default=True)] = 1
 
 
+class ValidatedDefaults(ValidatedDefault):
+    other: Annotated[int, Field(ge=10, validate_default=True)] = 1
+
+
 class Contradictory(BaseModel):
     @model_validator(mode="after")
     def refuse(self) -> Self:
@@ -191,6 +195,7 @@ REFUSED_MODELS: list[tuple[Any, str]] = [
     ),
     (InvalidDefault, r"InvalidDefault.*number"),
     (ValidatedDefault, r"ValidatedDefault\(\), but its defaults are not valid: number"),
+    (ValidatedDefaults, r"its defaults are not valid: number, other"),
     (Contradictory, r"Contradictory\(\), but its defaults are not valid: as a whole"),
     (Raising, r"Raising\(\), but it raises ValueError"),
     (Undefined, r"cannot use Undefined as it is: undefined-annotation"),
