@@ -475,6 +475,28 @@ async def test_commit_merges_into_the_same_object(new_provider: Any) -> None:
     assert data.tags == {"x", "z"}
 
 
+@pytest.mark.parametrize("on_conflict", ["overwrite", "raise"])
+async def test_a_sign_in_into_a_session_that_was_renewed_meanwhile_begins_another(
+    new_provider: Any, on_conflict: str
+) -> None:
+    """With what the request changed: a proof of who somebody is conflicts with nothing."""
+    client = Client(new_provider(on_conflict=on_conflict))
+    key = await client.sign_in()
+    tab = client.copy()
+
+    async def renew(session: Session[Basket]) -> None:
+        session.renew()
+
+    async def sign_in(session: Session[Basket]) -> None:
+        session.data.note = "ours"
+        session.renew(subject="ada")
+        await client.request(renew)
+
+    assert (await tab.request(sign_in)).is_ok
+    assert (await tab.data()).note == "ours"
+    assert {each.key for each in await tab.provider.sessions("ada")} > {key}
+
+
 async def test_each_commit_of_a_request_writes_what_is_new(
     new_provider: Any, store: SpyStore
 ) -> None:

@@ -215,12 +215,13 @@ def test_a_model_unfit_for_a_session_is_an_error(model: Any, named: str) -> None
 class Rich(BaseModel):
     """A model with everything that a session's model may have."""
 
-    model_config = ConfigDict(extra="forbid", frozen=False)
+    model_config = ConfigDict(extra="forbid", frozen=False, ser_json_inf_nan="constants")
 
     made_at: datetime = Field(default_factory=datetime.now)
     id: UUID = Field(default_factory=uuid4)
     tags: set[str] = {"a", "b"}
     ratio: float = 0.1
+    unknown: float = float("nan")
     blob: bytes = b"abc"
     pair: tuple[int, str] = (1, "x")
     lasts: timedelta = timedelta(minutes=1)
