@@ -6,9 +6,10 @@
     python -m benchmarks.instructions  machine instructions of a request: compares two versions
     python -m benchmarks.purge         what a purge costs the requests beside it
     python -m benchmarks.soak          load with faults: nothing may be lost or done twice
+    python -m benchmarks.comparison    how other libraries behave: the table of the guide
 
 ``work`` defines the work of every contender and checks that it is done, ``contenders``, ``peers``
 and ``least`` hold the applications, ``wire`` calls them over HTTP and ``direct`` in this process,
 ``rounds`` interleaves the measurements, ``results`` keeps them, and ``tables``, ``chart`` and
-``report`` show them.
+``report`` show them. ``compared`` holds the applications of the comparison.
 """
