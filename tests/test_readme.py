@@ -46,7 +46,10 @@ START = (
     'python -m venv .venv && .venv/bin/pip install -e ".[examples]" '
     "&& .venv/bin/uvicorn examples.login:app --port 8000"
 )
-TEST = 'python -m venv .venv && .venv/bin/pip install -e ".[test]" && .venv/bin/python -m pytest'
+TEST = (
+    'python -m venv .venv && .venv/bin/pip install -e ".[test]" '
+    '&& .venv/bin/python -m pytest -m "not slow"'
+)
 
 _BLOCK = re.compile(
     r"(?:^<!-- excerpt: (?P<file>\S+) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$",
