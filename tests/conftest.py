@@ -18,6 +18,7 @@ from .generated import load_profile
 load_profile()
 
 pytest_plugins = [
+    "tests.slow",
     "tests.servers.releases",
     "tests.servers.redis",
     "tests.servers.sentinel",

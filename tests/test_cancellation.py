@@ -462,7 +462,8 @@ def open_by_url(url: str) -> Store:
     return SQLStore.from_url(url)
 
 
-@pytest.mark.parametrize("kind", ["redis", pytest.param("sqlite", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["redis", "sqlite"])
 async def test_a_worker_killed_at_its_write_leaves_a_consistent_store(
     kind: str, request: pytest.FixtureRequest
 ) -> None:

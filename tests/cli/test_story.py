@@ -76,11 +76,8 @@ def expire(url: str, count: int) -> None:
 
 
 SHELLS = [
-    ("sqlite", ShellInThisProcess),
-    *(
-        pytest.param(store, Shell, marks=pytest.mark.slow)
-        for store in ("sqlite", "postgresql", "redis", "http")
-    ),
+    *((store, ShellInThisProcess) for store in ("sqlite", "postgresql", "redis", "http")),
+    pytest.param("sqlite", Shell, marks=pytest.mark.slow),
 ]
 
 

@@ -183,6 +183,7 @@ def read(terminal: int, pattern: str = r"\Z(?!)", within: float = 60) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_colours_are_for_terminals(shell: ShellInThisProcess) -> None:
     """A pipe gets plain text."""
     assert ESCAPE not in shell.run("check").out

@@ -60,12 +60,14 @@ def processes():
         pool.join()
 
 
+@pytest.mark.slow
 def test_one_of_several_processes_creates_a_key(tmp_path, processes):
     """Reading and writing are one atomic step between processes too."""
     created = processes.map(create_all, [tmp_path] * 3, chunksize=1)
     assert [sum(each) for each in zip(*created, strict=True)] == [1] * len(KEYS)
 
 
+@pytest.mark.slow
 def test_one_of_several_processes_replaces_a_version(tmp_path, processes):
     """Otherwise a change would be lost."""
     store = FileStore(tmp_path)

@@ -78,8 +78,8 @@ def steps(before: Secrets, after: Secrets) -> Iterator[tuple[str, Secrets]]:
     ("store", "encrypt"),
     [
         ("memory", False),
-        ("redis", True),
         pytest.param("memory", True, marks=pytest.mark.slow),
+        pytest.param("redis", True, marks=pytest.mark.slow),
         pytest.param("redis", False, marks=pytest.mark.slow),
     ],
     indirect=["store"],

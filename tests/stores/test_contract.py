@@ -856,14 +856,12 @@ def test_a_contract_without_make_store_says_what_to_write():
         StoreContract().test_create_never_overwrites()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
         ["-p", "no:asyncio", "-p", "no:anyio"],
-        pytest.param(
-            ["-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function"],
-            marks=pytest.mark.slow,
-        ),
+        ["-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function"],
     ],
 )
 def test_the_contract_works_with_and_without_plugins(options, tmp_path):

@@ -23,6 +23,8 @@ TOKEN = "t0ken-of-more-than-thirty-two-characters"
 KEY = "ab" * 32
 APP = "tests.stores.service_app:app"
 
+pytestmark = pytest.mark.slow
+
 
 def patient_store(url, **options):
     """A store for tests that are not about time: a busy machine does not make their calls late."""
@@ -39,9 +41,7 @@ async def opened(url):
         await store.aclose()
 
 
-@pytest.fixture(
-    scope="module", params=["uvicorn", pytest.param("gunicorn", marks=pytest.mark.slow)]
-)
+@pytest.fixture(scope="module", params=["uvicorn", "gunicorn"])
 def workers(request, tmp_path_factory):
     """Two processes that keep sessions in one file."""
     home = tmp_path_factory.mktemp(request.param)
@@ -88,7 +88,6 @@ async def test_processes_serve_one_database(workers):
         assert await crowd.mistakes() == []
 
 
-@pytest.mark.slow
 @pytest.mark.debian("nginx")
 async def test_a_service_that_restarts_loses_nothing(workers, start_nginx):
     """Behind nginx, which keeps connections to it: requests fail while it is away and no longer."""
@@ -105,7 +104,6 @@ async def test_a_service_that_restarts_loses_nothing(workers, start_nginx):
         assert await crowd.mistakes() == []
 
 
-@pytest.mark.slow
 async def test_connections_that_a_server_closes_when_idle_refuse_nobody():
     """Each is closed after a second: at times just when the next request is sent on it."""
     service = session_service(MemoryStore(), token=TOKEN)

@@ -21,7 +21,10 @@ from tests.servers.sentinel import RedisSentinels
 
 # Of the many connections that are made and dropped during a failover, redis-py now and then fails
 # to close one. They are garbage-collected here, so that no other test gets the warning.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 def record():
@@ -136,7 +139,6 @@ async def test_a_store_finds_the_new_master_after_a_crash(tmp_path, redis_releas
             group.master.kill()
 
 
-@pytest.mark.slow
 async def test_a_store_finds_the_new_master_after_a_switch(tmp_path, redis_release):
     """The old master would accept writes for ten more seconds; min-replicas prevents that."""
     options = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")

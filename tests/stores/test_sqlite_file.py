@@ -248,6 +248,7 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+@pytest.mark.slow
 def test_a_disk_that_fails_is_named(path):
     """SQLite has one code for what a disk may do wrong, apart from being full."""
     program = [sys.executable, "-c", FAILING_DISK, str(path)]
