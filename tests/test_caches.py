@@ -223,7 +223,7 @@ def test_back_after_a_sign_out_shows_nothing(site: str) -> None:
     """
     with launch(ignore_default_args=["--disable-back-forward-cache"]) as browser:
         page = browser.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)
         page.goto(f"{site}/plain")
         page.evaluate("() => { window.mark = 'kept' }")
         page.goto(f"{site}/in")

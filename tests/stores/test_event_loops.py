@@ -389,5 +389,5 @@ async def test_a_store_that_is_dropped_leaves_the_connections_of_its_client(
         for _ in range(10):
             await asyncio.sleep(0.01)
         await redis_client.publish("news", "one")
-        received = [await subscription.get_message(timeout=10) for _ in range(2)]
+        received = [await subscription.get_message(timeout=60) for _ in range(2)]
     assert [message and message["type"] for message in received] == ["subscribe", "message"]
