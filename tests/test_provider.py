@@ -132,6 +132,11 @@ class Lossy(BaseModel):
     number: Annotated[int, PlainSerializer(lambda value: str(value + 1))] = 1
 
 
+class LostAsNaN(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+    ratio: Annotated[float, PlainSerializer(lambda value: value * float("nan"))] = 1.0
+
+
 class TwiceLossy(Lossy):
     other: Annotated[int, PlainSerializer(lambda value: str(value + 1))] = 1
 
@@ -193,6 +198,7 @@ REFUSED_MODELS: list[tuple[Any, str]] = [
         r"TwiceLossy does not survive a round trip through JSON \(number, other\): use types that "
         "JSON can represent, with defaults of those types, and no exclude=True",
     ),
+    (LostAsNaN, r"LostAsNaN.*ratio"),
     (InvalidDefault, r"InvalidDefault.*number"),
     (ValidatedDefault, r"ValidatedDefault\(\), but its defaults are not valid: number"),
     (ValidatedDefaults, r"its defaults are not valid: number, other"),
