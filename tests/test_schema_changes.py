@@ -419,6 +419,7 @@ async def test_any_error_of_a_validator_counts_as_invalid_data(releases, policy)
 
     def migration(raw: dict[str, Any], error: ValidationError) -> Any:
         assert isinstance(error, ValidationError)
+        assert error.title == "Unguarded"
         return Unguarded(email=f"{raw['name']}@example.com")
 
     cookies = await releases.stored(First(name="ada"))
