@@ -86,6 +86,7 @@ ORDER = [
     "testing",
     "telemetry",
     "_terminal",
+    "_checks",
     "cli",
     "__main__",
 ]

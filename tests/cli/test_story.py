@@ -75,8 +75,9 @@ def expire(url: str, count: int) -> None:
         database.executemany(insert, rows)
 
 
+STORES = ("sqlite", "postgresql", "redis", "http")
 SHELLS = [
-    *((store, ShellInThisProcess) for store in ("sqlite", "postgresql", "redis", "http")),
+    *((store, ShellInThisProcess) for store in STORES),
     pytest.param("sqlite", Shell, marks=pytest.mark.slow),
 ]
 
@@ -133,6 +134,22 @@ def test_sessions_are_seen_and_ended_from_a_shell(store: str, url: str, shell: S
     for value in re.findall(r"[\w.-]{100,}", cookies):
         assert value not in shell.printed
         assert value.partition(".")[0] not in shell.printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Shell])
+@pytest.mark.parametrize("store", STORES[1:])
+def test_the_executable_works_on_each_store(store: str, url: str, shell: Shell) -> None:
+    """In a process of its own, which ends without a remark."""
+    if store == "postgresql":
+        assert shell.run("create-table").err == ""
+    checked = shell.run("check")
+    assert (checked.code, checked.err) == (0, "")
+    signed_in(store, url, "ada")
+    listed = shell.run("sessions", "ada", "--json")
+    assert [each["subject"] for each in listed.objects] == ["ada"]
+    revoked = shell.run("revoke", listed.objects[0]["key"])
+    assert (revoked.code, revoked.out, revoked.err) == (0, "revoked: 1\n", "")
 
 
 @pytest.mark.parametrize(("store", "kind"), SHELLS[:1])
