@@ -139,8 +139,10 @@ def by_hand(addresses: Addresses) -> FastAPI:
     return app
 
 
-def ours(make_store: Callable[[Addresses], Store]) -> Callable[[Addresses], FastAPI]:
-    """This library on one of its stores."""
+def ours(
+    make_store: Callable[[Addresses], Store], **options: Any
+) -> Callable[[Addresses], FastAPI]:
+    """This library on one of its stores, with other options of the provider."""
 
     def make(addresses: Addresses) -> FastAPI:
         provider = SessionProvider(
@@ -149,6 +151,7 @@ def ours(make_store: Callable[[Addresses], Store]) -> Callable[[Addresses], Fast
             secret_key=SECRET,
             store_timeout=PATIENCE,
             commit_timeout=PATIENCE,
+            **options,
         )
         return _with_sessions(provider, SessionRoute)
 
@@ -219,7 +222,11 @@ FASTAPI = Contender("FastAPI alone", lambda addresses: fastapi_alone(), is_basel
 BY_HAND = Contender("redis-py by hand", by_hand, uses_redis=True)
 OURS = Contender(
     "this library, Redis",
-    ours(lambda addresses: RedisStore.from_url(addresses.redis)),
+    ours(
+        lambda addresses: RedisStore.from_url(
+            addresses.redis, socket_timeout=PATIENCE.total_seconds()
+        )
+    ),
     uses_redis=True,
 )
 BASELINES = (FASTAPI, BY_HAND)

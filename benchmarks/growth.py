@@ -1,29 +1,27 @@
 """How the cost grows: ``python -m benchmarks.growth``.
 
-Four tables: the CPU time of a request by the size of its session, by the number of sessions that
-are stored, and by the number of connections, each in multiples of the time that FastAPI without
-sessions takes for a request at the same moment; and the bytes that a session takes in each store.
-With ``--leak N`` instead: the memory of this process before and after N requests.
+Five tables: the CPU time of a request by the size of its session, by the number of sessions that
+are stored, by the number of sessions that its user has, and by the number of connections, each in
+multiples of the time that FastAPI without sessions takes for a request at the same moment; and the
+bytes that a session takes in each store.
 """
 
 import argparse
 import asyncio
 import gc
-import json
 import os
 import random
-import resource
 import secrets
 import sqlite3
 import sys
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import cycle
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 from typing import Annotated, Any
 
 import asyncpg
@@ -32,7 +30,7 @@ from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 from redis import Redis
 
-from fastapi_async_sessions import MemoryStore, Record, Session, SessionProvider, SessionRoute
+from fastapi_async_sessions import MemoryStore, Session, SessionProvider, SessionRoute
 from fastapi_async_sessions.stores.redis import RedisStore
 from fastapi_async_sessions.stores.sql import SQLStore
 from fastapi_async_sessions.testing import session_cookies
@@ -41,14 +39,15 @@ from .contenders import BY_HAND, FASTAPI, OURS, Addresses, fastapi_alone
 from .cpu import cores, cpu_seconds, pin, require_linux
 from .direct import in_process
 from .servers import servers
-from .tables import Table, print_table
+from .tables import Table, as_json, print_table
 from .wire import over_http
-from .work import PATIENCE, SECRET, Item, Request, Run, Send
+from .work import PATIENCE, SECRET, Item, Request, Run, Send, sign_ins
 
 WIDTH = 32
-SAMPLE = 12_288  # more than a process remembers to have read
+SAMPLE = 1000
 SIZES = {"0.1 kB": 100, "1 kB": 1000, "8 kB": 8000, "64 kB": 64000}
-STORED = (1000, 100_000, 1_000_000)
+STORED = (1000, 30_000, 1_000_000)
+OWNED = (100, 1000, 10_000)
 CONNECTIONS = (1, 8, 32, 128, 512)
 TIMES = "How many times the CPU time of FastAPI alone a request takes, measured in turns"
 CAPTIONS = {
@@ -57,9 +56,20 @@ CAPTIONS = {
     "whose own work is included.",
     "number": f"{TIMES}, by the number of sessions that are stored. The same, and with Redis the "
     "CPU time of its server is included.",
+    "subject": f"{TIMES}, by the number of sessions that one user has: a sign-in, a list of the "
+    "first hundred, and the revocation of all, divided by their number. As above.",
     "connections": f"{TIMES}, by the number of connections, over HTTP.",
 }
 _BYTES_AN_ITEM = 84
+
+
+_COPY = """
+local value, lifetime = redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])
+for number = ARGV[2], ARGV[3] - 1 do
+  local key = redis.sha1hex(number) .. string.sub(redis.sha1hex(-number), 1, 24)
+  redis.call('SET', ARGV[1] .. key, value, 'PX', lifetime)
+end
+"""
 
 
 class Data(BaseModel):
@@ -93,25 +103,31 @@ class World:
             session.data.count += 1
             return {"count": session.data.count}
 
-        @self.app.post("/sign-in")
-        async def sign_in(session: UserSession) -> dict[str, int]:
+        @self.app.post("/sign-in/{user}")
+        async def sign_in(user: str, session: UserSession) -> dict[str, int]:
             session.data.count = 0
-            session.renew(subject="ada")
+            session.renew(subject=user)
             return {"count": 0}
 
-        @self.app.post("/sign-out")
-        async def sign_out(session: UserSession) -> dict[str, int]:
-            await session.destroy()
-            return {"count": 0}
+        @self.app.get("/list/{user}")
+        async def listed(user: str) -> dict[str, int]:
+            return {"count": len(await self.provider.sessions(user))}
 
-    async def add_sessions(self, number: int, size: int) -> list[str]:
+        @self.app.post("/revoke/{user}")
+        async def revoke(user: str) -> dict[str, int]:
+            return {"count": await self.provider.revoke_all(user)}
+
+    async def add_sessions(
+        self, number: int, size: int, *, subject: str | None = None
+    ) -> list[str]:
         """Store sessions of about so many bytes, no two alike, and return their cookies."""
         data = data_of(size)
         cookies: list[str] = []
         while len(cookies) < number:
             group = range(len(cookies), min(number, len(cookies) + WIDTH))
             made = [data.model_copy(update={"count": count}) for count in group]
-            pairs = await asyncio.gather(*(session_cookies(self.provider, each) for each in made))
+            stored = (session_cookies(self.provider, each, subject=subject) for each in made)
+            pairs = await asyncio.gather(*stored)
             cookies += [f"{name}={value}" for pair in pairs for name, value in pair.items()]
         return cookies
 
@@ -131,43 +147,34 @@ def main() -> None:
     options = _options()
     application_core, other_core = cores()
     pin(other_core)
+    made: dict[str, Table] = {}
     with servers() as (redis, addresses):
         pin(application_core)
-        if options.leak:
-            print_table(uvloop.run(leak(addresses, options.leak)))
-            return
-        made = {
-            "bytes stored": uvloop.run(bytes_stored(redis, addresses)),
-            "size": uvloop.run(by_size(addresses, options.seconds)),
-            "number": uvloop.run(by_number(redis, addresses, options.seconds, options.stored)),
-        }
-        pin(other_core)
-        by_connection = by_connections(addresses, application_core, options.seconds)
-        made["connections"] = uvloop.run(by_connection)
-    for title, table in made.items():
-        print(f"\n## {title}\n{CAPTIONS[title]}\n")
-        print_table(table)
+        for title, measured in (
+            ("bytes stored", bytes_stored(redis, addresses)),
+            ("size", by_size(addresses, options.seconds)),
+            ("number", by_number(redis, addresses, options.seconds, options.stored)),
+            ("subject", by_subject(redis, addresses, options.seconds, options.owned)),
+            (
+                "connections",
+                by_connections(addresses, application_core, other_core, options.seconds),
+            ),
+        ):
+            began = perf_counter()
+            made[title] = uvloop.run(measured)
+            print(f"\n## {title}, in {perf_counter() - began:.0f} s\n{CAPTIONS[title]}\n")
+            print_table(made[title])
     if options.json:
-        options.json.write_text(_json(made))
+        options.json.write_text(as_json(CAPTIONS, made))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
     parser.add_argument("--seconds", type=float, default=1.0, help="for each measurement")
-    parser.add_argument("--leak", type=int, nargs="?", const=100_000, metavar="N")
     parser.add_argument("--stored", type=int, nargs="+", default=STORED, metavar="N")
+    parser.add_argument("--owned", type=int, nargs="+", default=OWNED, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()
-
-
-def _json(tables: dict[str, Table]) -> str:
-    """Captions and tables, with one row on each line."""
-    parts = []
-    for name, table in tables.items():
-        rows = ",\n".join(f"   {json.dumps(row)}" for row in table)
-        caption = json.dumps(CAPTIONS[name])
-        parts.append(f' "{name}": {{\n  "caption": {caption},\n  "table": [\n{rows}\n  ]\n }}')
-    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def progress(text: str) -> None:
@@ -180,7 +187,9 @@ def stores(addresses: Addresses, name: str) -> dict[str, Callable[[], Any]]:
     sqlite = f"sqlite+aiosqlite:///{addresses.sqlite}.{name}"
     return {
         "memory": lambda: MemoryStore(max_sessions=2_000_000),
-        "Redis": lambda: RedisStore.from_url(addresses.redis, prefix=name),
+        "Redis": lambda: RedisStore.from_url(
+            addresses.redis, prefix=name, socket_timeout=PATIENCE.total_seconds()
+        ),
         "SQLite": lambda: SQLStore.from_url(sqlite, create_table=True),
         "PostgreSQL": lambda: SQLStore.from_url(addresses.postgres, **postgres),
     }
@@ -240,14 +249,14 @@ async def bytes_in_postgres(addresses: Addresses, table: str) -> int:
 
 
 async def by_size(addresses: Addresses, seconds: float) -> Table:
-    """256 users, each with one session of that size."""
+    """A hundred users, each with one session of that size."""
     rows = []
     for title, size in SIZES.items():
         progress(f"sessions of {title}")
         row = [title]
         for make in stores(addresses, f"size{size}").values():
             async with served(make) as (world, send):
-                row += await costs(send, await world.add_sessions(256, size), seconds)
+                row += await costs(send, await world.add_sessions(100, size), seconds)
         rows.append(row)
     return [_head("JSON", ("memory", "Redis", "SQLite", "PostgreSQL")), *rows]
 
@@ -264,7 +273,7 @@ async def by_number(
         row = [f"{number:,}"]
         async with served(made["Redis"]) as (world, send):
             cookies = await world.add_sessions(min(number, SAMPLE), 1000)
-            await fill_redis(world.store, number - len(cookies))
+            fill_redis(redis, f"number{number}", number - len(cookies))
             row += await costs(send, cookies, seconds, server)
         async with served(made["SQLite"]) as (world, send):
             cookies = await world.add_sessions(min(number, SAMPLE), 1000)
@@ -274,16 +283,11 @@ async def by_number(
     return [_head("sessions stored", ("Redis", "SQLite")), *rows]
 
 
-async def fill_redis(store: RedisStore, number: int) -> None:
-    """Add records of 1 kB that no cookie opens."""
-    body = data_of(1000).model_dump_json().encode()
-    record = Record(body, secrets.token_hex(7), None, datetime.now(UTC) + timedelta(hours=24))
-
-    async def work() -> None:
-        for _ in range(number // WIDTH):
-            await store.create(secrets.token_hex(32), record)
-
-    await asyncio.gather(*(work() for _ in range(WIDTH)))
+def fill_redis(redis: Redis, prefix: str, number: int) -> None:
+    """Add copies of a session under keys that no cookie opens."""
+    session = next(redis.scan_iter(f"{prefix}:*"))
+    for start in range(0, number, 10_000):
+        redis.eval(_COPY, 1, session, f"{prefix}:", start, min(number, start + 10_000))
 
 
 def fill_sqlite(path: str, number: int) -> None:
@@ -292,7 +296,9 @@ def fill_sqlite(path: str, number: int) -> None:
     found = connection.execute("SELECT * FROM sessions LIMIT 1")
     columns, row = [column[0] for column in found.description], found.fetchone()
     values = dict(zip(columns, row, strict=True))
-    copies = ({**values, "key": secrets.token_hex(32)} for _ in range(number))
+    # in the order of the index, which is many times faster
+    keys = sorted(secrets.token_hex(32) for _ in range(number))
+    copies = ({**values, "key": key} for key in keys)
     marks = ", ".join(f":{column}" for column in columns)
     with connection:
         connection.executemany(f"INSERT INTO sessions VALUES ({marks})", copies)
@@ -300,15 +306,62 @@ def fill_sqlite(path: str, number: int) -> None:
     connection.close()
 
 
-async def by_connections(addresses: Addresses, core: int, seconds: float) -> Table:
-    """Over HTTP, 1024 users who read or change."""
+async def by_subject(
+    redis: Redis, addresses: Addresses, seconds: float, numbers: Sequence[int]
+) -> Table:
+    """Requests of a user who has so many sessions, or for that user."""
+    rows = []
+    server = redis.info("server")["process_id"]
+    names = ("memory", "Redis", "SQLite")
+    for number in numbers:
+        progress(f"{number:,} sessions of one user")
+        row = [f"{number:,}"]
+        for name in names:
+            make = stores(addresses, f"subject{number}")[name]
+            async with served(make) as (world, send):
+                await world.add_sessions(number, 100, subject="ada")
+                row += await costs_of_user(
+                    send, number, seconds / 4, server if name == "Redis" else None
+                )
+        rows.append(row)
+    verbs = ("sign-in", "list", "revoke each")
+    return [["sessions", *(f"{name}, {verb}" for name in names for verb in verbs)], *rows]
+
+
+async def costs_of_user(send: Send, number: int, seconds: float, server: int | None) -> list[str]:
+    """The cost of a sign-in, of a list, and of a revocation for each of the sessions."""
+    found = []
+    async with in_process(_alone()) as alone:
+        for method, path in (("POST", "/sign-in/ada"), ("GET", "/list/ada")):
+            requests = [Request(method, path)] * 16
+            found.append(await cost(send, alone, requests, WIDTH, seconds, server))
+        base = await spent(alone, [Request("POST", "/revoke/ada")] * 256, WIDTH)
+        revoked = await spent(send, [Request("POST", "/revoke/ada")], 1, server)
+    return [*found, f"{revoked / number / base:.2f}"]
+
+
+def _alone() -> FastAPI:
+    """FastAPI alone, with the routes for one user."""
+    app = fastapi_alone()
+
+    async def answer_user(user: str) -> dict[str, int]:
+        return {"count": 0}
+
+    app.get("/list/{user}")(answer_user)
+    app.post("/revoke/{user}")(answer_user)
+    return app
+
+
+async def by_connections(addresses: Addresses, core: int, other_core: int, seconds: float) -> Table:
+    """Over HTTP, as many users as connections who read or change."""
+    pin(other_core)
     rows = []
     serve = partial(over_http, addresses=addresses, core=core, connections=max(CONNECTIONS))
     for contender in (BY_HAND, OURS):
         progress(f"connections, {contender.name}")
         async with serve(FASTAPI) as alone, serve(contender) as send:
-            names = [Request("POST", f"/sign-in/user-{number}") for number in range(1024)]
-            cookies = [answer.cookie() for answer in (await run(send, names, 1)).answers]
+            signed_in = await run(send, sign_ins(range(max(CONNECTIONS))), WIDTH)
+            cookies = [answer.cookie() for answer in signed_in.answers]
             for method, path in (("GET", "/read"), ("POST", "/change")):
                 requests = [Request(method, path, cookie) for cookie in cookies]
                 row = [await cost(send, alone, requests, width, seconds) for width in CONNECTIONS]
@@ -338,21 +391,27 @@ async def cost(
 ) -> str:
     """How many times the CPU time of FastAPI alone a request takes: the median of several runs.
 
-    Both run in turns. With a server's process, its CPU time is counted as well.
+    Both run in turns.
     """
     times: list[float] = []
-    spent = 0.0
+    began = perf_counter()
     for batch in cycle(_batches(requests)):
-        base = await run(alone, batch, width)
-        began = cpu_seconds(server) if server else 0
-        done = await run(send, batch, width)
-        of_server = cpu_seconds(server) - began if server else 0
-        times.append((done.cpu_seconds + of_server) / base.cpu_seconds)
-        spent += done.seconds
-        if spent > seconds and len(times) > 5:
+        base = await spent(alone, batch, width)
+        times.append(await spent(send, batch, width, server) / base)
+        if len(times) > 4 and perf_counter() - began > seconds:
             break
     # the first run has warmed up
     return f"{median(times[1:]):.1f}"
+
+
+async def spent(
+    send: Send, requests: Sequence[Request], width: int, server: int | None = None
+) -> float:
+    """The CPU time of a request in seconds, with that of a server's process if there is one."""
+    began = cpu_seconds(server) if server else 0
+    done = await run(send, requests, width)
+    of_server = cpu_seconds(server) - began if server else 0
+    return (done.cpu_seconds + of_server) / len(requests)
 
 
 def _batches(requests: Sequence[Request]) -> list[Sequence[Request]]:
@@ -365,35 +424,6 @@ async def run(send: Send, requests: Sequence[Request], width: int) -> Run:
     if refused:
         raise RuntimeError(f"{len(refused)} of {len(requests)} failed: {refused[0]}")
     return done
-
-
-async def leak(addresses: Addresses, number: int) -> Table:
-    """Sign in, read, change, sign out, and return what that leaves in this process."""
-    rows = []
-    made = stores(addresses, "leak")
-    for title in ("memory", "Redis"):
-        async with served(made[title]) as (_, send):
-            await lives(send, max(1000, number // 10))
-            before = held()
-            await lives(send, number)
-            after = held()
-        rows.append([title, *before, *after])
-    head = [f"{number:,} requests", "RSS before, MB", "objects", "RSS after, MB", "objects"]
-    return [head, *rows]
-
-
-async def lives(send: Send, number: int) -> None:
-    for _ in range(number // 1024 + 1):
-        signed_in = await run(send, [Request("POST", "/sign-in")] * 256, WIDTH)
-        cookies = [answer.cookie() for answer in signed_in.answers]
-        for method, path in (("GET", "/read"), ("POST", "/change"), ("POST", "/sign-out")):
-            await run(send, [Request(method, path, cookie) for cookie in cookies], WIDTH)
-
-
-def held() -> tuple[str, str]:
-    gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return f"{pages * resource.getpagesize() / 1e6:.1f}", f"{len(gc.get_objects()):,}"
 
 
 def _head(title: str, names: Sequence[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Writes the figures into the pages and draws the chart: ``python -m benchmarks.report``.
 
-They come from ``results.json`` and ``growth.json``. Every figure in a page stands between two
+They come from the JSON files beside this module. Every figure in a page stands between two
 comments, which name what is written there:
 
     <!-- figures: CPU shares -->
@@ -20,7 +20,8 @@ from .tables import ALONE, CAPTIONS, Table, tables
 
 HERE = Path(__file__).parent
 CHART = HERE / "chart.svg"
-GROWTH = HERE / "growth.json"
+# file -> what the names of its tables begin with
+TABLES = {"growth.json": "growth by ", "latency.json": "", "memory.json": ""}
 PAGES = (HERE / "README.md", HERE.parent / "README.md")
 
 BY_HAND = "redis-py by hand"
@@ -33,9 +34,18 @@ _REGION = re.compile(r"(?<=<!-- figures: )([^>]+)( -->\n).*?(?=<!-- end of figur
 def main() -> None:
     results = Results.read(RESULTS)
     CHART.write_text(draw(results))
-    pieces = pieces_of(results, json.loads(GROWTH.read_text()))
+    pieces = pieces_of(results, measured_tables())
     for page in PAGES:
         page.write_text(fill(page.read_text(), pieces))
+
+
+def measured_tables() -> dict[str, Any]:
+    """The captions and tables of all files, by their names."""
+    return {
+        f"{prefix}{name}": part
+        for file, prefix in TABLES.items()
+        for name, part in json.loads((HERE / file).read_text()).items()
+    }
 
 
 def fill(page: str, pieces: Mapping[str, str]) -> str:
@@ -47,17 +57,17 @@ def fill(page: str, pieces: Mapping[str, str]) -> str:
     return _REGION.sub(lambda region: f"{region[1]}{region[2]}{pieces[region[1]]}\n", page)
 
 
-def pieces_of(results: Results, growth: Mapping[str, Any]) -> dict[str, str]:
+def pieces_of(results: Results, others: Mapping[str, Any]) -> dict[str, str]:
     """The text of each region, by its name."""
     found = tables(results).items()
     pieces = {name: _with_caption(CAPTIONS[name], table) for name, table in found}
-    for name, part in growth.items():
-        pieces[f"growth by {name}"] = _with_caption(part["caption"], part["table"])
+    for name, part in others.items():
+        pieces[name] = _with_caption(part["caption"], part["table"])
     return pieces | {
         "summary": _summary(results),
         "conditions": _conditions(results.machine),
         "promises": _promises(results),
-        "sizing": _sizing(growth["bytes stored"]["table"]),
+        "sizing": _sizing(others["growth by bytes stored"]["table"]),
     }
 
 

@@ -59,10 +59,10 @@ class Participant:
         # merging takes longer the more requests overlap; fewer of them show that as well
         self.sizes[CONTENDED] = max(PAGES, self.sizes["change"] // 8)
 
-    async def run(self, scenario: str, number: int = 0) -> Run:
+    async def run(self, scenario: str, number: int = 0, width: int = WIDTH) -> Run:
         """That many requests of a scenario, or as many as were found; each has to succeed."""
         requests = self._requests(scenario, number or self.sizes[scenario])
-        run = await self.send(requests, WIDTH)
+        run = await self.send(requests, width)
         refused = [answer for answer in run.answers if answer.status != 200]
         if refused:
             raise Failed(f"{scenario}: {len(refused)} of {len(requests)}, {_shown(refused[0])}")

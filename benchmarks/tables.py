@@ -1,6 +1,7 @@
 """The tables of a run."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 from .results import CONTENDED, SCENARIOS, Figure, Results
@@ -79,6 +80,16 @@ def _contended(results: Results) -> Table:
 
 def _table(columns: Sequence[str], names: Sequence[str], cell: Cell) -> Table:
     return [["", *columns], *([name, *(cell(each, name) for each in columns)] for name in names)]
+
+
+def as_json(captions: Mapping[str, str], tables: Mapping[str, Table]) -> str:
+    """Captions and tables, with one row on each line."""
+    parts = []
+    for name, table in tables.items():
+        rows = ",\n".join(f"   {json.dumps(row)}" for row in table)
+        caption = json.dumps(captions[name])
+        parts.append(f' "{name}": {{\n  "caption": {caption},\n  "table": [\n{rows}\n  ]\n }}')
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def print_table(table: Table) -> None:

@@ -1,6 +1,5 @@
 """What is written about speed is what was measured."""
 
-import json
 import os
 import re
 import sys
@@ -9,15 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from benchmarks import report
 from benchmarks.chart import SHOWN, draw
 from benchmarks.cpu import cpu_seconds, require_linux
+from benchmarks.distance import at_a_distance
 from benchmarks.results import RESULTS, Results
 from benchmarks.tables import tables
 
 RESULT = Results.read(RESULTS)
-PIECES = report.pieces_of(RESULT, json.loads(report.GROWTH.read_text()))
+PIECES = report.pieces_of(RESULT, report.measured_tables())
 
 _REGION = re.compile(r"<!-- figures: ([^>]+) -->\n(.*?)<!-- end of figures -->", re.DOTALL)
 # 0.41, 12 us, 3 %, 5 times
@@ -99,7 +100,25 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert (tmp_path / "results.json").read_text() == RESULTS.read_text()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks run on Linux only")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks run on Linux only")
+
+
+@on_linux
+def test_a_distant_server_answers_later_and_in_order(redis_url: str) -> None:
+    """Each piece of traffic comes later by the delay, in both directions; none is lost."""
+    with at_a_distance(redis_url, seconds=0.02) as there, Redis.from_url(there) as redis:
+        redis.ping()  # connects
+        began = time.monotonic()
+        redis.ping()
+        assert time.monotonic() - began >= 0.04
+        pipeline = redis.pipeline(transaction=False)
+        texts = [str(number).encode() * 100 for number in range(1000)]
+        for text in texts:
+            pipeline.echo(text)
+        assert pipeline.execute() == texts
+
+
+@on_linux
 def test_the_cpu_time_of_a_process_includes_threads_that_have_ended() -> None:
     """A worker's pool of threads shrinks between two rounds."""
 
