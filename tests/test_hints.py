@@ -149,7 +149,8 @@ from tests.apps import make_provider
 app = FastAPI(lifespan=make_provider(MemoryStore()).lifespan)
 
 if __name__ == "__main__":
-    uvicorn.run("program:app", port=int(sys.argv[1]), workers=2)
+    # a worker that is still importing this file does not answer
+    uvicorn.run("program:app", port=int(sys.argv[1]), workers=2, timeout_worker_healthcheck=120)
 """
 
 
@@ -164,7 +165,7 @@ class Configured(Workers):
     """gunicorn, which reads the number of workers in a file."""
 
     def _command(self) -> list[str]:
-        lines = ("workers = 2", "worker_class = 'uvicorn_worker.UvicornWorker'")
+        lines = ("workers = 2", "worker_class = 'uvicorn_worker.UvicornWorker'", "timeout = 120")
         (self.directory / "gunicorn.conf.py").write_text("\n".join(lines))
         bind = f"127.0.0.1:{self.port}"
         command = [sys.executable, "-m", "gunicorn", "--bind", bind, "--pythonpath"]

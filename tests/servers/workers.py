@@ -51,13 +51,18 @@ class Workers(ServerProcess):
         return True
 
 
+# a worker that starts on a busy machine does not answer for a while, and would be replaced
+_PATIENCE = "120"
+
+
 def _uvicorn(port: int, count: int) -> list[str]:
-    return ["uvicorn", "--port", str(port), "--workers", str(count), "--log-level", "warning"]
+    options = ("--log-level", "warning", "--timeout-worker-healthcheck", _PATIENCE)
+    return ["uvicorn", "--port", str(port), "--workers", str(count), *options]
 
 
 def _gunicorn(port: int, count: int) -> list[str]:
-    worker = ("--worker-class", "uvicorn_worker.UvicornWorker")
-    return ["gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", str(count), *worker]
+    options = ("--worker-class", "uvicorn_worker.UvicornWorker", "--timeout", _PATIENCE)
+    return ["gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", str(count), *options]
 
 
 def _hypercorn(port: int, count: int) -> list[str]:
