@@ -42,7 +42,7 @@ class ConfigurationError(SessionError):
 
 
 class SignInRequired(SessionError, HTTPException):
-    """The request brings no live session, or no recent enough sign-in, and the route requires it.
+    """The route requires a live session or a recent sign-in, which the request does not have.
 
     Attributes:
         reason: ``"no_session"``; ``"ended"``: the cookie is well signed, but its session is gone;

@@ -32,7 +32,8 @@ class SessionRouteMiddleware:
             request, so that packages inside have ``request.session``.
 
     Raises:
-        ConfigurationError: the provider has no such field, or one of the two is something else.
+        ConfigurationError: the provider has no ``request_session``, or an argument is of another
+            type.
     """
 
     closes_sessions: ClassVar[bool] = True

@@ -61,9 +61,9 @@ class Store(ABC):
     async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
         """Remove some live records of an owner, all but ``keep``, and return their number.
 
-        0: none is left. Each call removes a bounded number, so that it ends in time, and a caller
-        repeats it until 0. The first to expire go first. Checking the owner of a record and
-        removing it is one step: a record that gets another owner in the meantime stays.
+        0: none is left. Each call removes a bounded number, so that it finishes in time; callers
+        repeat it until it returns 0. The first to expire go first. Checking the owner of a record
+        and removing it is one step: a record that gets another owner in the meantime stays.
 
         As inherited, it removes the records that ``find`` lists, the last to expire first. If a
         store can remove records without loading them, override it.
