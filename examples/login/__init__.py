@@ -21,7 +21,7 @@ from fastapi_async_sessions import SignInRequired
 
 from . import account, admin, orders, shop
 from .pages import error_page, own_url, see_other
-from .sessions import ROOT_PATH, get_admin_session, get_session
+from .sessions import get_admin_session, get_session
 
 
 @asynccontextmanager
@@ -30,7 +30,7 @@ async def lifespan(app: FastAPI):
         yield
 
 
-app = FastAPI(title="The corner shop", root_path=ROOT_PATH, lifespan=lifespan)
+app = FastAPI(title="The corner shop", lifespan=lifespan)
 app.mount("/static", StaticFiles(directory=Path(__file__).with_name("static")))
 app.include_router(shop.router)
 app.include_router(account.router)

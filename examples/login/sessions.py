@@ -20,7 +20,8 @@ from fastapi_async_sessions import (
 # ends all sessions.
 SECRET_KEY = os.environ.get("SESSION_SECRET") or secrets.token_urlsafe(32)
 
-# the path under which a proxy serves the shop, as in ROOT_PATH=/shop
+# The path that a proxy removes before it passes a request on, as in
+# ROOT_PATH=/shop uvicorn --root-path /shop examples.login:app
 ROOT_PATH = os.environ.get("ROOT_PATH", "")
 
 store = MemoryStore()

@@ -23,7 +23,8 @@ from starlette.websockets import WebSocketDisconnect
 from examples import login, quickstart, streaming, websocket
 from examples.login import sessions, users
 from fastapi_async_sessions import StoreUnavailable
-from tests.servers.redis import free_port
+from tests.servers.process import free_port, running
+from tests.servers.workers import Workers
 
 ROOT = Path(__file__).parents[2]
 HTTPS = "https://testserver"
@@ -411,6 +412,28 @@ class TestUnderAPath:
             missing = client.get("/shop/nothing")
             assert missing.status_code == 404
             assert 'href="/shop/"' in missing.text
+
+    def test_behind_a_proxy_that_removes_the_path(self, tmp_path: Path) -> None:
+        """The server and the shop know it: the cookie of the admin area is for that path."""
+        options = ("--root-path", "/shop")
+        settings = {"ROOT_PATH": "/shop"}
+        server = Workers(
+            tmp_path, "examples.login:app", *options, under="uvicorn", count=1, settings=settings
+        )
+        proxy = httpx.Client(base_url=server.url, timeout=60, trust_env=False)
+        with running(server), proxy:
+            links = re.findall(r'(?:href|action)="(?!#)([^"]*)"', proxy.get("/").text)
+            assert len(links) > 10
+            assert [link for link in links if not link.startswith("/shop/")] == []
+            assert proxy.get("/static/shop.css").status_code == 200
+            form = {"name": "admin", "password": ADMIN_PASSWORD}
+            signed_in = proxy.post("/admin/sign-in", data=form)
+            assert signed_in.headers["location"] == "/shop/admin"
+            cookie, _, attributes = signed_in.headers["set-cookie"].partition("; ")
+            assert "Path=/shop/admin" in attributes
+            assert proxy.get("/admin", headers={"cookie": cookie}).status_code == 200
+            asked = proxy.get("/admin")
+            assert asked.headers["location"] == "/shop/admin/sign-in"
 
 
 class TestAdministration:
