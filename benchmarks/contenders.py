@@ -211,7 +211,9 @@ def _with_sessions(
 
 
 def _sqlite(addresses: Addresses) -> Store:
-    return SQLStore.from_url(f"sqlite+aiosqlite:///{addresses.sqlite}", create_table=True)
+    seconds = PATIENCE.total_seconds()
+    url = f"sqlite+aiosqlite:///{addresses.sqlite}?timeout={seconds}"
+    return SQLStore.from_url(url, create_table=True)
 
 
 def _postgres(addresses: Addresses) -> Store:

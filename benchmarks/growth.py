@@ -184,12 +184,11 @@ def progress(text: str) -> None:
 def stores(addresses: Addresses, name: str) -> dict[str, Callable[[], Any]]:
     """A fresh one of each kind."""
     postgres = {"table_name": name, "create_table": True}
-    sqlite = f"sqlite+aiosqlite:///{addresses.sqlite}.{name}"
+    seconds = PATIENCE.total_seconds()
+    sqlite = f"sqlite+aiosqlite:///{addresses.sqlite}.{name}?timeout={seconds}"
     return {
         "memory": lambda: MemoryStore(max_sessions=2_000_000),
-        "Redis": lambda: RedisStore.from_url(
-            addresses.redis, prefix=name, socket_timeout=PATIENCE.total_seconds()
-        ),
+        "Redis": lambda: RedisStore.from_url(addresses.redis, prefix=name, socket_timeout=seconds),
         "SQLite": lambda: SQLStore.from_url(sqlite, create_table=True),
         "PostgreSQL": lambda: SQLStore.from_url(addresses.postgres, **postgres),
     }

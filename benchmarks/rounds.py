@@ -113,6 +113,7 @@ async def measure(
     async with AsyncExitStack() as stack:
         participants: list[Participant] = []
         for contender in contenders:
+            print(f"{contender.name} ...", file=sys.stderr, flush=True)
             try:
                 participant = Participant(
                     contender, await stack.enter_async_context(serve(contender))
