@@ -1,4 +1,7 @@
-"""An audit log of sign-ins in a database table: ``uvicorn examples.audit:app``.
+"""An audit log of sign-ins in a database table.
+
+    pip install -e ".[examples,sql]"
+    uvicorn examples.audit:app
 
 ``on_event`` is a synchronous function that is called while a request waits, so it only puts the
 event into a queue. A task of the lifespan writes the events to the table, in order, and tries again
