@@ -659,7 +659,7 @@ async def test_assigning_another_type_raises_at_once() -> None:
     site = DataSite(Data)
 
     def action(session: Any) -> None:
-        with pytest.raises(TypeError, match="Data"):
+        with pytest.raises(TypeError, match="takes a Data, not a dict"):
             session.data = {"count": 1}
 
     assert (await site.request(action)).status_code == 200

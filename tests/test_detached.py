@@ -270,6 +270,22 @@ async def test_a_sign_out_in_a_detached_request_signs_the_browser_out(
     assert stored == (None if case is outdated else "ada")
 
 
+@pytest.mark.parametrize("path", ["/step-up", "/unbind", "/sign-in/ada", "/sign-in/bob"])
+async def test_whatever_renewed_the_session_a_request_from_before_it_is_detached(
+    store: SpyStore, clock: FrozenClock, path: str
+) -> None:
+    """A step-up, a sign-out that keeps the data, another sign-in; after five minutes it is not."""
+    app = make_site(store, clock, [])
+    client = browser(app)
+    cookie = cookie_value(await client.post("/sign-in/ada"))
+    await client.post(path)
+    for delay, is_detached in ((4 * MINUTE, True), (2 * MINUTE, False)):
+        clock.advance(delay)
+        response = await sent_late(app, cookie)
+        assert response.json()["detached"] == is_detached
+        assert set_cookie_kind(response) == (None if is_detached else "sent")
+
+
 @pytest.mark.parametrize("on_conflict", ["overwrite", "raise"])
 @pytest.mark.parametrize("case", CASES)
 async def test_what_a_detached_sign_out_leaves_in_the_data_begins_a_session(
