@@ -317,6 +317,17 @@ async def test_a_conflict_in_an_opened_session_is_raised(store, clock):
     assert raised.value.fields == ("count",)
 
 
+async def test_a_change_of_an_opened_session_that_is_refused_has_no_route(store, clock, events):
+    """Its event has the error and the reason alone."""
+    get_session = make_provider(store, clock=clock, on_event=events.append)
+    key = await Client(get_session).sign_in("42")
+    with pytest.raises(SessionInvalid):
+        async with get_session.open(key) as session:
+            session.data.count = "many"
+    (refused,) = [event for event in events if event.kind == "refused"]
+    assert refused.facts.keys() == {"error", "reason"}
+
+
 @pytest.mark.parametrize("on_conflict", ["overwrite", "raise"])
 @pytest.mark.parametrize("subject", ["42", None])
 async def test_an_opened_session_keeps_its_changes_when_its_visitor_renews(

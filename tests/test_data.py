@@ -688,6 +688,14 @@ async def test_a_session_that_grows_too_large_keeps_its_old_state(
     assert await site.read(lambda data: data.name) == ("x" * free if is_stored else "")
 
 
+async def test_a_session_that_is_too_large_for_a_newer_limit_can_be_read() -> None:
+    """An extension that would write it is left out, so that it ends a little sooner."""
+    site = await stored_session(Strict, lambda session: setattr(session.data, "name", "x" * 300))
+    site.deploy(Strict, max_bytes=300)
+    site.clock.advance(timedelta(minutes=30))
+    assert await site.read(lambda data: data.name) == "x" * 300
+
+
 def test_a_too_large_error_has_the_size_and_the_limit() -> None:
     """An exception handler can report both."""
     error = SessionTooLarge(10, 5)

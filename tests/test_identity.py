@@ -578,3 +578,21 @@ def test_a_sign_in_cannot_be_required_within_no_time(get_session, within):
     """It would refuse everybody."""
     with pytest.raises(ConfigurationError, match="positive"):
         get_session.signed_in(within=within)
+
+
+async def test_after_a_sign_out_of_a_session_that_has_ended_the_session_is_new(get_session):
+    """In the same request, as after ``destroy()``."""
+    client = Client(get_session)
+    await client.sign_in("42")
+
+    async def destroy(session):
+        await session.destroy()
+
+    async def route(session):
+        await client.copy().request(destroy)
+        session.renew(subject=None)
+        await session.commit()
+        return session.is_new, session.subject, session.key
+
+    answer = await client.copy().request(route)
+    assert (answer.value, answer.cookie) == ((True, None, None), "")

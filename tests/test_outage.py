@@ -306,6 +306,37 @@ async def test_a_failed_extension_does_not_fail_the_request(store, clock, events
         store.hook = pass_on
 
 
+@pytest.mark.parametrize("is_done", [False, True], ids=["refused", "reply lost"])
+async def test_a_route_may_commit_and_go_on_after_an_extension_that_failed(store, clock, is_done):
+    """Its next commit tries again, and what it changes meanwhile is stored once."""
+    get_session = make_provider(store, clock=clock)
+    app = make_app()
+
+    async def fail(call: StoreCall) -> Any:
+        if call.verb != "save":
+            return await call.pass_on()
+        if is_done:
+            await call.pass_on()
+        raise StoreUnavailable("told to fail")
+
+    @app.post("/{change}")
+    async def route(session: Annotated[Session[Data], Depends(get_session)], change: int) -> int:
+        await session.commit()
+        if change:
+            store.hook = pass_on
+        session.data.count += change
+        return session.data.count
+
+    client = browser(app)
+    await client.post("/1")
+    for change in (0, 1):
+        clock.advance(timedelta(minutes=20))
+        store.hook = fail
+        response = await client.post(f"/{change}")
+        assert (response.status_code, response.json()) == (200, 1 + change)
+    assert (await client.post("/0")).json() == 2
+
+
 @pytest.mark.parametrize("is_back", [False, True])
 async def test_a_sign_out_that_failed_is_tried_again_at_the_end(store, clock, is_back):
     """If the route catches the error, the session ends all the same or the response is a 503."""
@@ -347,8 +378,11 @@ async def test_commit_timeout_covers_the_whole_commit(store, clock, events):
     assert is_unavailable(await client.post("/change"))
     store.hook = hangs("create")
     assert is_unavailable(await browser(app).post("/change"))
-    reason = "the commit did not complete within 0.02 seconds"
-    assert [event.facts for event in events[-2:]] == [{"reason": reason}] * 2
+    store.hook = hangs("delete")
+    assert is_unavailable(await client.post("/sign-out"))
+    reason, (stored, new, *ended) = "the commit did not complete within 0.02 seconds", events[1:]
+    assert {event.facts["reason"] for event in events[1:]} == {reason}
+    assert (stored.key, new.key, {event.key for event in ended}) == (events[0].key, None, {None})
 
 
 async def test_requests_that_time_out_leave_no_tasks_behind(app, store):
