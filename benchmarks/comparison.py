@@ -1,7 +1,7 @@
 """How other libraries behave: ``python -m benchmarks.comparison`` prints the table of the guide.
 
-Each library is asked the same over HTTP. The rows about its interface name parts of it, which have
-to exist. Without arguments all libraries are asked, or else those that are named.
+Each library gets the same requests over HTTP. For the rows about its interface, the program checks
+that the parts which they are about exist. Arguments name libraries; without them, all are compared.
 """
 
 import inspect

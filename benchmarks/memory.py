@@ -1,4 +1,4 @@
-"""What a process keeps of its requests: ``python -m benchmarks.memory``.
+"""The memory of a process after a million requests: ``python -m benchmarks.memory``.
 
 A million requests sign in, read, change and sign out, each user once, first on a store in memory
 and then on Redis. The application runs in the measuring process, whose memory and objects are
