@@ -150,18 +150,18 @@ def main() -> None:
     made: dict[str, Table] = {}
     with servers() as (redis, addresses):
         pin(application_core)
-        for title, measured in (
-            ("bytes stored", bytes_stored(redis, addresses)),
-            ("size", by_size(addresses, options.seconds)),
-            ("number", by_number(redis, addresses, options.seconds, options.stored)),
-            ("subject", by_subject(redis, addresses, options.seconds, options.owned)),
-            (
-                "connections",
-                by_connections(addresses, application_core, other_core, options.seconds),
+        seconds = options.seconds
+        for title, measure in {
+            "bytes stored": partial(bytes_stored, redis, addresses),
+            "size": partial(by_size, addresses, seconds),
+            "number": partial(by_number, redis, addresses, seconds, options.stored),
+            "subject": partial(by_subject, redis, addresses, seconds, options.owned),
+            "connections": partial(
+                by_connections, addresses, application_core, other_core, seconds
             ),
-        ):
+        }.items():
             began = perf_counter()
-            made[title] = uvloop.run(measured)
+            made[title] = uvloop.run(measure())
             print(f"\n## {title}, in {perf_counter() - began:.0f} s\n{CAPTIONS[title]}\n")
             print_table(made[title])
     if options.json:
@@ -170,7 +170,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each measurement")
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each measurement")
     parser.add_argument("--stored", type=int, nargs="+", default=STORED, metavar="N")
     parser.add_argument("--owned", type=int, nargs="+", default=OWNED, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE")
