@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -15,7 +14,8 @@ from tests.stores.crowd import Crowd
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 CROWDS = [32, pytest.param(500, marks=pytest.mark.slow)]
-RECOVERS_WITHIN = 2.0  # seconds from the moment when every slot has a master again
+# seconds from the moment when every slot has a master again: on a busy machine
+RECOVERS_WITHIN = 60.0
 
 
 @asynccontextmanager
@@ -32,13 +32,19 @@ async def crowded(cluster, size, *, patience=60.0, **options):
 
 
 async def has_recovered(crowd, cluster):
-    """From two seconds after now nothing is refused, and connections are used again."""
-    await asyncio.sleep(RECOVERS_WITHIN)
-    moment = time.monotonic()
+    """A while later nothing is refused, and connections are used again."""
+    deadline = crowd.now() + RECOVERS_WITHIN
+    while seen := await troubles(crowd, cluster):
+        assert crowd.now() < deadline, seen
+
+
+async def troubles(crowd, cluster):
+    """What is refused of so many calls, and the connections that they make if there are many."""
+    moment = crowd.now()
     connections = await asyncio.to_thread(cluster.connections_made)
     await crowd.do(1500)
-    assert crowd.refused_since(moment) == {}
-    assert await asyncio.to_thread(cluster.connections_made) - connections < 64
+    made = await asyncio.to_thread(cluster.connections_made) - connections
+    return crowd.refused_since(moment) | ({"connections made": made} if made >= 64 else {})
 
 
 async def is_followed(crowd, cluster, number, leave):
@@ -53,7 +59,7 @@ async def is_followed(crowd, cluster, number, leave):
 
 async def returns(crowd, cluster, come_back):
     """The master is back as a replica, and that refuses nobody."""
-    moment = time.monotonic()
+    moment = crowd.now()
     await asyncio.to_thread(come_back)
     await asyncio.to_thread(cluster.wait_until_whole)
     await crowd.do(1000)
@@ -91,7 +97,7 @@ async def test_slots_that_move_under_load_refuse_nobody(own_cluster, size):
     """Each session is found, wherever it is by now; afterwards all is as it was."""
     async with crowded(own_cluster, size) as crowd:
         await crowd.do(1000)
-        moment, goal = time.monotonic(), crowd.calls + 2000
+        moment, goal = crowd.now(), crowd.calls + 2000
         moved = await asyncio.to_thread(
             own_cluster.move_slots, source=0, target=1, stop=lambda: crowd.calls > goal
         )
@@ -121,14 +127,14 @@ async def test_a_master_that_is_stopped_is_followed_by_its_replica(own_cluster, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [1.0, 5.0])
+@pytest.mark.parametrize("seconds", [1.0, 12.0])
 async def test_a_master_that_hangs_is_followed_by_its_replica(own_cluster, seconds):
     """Its connections stay open and nothing is answered; when it is back it serves nobody.
 
     By default redis-py waits longer for an answer than the clients of the store do.
     """
     timeouts = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
-    async with crowded(own_cluster, 32, patience=2.0, **timeouts) as crowd:
+    async with crowded(own_cluster, 32, patience=10.0, **timeouts) as crowd:
         await crowd.do(1000)
         await is_followed(crowd, own_cluster, 0, own_cluster.nodes[0].pause)
         await returns(crowd, own_cluster, own_cluster.nodes[0].resume)
