@@ -66,6 +66,9 @@ def test_the_entrypoint_of_the_project_comes_first(shell: ShellInThisProcess) ->
 def test_an_application_is_found_by_its_address(shell: ShellInThisProcess, target: str) -> None:
     """A file is imported as a part of the package that it is in."""
     place(shell, "shop/web.py", in_a_package=True)
+    path = shell.directory / "shop/web.py"
+    path.with_name("prices.py").touch()
+    path.write_text(f"from . import prices\n{path.read_text()}")
     done = create_table(shell, "--app", target)
     assert done.code == (2 if target == "shop/web.py:app" else 0)
 
