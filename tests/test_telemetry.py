@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Annotated, Any
 
 import httpx
@@ -132,6 +133,28 @@ async def test_each_store_call_is_one_span_and_one_measurement(site: Site) -> No
         assert len(await site.calls("POST", path, client)) >= 3
 
 
+async def test_a_call_has_all_its_arguments(site: Site) -> None:
+    """The limit of a list, and the session that a revocation keeps."""
+    for _ in range(2):
+        await browser(site.app).post("/sign-in")
+    records = {key: each for key, each in (await site.store.records()).items() if each.owner}
+    key, owner = next((key, each.owner) for key, each in records.items())
+    store = site.get_session.repository.store
+    assert len(await store.find(owner, 1)) == 1
+    assert await store.delete_owned(owner, keep=key) == 1
+    assert await store.load(key) is not None
+
+
+async def test_a_measurement_is_the_time_of_the_call(site: Site) -> None:
+    """In seconds; the calls of a request take less than the request."""
+    began = perf_counter()
+    await browser(site.app).post("/change")
+    elapsed = perf_counter() - began
+    data = site.exported.reader.get_metrics_data().resource_metrics[0].scope_metrics[0]
+    (points,) = [each.data.data_points for each in data.metrics if each.unit == "s"]
+    assert 0 < sum(point.sum for point in points) <= elapsed
+
+
 async def test_a_call_of_an_administrator_is_measured_too(site: Site) -> None:
     """The verbs are those of the store."""
     await site.get_session.revoke_all("ada")
@@ -155,12 +178,15 @@ async def test_an_outcome_tells_what_the_store_answered(site: Site) -> None:
     assert ("save", "refused") in [(each["verb"], each["outcome"]) for each in attributes]
     await site.store.inner.clear()
     assert await site.calls("GET", "/", client) == [("load", "missing")]
-    assert await site.get_session.revoke(key) is False
+    assert await site.get_session.repository.store.delete(key) is False
+    (span,) = site.exported.spans()
+    assert short(span.attributes)["outcome"] == "missing"
     site.store.hook = failing("load", error=OSError("hunter2"))
     await client.get("/")
     (span,) = site.exported.spans()[-1:]
     assert short(span.attributes)["outcome"] == "unavailable"
     assert span.status.status_code is StatusCode.ERROR
+    assert span.events == ()  # no exception, whose frames may hold records
 
 
 async def test_a_cancelled_call_ends_its_span(site: Site) -> None:
@@ -184,6 +210,7 @@ async def test_a_mistake_in_the_program_is_an_error(site: Site) -> None:
         await site.get_session.sessions("ada")
     (span,) = site.exported.spans()
     assert short(span.attributes)["outcome"] == "error"
+    assert span.status.status_code is StatusCode.ERROR
 
 
 async def test_the_spans_of_a_driver_are_inside(site: Site) -> None:
@@ -222,6 +249,9 @@ async def test_bytes_are_those_of_the_records(site: Site) -> None:
     after = _by_direction(site)
     assert after["read"] - before["read"] == 2 * len(record.body)
     assert after["written"] == before["written"] >= len(record.body)
+    await client.post("/change")
+    (record,) = [each for each in (await site.store.records()).values() if each.owner]
+    assert _by_direction(site)["written"] - after["written"] == len(record.body)
 
 
 def _by_direction(site: Site) -> dict[str, int]:
