@@ -126,7 +126,7 @@ def test_a_url_where_a_client_belongs() -> None:
 def test_a_url_with_a_driver_that_is_not_async(url: str, drivers: list[str]) -> None:
     """The error names the drivers that work, and does not show the password."""
     with pytest.raises(
-        ConfigurationError, match=in_order(*drivers, "a driver that is asynchronous")
+        ConfigurationError, match=in_order(*drivers, "an asynchronous driver")
     ) as raised:
         SQLStore.from_url(url)
     assert "hunter2" not in str(raised.value)
@@ -374,7 +374,7 @@ async def test_the_provider_of_another_model(guard: str, place: str) -> None:
         ConfigurationError,
         match=in_order(
             "the route /admin",
-            "asks for a Session[Other] and depends on the provider of Data",
+            "declares a Session[Other] but depends on the provider of Data",
             "write Session[Data], or Depends(...) with the provider of Other",
         ),
     ):

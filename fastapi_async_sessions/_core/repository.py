@@ -26,8 +26,8 @@ from .settings import Settings
 from .unread import NOTHING, Unread
 
 GRACE_PERIOD = 5 * 60 * 1_000_000
-"""For how long, in microseconds, a request may carry a token that its browser has replaced. Proxies
-buffer uploads that long; a longer time would lock out a browser that lost a renewal's response."""
+"""How long a request may still use a token after it was replaced, in microseconds. Proxies buffer
+uploads that long; a longer time would lock out a browser that lost the response to a renewal."""
 
 # text that every store can keep: PostgreSQL has no NUL, and UTF-8 has no lone surrogates
 _SUBJECT = re.compile("[^\x00\ud800-\udfff]{1,255}")

@@ -211,7 +211,7 @@ class SessionProvider(SessionAdmin[Model]):
     async def peek(
         self, connection: Annotated[HTTPConnection | Scope, NOT_A_DEPENDENCY]
     ) -> StoredSession[Model] | None:
-        """Return the stored session that a request or a handshake brings, to read it.
+        """Return the stored session of a request or a handshake, for reading.
 
         Takes any connection or ASGI scope, for websockets of other libraries, middleware and logs.
         None without a live session, or if the origin check refuses the request. The session is
@@ -366,7 +366,7 @@ class SessionProvider(SessionAdmin[Model]):
         is_ours = call is self or (isinstance(call, Requirement) and call.provider is self)
         if is_ours and wanted is not None and not issubclass(model, wanted):
             raise ConfigurationError(
-                f"the route {name} asks for a Session[{wanted.__name__}] and depends on the "
+                f"the route {name} declares a Session[{wanted.__name__}] but depends on the "
                 f"provider of {model.__name__}: write Session[{model.__name__}], or Depends(...) "
                 f"with the provider of {wanted.__name__}"
             )

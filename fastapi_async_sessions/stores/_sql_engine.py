@@ -68,7 +68,7 @@ def make_engine(url: str | URL, *, pgbouncer: bool) -> AsyncEngine:
     if make is None:
         urls = " or ".join(f"{each}..." for each in _urls_like(parsed.get_backend_name()))
         raise ConfigurationError(
-            f"SQLStore.from_url takes {urls}, with a driver that is asynchronous; this URL begins "
+            f"SQLStore.from_url takes {urls}, with an asynchronous driver; this URL begins "
             f"with {parsed.drivername}://"
         )
     not_installed = translate_errors(partial(_not_installed, parsed), ImportError)
@@ -97,13 +97,13 @@ def _not_a_str(url: object) -> ConfigurationError:
 def _not_a_url(_: Exception) -> ConfigurationError:
     return ConfigurationError(
         "SQLStore.from_url takes a URL like postgresql+asyncpg://user:password@host/database or "
-        "sqlite+aiosqlite:///sessions.db, which this is not; if the password has special "
+        "sqlite+aiosqlite:///sessions.db, and this is not one; if the password has special "
         "characters, write urllib.parse.quote_plus(password)"
     )
 
 
 def _urls_like(name: str) -> list[str]:
-    """Return the beginnings of URLs of that database; of each, if it is none of the two."""
+    """Return how URLs of that database begin; of both databases, if it is neither."""
     urls = [f"{each}:///" if "sqlite" in each else f"{each}://" for each in _MAKE_ENGINE]
     return [each for each in urls if each.startswith(name)] or urls
 

@@ -214,7 +214,9 @@ async def _send(client: httpx.AsyncClient, request: httpx.Request, limit: int) -
         async for chunk in response.aiter_raw():
             body += chunk
             if len(body) > limit:
-                raise StoreUnavailable(f"the session service answered more than {limit} bytes")
+                raise StoreUnavailable(
+                    f"the session service responded with more than {limit} bytes"
+                )
         return _Reply(response.status_code, response.headers, bytes(body))
     finally:
         await response.aclose()

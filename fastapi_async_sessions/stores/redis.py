@@ -379,7 +379,7 @@ class _BatchingClient:
             await self.command("DEL", *names)
 
     async def aclose(self) -> None:
-        """Wait for the commands in flight; a client of its own is closed."""
+        """Wait for the commands in flight, and close the clients if the store created them."""
         here = self._loops.here()
         await here.reads.drain()
         for batcher in here.scripts.values():

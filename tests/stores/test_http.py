@@ -427,7 +427,7 @@ async def test_the_service_opens_and_closes_its_store():
         (Response("[", 200, {"Session-Service": "1"}), "something other than sessions"),
         (Response(b"\x1f\x8b", 200, {"Session-Service": "1"}), "something other than sessions"),
         (Response("<p>", 503, {"Session-Service": "1"}), "something other than sessions"),
-        (Response(bytes(2**26 + 1), 200, {"Session-Service": "1"}), "answered more than"),
+        (Response(bytes(2**26 + 1), 200, {"Session-Service": "1"}), "responded with more than"),
     ],
 )
 async def test_an_answer_from_another_server_is_unavailable(response, reason):
