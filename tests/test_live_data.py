@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import pytest
 from fastapi import Depends, WebSocket
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     PrivateAttr,
@@ -168,6 +169,24 @@ async def test_a_value_that_only_this_request_has_is_the_same_object_after_a_mer
         assert (ours.data.tags is tags, ours.data.names is names, ours.data.part is part) == (
             (True,) * 3
         )
+
+
+class Growing(BaseModel):
+    text: Annotated[str, AfterValidator(lambda text: text and text + "!")] = ""
+    visits: int = 0
+
+
+async def test_after_a_merge_the_data_is_what_the_next_request_reads(shops: Shops) -> None:
+    """Also where a validator changes a value each time that it reads it."""
+    key = await shops.begin(Growing(text="hello"))
+    get_session = shops.provider(Growing)
+    async with get_session.open(key) as ours:
+        async with get_session.open(key) as theirs:
+            theirs.data.visits = 1
+        ours.data.text = "bye"
+        await ours.commit()
+        async with get_session.open(key) as session:
+            assert session.data == ours.data == Growing(text="bye", visits=1)
 
 
 class DictOrList(RootModel[dict[str, int] | list[int]]):

@@ -151,9 +151,8 @@ class Commit(Generic[Model]):
         codec, now = self._repository.codec, self._repository.settings.now()
         merged, written = self._merged(theirs, stored)
         dump = codec.restored(codec.dump(merged.data), merged.unread)
-        # where only the order of a set differs, which was read back, it stays as it is stored
-        ours = written if codec.reads_alike(dump, written) else dump
-        raw = self._rebased(ours, theirs.contents().base, theirs.stored.raw)
+        # as it was read back to our data, so that the next request reads the same
+        raw = self._rebased(written, theirs.contents().base, theirs.stored.raw)
         attempt = self._over(theirs.stored, raw, now)
         is_written = await self._is_written(attempt, theirs.stored, now)
         return await self._saved(attempt, dump, merged) if is_written else None
