@@ -474,7 +474,7 @@ async def test_a_store_that_fails_now_and_then_is_one_outage(store, seconds, eve
     assert len([each for each in caplog.records if each.name == LOGGER]) == 1
 
 
-async def test_providers_of_one_store_log_its_outage_once(store, seconds, caplog):
+async def test_providers_of_one_store_log_its_outage_once(store, caplog):
     """It is one store in one process."""
     store.hook = failing(*VERBS)
     for name in ("web", "staff"):
