@@ -65,6 +65,14 @@ async def test_nothing_is_told_where_browsers_may_keep_the_cookie(
     assert HINT not in caplog.text
 
 
+async def test_nothing_is_told_of_the_page_of_another_host(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """This application may be behind TLS all the same."""
+    await post("http://front.example.com", "app.example.com", check_origin=False)
+    assert HINT not in caplog.text
+
+
 async def test_nothing_is_told_of_a_cookie_without_secure(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
