@@ -100,7 +100,8 @@ def test_sessions_are_seen_and_ended_from_a_shell(store: str, url: str, shell: S
     verbs = {"create", "load", "save", "find", "delete_owned", "delete", "clock"}
     assert verbs <= {row["check"] for row in checked.objects}
 
-    assert shell.run("sessions", "ada").code == 1
+    nobody = shell.run("sessions", "ada")
+    assert (nobody.code, nobody.out, nobody.err) == (1, "", "no session\n")
     cookies = signed_in(store, url, "ada", "ada", "bob")
     listed = shell.run("sessions", "ada", "--json")
     assert listed.code == 0

@@ -10,13 +10,19 @@ import subprocess
 from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from select import select
 from typing import Any
 
 import pytest
 
-from ..apps import SECRET, with_json
+from fastapi_async_sessions import MemoryStore, cli
+from fastapi_async_sessions._checks import checks
+from fastapi_async_sessions.testing import FrozenClock
+
+from ..apps import SECRET, make_provider, with_json
+from ..doubles import SpyStore
 from ..servers.redis import RedisServer
 from ..servers.waits import until
 from .shells import Shell, ShellInThisProcess, open_provider, write_application
@@ -67,6 +73,9 @@ def test_a_store_that_is_down_is_one_line(redis_shell: Any) -> None:
         done = shell.run(*command)
         assert (done.code, done.out) == (3, ""), command
         assert re.fullmatch("the store is unavailable: .*\n", done.err), command
+    # the log has it too, and Python prints a log that nobody has configured
+    done = Shell(shell.directory, shell.environment).run("sessions", "ada")
+    assert (done.code, done.err.count("\n")) == (3, 1), done
 
 
 def test_missing_rights_are_named_one_by_one(redis_shell: Any) -> None:
@@ -84,20 +93,58 @@ def test_missing_rights_are_named_one_by_one(redis_shell: Any) -> None:
     assert clock.startswith("not known: ")
 
 
-def test_a_clock_that_differs_is_reported(shell: ShellInThisProcess, postgres_url: str) -> None:
+@pytest.mark.parametrize(("minutes", "side"), [(2, "behind"), (-2, "ahead of")])
+def test_a_clock_that_differs_is_reported(
+    shell: ShellInThisProcess, postgres_url: str, minutes: int, side: str
+) -> None:
     """Sessions would expire too early or too late; the code is that of a wrong configuration."""
     write_application(shell.directory, "postgresql")
     shell.environment["STORE_URL"] = postgres_url
     shell.run("create-table")
-    late = "lambda: utc_now() + timedelta(minutes=2)"
-    edit(shell, "secret_key=secret_key", f"secret_key=secret_key, clock={late}")
+    ours = f"lambda: utc_now() + timedelta(minutes={minutes})"
+    edit(shell, "secret_key=secret_key", f"secret_key=secret_key, clock={ours}")
     edit(shell, "import os\n", "import os\nfrom datetime import timedelta\n")
     edit(shell, "import MemoryStore, ", "import MemoryStore, utc_now, ")
     checked = shell.run("check", "--json")
     assert checked.code == 2
     assert checked.objects[-1]["ok"] is False
-    (seconds,) = re.findall(r"the store's is ([\d.]+) s behind", checked.objects[-1]["detail"])
-    assert 60 < float(seconds) <= 120  # less the time until the server has answered
+    found = re.findall(rf"the store's is ([\d.]+) s {side} this", checked.objects[-1]["detail"])
+    assert 60 < float(found[0]) <= 120  # less the time until the server has answered
+
+
+async def test_a_slow_answer_is_no_difference_of_clocks(clock: FrozenClock) -> None:
+    """The time that it told is between the time of the question and that of the answer."""
+
+    class Slow(SpyStore):
+        async def server_time(self) -> Any:
+            clock.advance(timedelta(minutes=1))
+            now = clock()
+            clock.advance(timedelta(minutes=1))
+            return now
+
+    provider = make_provider(Slow(MemoryStore(clock=clock)), clock=clock)
+    row = [row async for row in checks(provider)][-1]
+    assert row["ok"], row
+
+
+def test_what_a_store_does_not_offer_is_no_failure(shell: ShellInThisProcess) -> None:
+    """A store of one's own need not list sessions."""
+    error = "from fastapi_async_sessions import ConfigurationError; raise ConfigurationError('no')"
+    edit_store(shell, "find", error)
+    checked = shell.run("check", "--json")
+    assert checked.code == 0
+    assert {"check": "find", "ok": True, "detail": "no"} in checked.objects
+
+
+def test_a_long_list_says_that_it_may_be_longer(
+    shell: ShellInThisProcess, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On stderr, which a program does not read."""
+    monkeypatch.setattr(cli, "_LISTED", 2)
+    signed_in("sqlite", url, "ada", "ada", "ada", "bob")
+    ada, bob = shell.run("sessions", "ada", "--json"), shell.run("sessions", "bob", "--json")
+    assert (len(ada.objects), ada.err.count("There may be more")) == (2, 1)
+    assert (len(bob.objects), bob.err) == (1, "")
 
 
 @pytest.mark.parametrize("command", COMMANDS[1:], ids=" ".join)
@@ -148,21 +195,40 @@ def test_a_stored_text_cannot_command_the_terminal(shell: ShellInThisProcess, ur
     """Control characters are escaped, and markup is text."""
     subject = f"{ESCAPE}]0;title\a [red]ada\x9b2J"
     signed_in("sqlite", url, subject)
-    key = shell.run("sessions", subject, "--json").objects[0]["key"]
-    shown = shell.run("show", key).out
+    listed = shell.run("sessions", subject, "--json")
+    assert listed.out.isascii()
+    shown = shell.run("show", listed.objects[0]["key"]).out
     assert r"\x1b]0;title\x07 [red]ada\x9b2J" in shown
     assert not {ESCAPE, "\a", "\x9b"} & set(shown)
 
 
-def make_unreadable(url: str, subject: str) -> str:
-    """Store data of a session that no longer fits the model; gives its key."""
+def test_a_stored_datum_cannot_command_the_terminal(shell: ShellInThisProcess, url: str) -> None:
+    """Characters that JSON need not escape can command it too."""
+    signed_in("sqlite", url, "ada")
+    key = store_json(url, "ada", b'{"count":1,"lines":[{"name":"\xc2\x9b2J","tags":[]}]}')
+    shown = shell.run("show", key, "--data").out
+    assert r"\x9b2J" in shown
+    assert "\x9b" not in shown
+
+
+def test_an_error_is_one_printable_line(shell: ShellInThisProcess) -> None:
+    """Whatever it quotes."""
+    done = shell.run("count", "--app", f"main:a\n{ESCAPE}b")
+    assert (done.code, done.err) == (2, "main has no a \\x1bb\n")
+
+
+UNREADABLE = b'{"count":"many","lines":[]}'
+
+
+def store_json(url: str, subject: str, raw: bytes) -> str:
+    """Store other data of a session, whether or not it fits the model; gives its key."""
 
     async def change_it() -> str:
         get_session = open_provider("sqlite", url)
         store = get_session.repository.settings.store
         (session,) = await get_session.sessions(subject)
         record = await store.load(session.key)
-        other = with_json(get_session, session.key, record, b'{"count":"many","lines":[]}')
+        other = with_json(get_session, session.key, record, raw)
         assert await store.save(session.key, other, replaces=record.version)
         await store.aclose()
         return str(session.key)
@@ -175,7 +241,7 @@ def test_data_that_this_release_cannot_read_is_shown_as_it_is_stored(
 ) -> None:
     """A request would have the default there."""
     signed_in("sqlite", url, "ada")
-    key = make_unreadable(url, "ada")
+    key = store_json(url, "ada", UNREADABLE)
     shown = shell.run("show", key, "--data", "--json").objects[0]
     assert shown["data"] == {"count": "many", "lines": []}
 
@@ -185,7 +251,7 @@ def test_a_session_that_is_refused_is_named_with_its_fields(
 ) -> None:
     """The general sentence is for visitors."""
     signed_in("sqlite", url, "ada")
-    key = make_unreadable(url, "ada")
+    key = store_json(url, "ada", UNREADABLE)
     edit(shell, "secret_key=secret_key", "secret_key=secret_key, on_invalid='raise'")
     shown = shell.run("show", key)
     assert (shown.code, shown.out) == (2, "")
@@ -232,7 +298,7 @@ def edit_store(shell: Shell, verb: str, body: str) -> None:
     edit(
         shell,
         "\napp = make_app()\n",
-        f"\napp = make_app()\nasync def {verb}(): {body}\n{store}.{verb} = {verb}\n",
+        f"\napp = make_app()\nasync def {verb}(*_): {body}\n{store}.{verb} = {verb}\n",
     )
 
 
