@@ -459,6 +459,25 @@ def losing_one_save(shop: Shop, *, is_done: bool = True) -> SpyStore:
     return spy
 
 
+class CountedWithSet(Counted):
+    kinds: set[str] = {"a", "b"}
+
+
+async def test_what_was_stored_beside_a_set_before_the_reply_was_lost_is_stored_once(
+    shop: Shop,
+) -> None:
+    """Whatever the order is in which the set is read back."""
+    provider = provider_without_timeouts(
+        losing_one_save(shop), shop.clock, CountedWithSet, on_conflict="raise"
+    )
+    async with provider.open(shop.key) as session:
+        count(session)
+        with pytest.raises(StoreUnavailable):
+            await session.commit()
+        count(session, "more")
+    assert await shop.stored() == (2, ["ours", "more"])
+
+
 async def test_a_sign_out_after_a_sign_in_whose_reply_was_lost_keeps_the_session(
     shop: Shop,
 ) -> None:

@@ -149,6 +149,22 @@ async def test_a_set_that_is_read_back_in_another_order_was_not_changed_by_anoth
         assert session.data.nested == [turning("ab"), turning("abc"), turning("abd")]
 
 
+async def test_what_another_request_adds_to_a_set_that_this_one_has_stored_is_kept(
+    shops: Shops,
+) -> None:
+    """It finds the set in another order than this request has it."""
+    key = await shops.begin(Chosen())
+    get_session = shops.provider(Chosen, on_conflict="raise")
+    async with get_session.open(key) as ours:
+        ours.data.chosen = turning("abc")
+        await ours.commit()
+        async with get_session.open(key) as theirs:
+            theirs.data.chosen.add(Turning(name="d"))
+        ours.data.seen = 1
+    async with get_session.open(key) as session:
+        assert session.data == Chosen(chosen=turning("abcd"), seen=1)
+
+
 async def test_a_merge_leaves_a_set_that_it_did_not_change_in_its_order(shops: Shops) -> None:
     """So that it is no conflict with a request that changes the set."""
     key = await shops.begin(Chosen(chosen=turning("abc"), nested=[turning("abc")]))
