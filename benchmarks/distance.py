@@ -83,7 +83,7 @@ class Delay:
         self._line.append((monotonic() + self._seconds, receiver, data))
 
     def _pass_on(self, receiver: socket.socket, data: bytes) -> None:
-        # one that has hung up tells the other by its own end of file
+        # an end that has hung up is seen by the other as an end of file
         with suppress(OSError):
             receiver.sendall(data) if data else receiver.shutdown(socket.SHUT_WR)
 
