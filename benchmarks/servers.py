@@ -18,7 +18,8 @@ from .contenders import Addresses
 @contextmanager
 def servers() -> Iterator[tuple[Redis, Addresses]]:
     """Start them, and stop them however the run ends; their data is removed."""
-    # as Ctrl-C, which ends an event loop in order
+    # as Ctrl-C, which ends an event loop in order, and which a shell's background jobs ignore
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with ExitStack() as stack:
         home = stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmarks-"))
