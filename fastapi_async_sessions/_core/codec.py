@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError, PydanticSerializationError, from_
 from ..errors import ConfigurationError, SessionInvalid
 from .merge import JSON, is_same
 from .models import Model, SessionModel
-from .readback import Problem, lost_values, shared_values, wrong_types
+from .readback import LEAVES, Problem, lost_values, shared_values, wrong_types
 from .unread import (
     NOTHING,
     Path,
@@ -52,6 +52,7 @@ class Codec(Generic[Model]):
         self._adapter = self._model.adapter
         self._verbatim: set[int] = set()
         self.is_plain = self._model.is_plain
+        self._inexact = {**LEAVES, **self._model.inexact}
         self.shape = self._model.shape
         self._check_round_trip()
 
@@ -192,7 +193,8 @@ class Codec(Generic[Model]):
             SessionInvalid: it would not; names the field, the type found and the one expected.
         """
         again = self.read_back(dump, unread)
-        if problems := list(lost_values(data, again, loose=self._loose)):
+        found = lost_values(data, again, loose=self._loose, inexact=self._inexact)
+        if problems := list(found):
             raise self._invalid("The session's data would not be read back as it is.", problems)
 
     def differs(self, one: bytes, other: bytes) -> bool:

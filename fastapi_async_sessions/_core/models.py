@@ -34,6 +34,15 @@ _PLAIN: dict[str, tuple[str, ...]] = {
     "model-fields": ("extras_schema", "extras_keys_schema"),
     "model-field": ("schema",),
 }
+# Those whose values come back as they are if they can be written at all: the serializer refuses
+# values of other types. An "any" or a union has no such type, and a derived model is written as its
+# base.
+_EXACT = frozenset(
+    (
+        *("bool", "int", "float", "decimal", "str", "bytes"),
+        *("date", "time", "datetime", "timedelta", "uuid"),
+    )
+)
 _FUNCTIONS = (
     *("post_init", "custom_init", "serialization", "serialization_exclude_if"),
     "now_op",  # a time in the past or the future: what fits the model depends on the clock
@@ -55,6 +64,8 @@ class SessionModel(Generic[Model]):
         field_names: The names of all fields, including nested ones; other keys are a user's data.
         is_plain: Whether reading and writing run no functions of the model, which may return a
             different result each time or keep a reference to the data.
+        inexact: For each model class in it, the fields whose values may be read back as other types
+            although they can be written; a class that is missing here may have others.
         shape: The properties that the JSON values themselves do not show.
         unwritten: Fields of types that JSON hides (``SecretStr``), and those that are left out
             (``exclude``, ``exclude_if``).
@@ -69,6 +80,7 @@ class SessionModel(Generic[Model]):
         schema = _json_schema(self.adapter)
         self.field_names = frozenset([*cls.model_fields, *_property_names(schema)])
         self.is_plain = _is_plain(self.adapter.core_schema)
+        self.inexact = dict(_inexact(self.adapter.core_schema)) if self.is_plain else {}
         self.shape = shape_of(self.adapter.core_schema)
         self.unwritten = sorted({*_write_only(schema), *_excluded(self.adapter.core_schema)})
 
@@ -165,3 +177,34 @@ def _is_plain(schema: Any) -> bool:
         return False
     inner = [schema[name] for name in inner_names if schema.get(name) is not None]
     return all(map(_is_plain, [*inner, *schema.get("fields", {}).values()]))
+
+
+def _inexact(schema: Any) -> Iterator[tuple[type[Any], frozenset[str]]]:
+    """The model classes in a core schema without functions, with their fields that are inexact."""
+    if isinstance(schema, dict):
+        values = cast(dict[str, Any], schema)
+        fields = values["schema"] if values.get("type") == "model" else {}
+        if fields.get("type") == "model-fields" and fields.get("extra_behavior") != "allow":
+            named: dict[str, Any] = fields["fields"]
+            yield values["cls"], frozenset(n for n, each in named.items() if not _is_exact(each))
+        for key, value in values.items():
+            if key not in _NO_SCHEMAS:
+                yield from _inexact(value)
+    elif isinstance(schema, list | tuple):
+        for item in cast(Iterable[Any], schema):
+            yield from _inexact(item)
+
+
+def _is_exact(schema: Any) -> bool:
+    match schema["type"]:
+        case "model-field" | "default":
+            return _is_exact(schema["schema"])
+        case "nullable":
+            # JSON has no infinity: it is written as null
+            return schema["schema"]["type"] != "float" and _is_exact(schema["schema"])
+        case "list":
+            return "items_schema" in schema and _is_exact(schema["items_schema"])
+        case "dict" if "keys_schema" in schema and "values_schema" in schema:
+            return _is_exact(schema["keys_schema"]) and _is_exact(schema["values_schema"])
+        case kind:
+            return kind in _EXACT

@@ -7,7 +7,7 @@ Only types are compared: validators may normalize a value, and reorder it.
 import dataclasses
 import re
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import date, time, timedelta, tzinfo
 from decimal import Decimal
 from enum import Enum
@@ -19,7 +19,12 @@ from uuid import UUID
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
-_LEAVES = frozenset((str, int, float, bool, type(None)))
+Inexact = Mapping[type[Any], frozenset[str]]
+"""For some types, the fields whose values may be read back as other types; those of other types are
+not known."""
+
+LEAVES: Inexact = dict.fromkeys((str, int, float, bool, type(None)), frozenset())
+_UNKNOWN = frozenset(("any",))
 _JSON = (str, int, float, list, dict, type(None))
 _ARRAYS = (list, tuple, set, frozenset, deque)
 _IMMUTABLE = (
@@ -48,7 +53,7 @@ class Problem(NamedTuple):
 
 
 def lost_values(
-    live: Any, again: Any, path: str = "", *, loose: str | None = None
+    live: Any, again: Any, path: str = "", *, loose: str | None = None, inexact: Inexact = LEAVES
 ) -> Iterator[Problem]:
     """Compare data with the data that its dump gives; in the field ``loose`` a tuple may become a
     list."""
@@ -58,10 +63,10 @@ def lost_values(
         return
     if _is_dict(live) and _is_dict(again):
         yield from _lost_keys(live, again, path)
-    for name, value, read in _parts(live, again):
+    for name, value, read in _parts(live, again, inexact.get(type(live))):
         # nearly all values are such: a call for each would take most of a commit's time
-        if type(value) is not type(read) or type(value) not in _LEAVES:
-            yield from lost_values(value, read, _joined(path, name), loose=loose)
+        if type(value) is not type(read) or inexact.get(type(value), _UNKNOWN):
+            yield from lost_values(value, read, _joined(path, name), loose=loose, inexact=inexact)
 
 
 def wrong_types(data: BaseModel, path: str = "") -> Iterator[Problem]:
@@ -115,8 +120,10 @@ def _lost_keys(live: dict[Any, Any], again: dict[Any, Any], path: str) -> Iterat
                 yield Problem(_joined(path, "*"), "keys of type str", type(key).__name__)
 
 
-def _parts(live: Any, again: Any) -> Iterator[tuple[str, Any, Any]]:
-    """The parts that two values both have, with their names."""
+def _parts(
+    live: Any, again: Any, names: frozenset[str] | None
+) -> Iterator[tuple[str, Any, Any]]:
+    """The parts that two values both have, with their names; of models only those fields."""
     if _is_dict(live) and _is_dict(again):
         for key, value in live.items():
             if key in again:
@@ -128,7 +135,7 @@ def _parts(live: Any, again: Any) -> Iterator[tuple[str, Any, Any]]:
             pairs = zip(sorted(one, key=_type_name), sorted(other, key=_type_name), strict=True)
             yield from (("*", value, read) for value, read in pairs)
     else:
-        before, after = _fields(live), _fields(again)
+        before, after = _fields(live, names), _fields(again, names)
         for name, value in before.items():
             if name in after:
                 yield name, value, after[name]
@@ -149,9 +156,10 @@ def _kind(value: object) -> Any:
     return (generic and generic["origin"]) or cls
 
 
-def _fields(value: Any) -> dict[str, Any]:
+def _fields(value: Any, names: Collection[str] | None = None) -> dict[str, Any]:
     if isinstance(value, BaseModel):
-        names = type(value).__pydantic_fields__  # model_fields, without its check of the caller
+        if names is None:
+            names = type(value).__pydantic_fields__  # model_fields, without its check of the caller
         known = {name: each for name, each in value.__dict__.items() if name in names}
         return known | value.__pydantic_extra__ if value.__pydantic_extra__ else known
     if dataclasses.is_dataclass(value):
