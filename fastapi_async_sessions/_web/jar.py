@@ -12,7 +12,7 @@ from .._core.state import CookieAction, SessionState
 from ..errors import ConfigurationError
 from .cookies import Cookie
 from .dropped import warn_of_lost_cookies
-from .headers import RawHeader, cache_privately, set_cookie, vary_by_cookie
+from .headers import RawHeader, mark_as_personal, set_cookie
 from .verifier import CookieVerifier
 
 SCOPE_KEY = "fastapi_async_sessions.jar"
@@ -124,15 +124,14 @@ class Jar:
 
     def add_headers(self, headers: Iterable[RawHeader]) -> list[RawHeader]:
         """Return a response's headers with those of the sessions added."""
-        added = vary_by_cookie(headers)
+        added = [*headers]
         for entry in self.entries.values():
             value = entry.set_cookie()
             if value is not None:
                 added = set_cookie(added, entry.cookie, value)
         users = [entry.state.subject for entry in self.entries.values()]
         users += [session.subject for session in self.peeked.values() if session is not None]
-        is_signed_in = any(user is not None for user in users)
-        return cache_privately(added, is_signed_in=is_signed_in)
+        return mark_as_personal(added, is_signed_in=users.count(None) < len(users))
 
 
 def shared_cookie(cookie: Cookie) -> ConfigurationError:

@@ -1,13 +1,12 @@
 """Between tokens and the signed text that a cookie holds."""
 
-from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from enum import Enum
 from hmac import compare_digest
 from typing import NamedTuple, NoReturn
 
 from .._core.keys import Keyring, Mac
-from .._core.tokens import Token
+from .._core.tokens import Token, base64url
 
 _SIZE = 64 + 1 + 43  # a token, a point, and 32 bytes in base64url
 
@@ -77,4 +76,4 @@ class CookieVerifier:
 
 
 def _signature(mac: Mac, text: bytes) -> bytes:
-    return urlsafe_b64encode(mac(text)).rstrip(b"=")
+    return base64url(mac(text))
