@@ -81,8 +81,10 @@ class Events:
         self, kind: EventKind, key: str | None = None, is_news: bool = True, /, **facts: str
     ) -> None:
         """Log an event, at the level DEBUG if it is routine, and call the hooks with it."""
-        event = SessionEvent(kind, self._provider, key, facts)
         level = _LEVELS.get(kind, logging.INFO) if is_news else logging.DEBUG
+        if not self._hooks and not logger.isEnabledFor(level):
+            return
+        event = SessionEvent(kind, self._provider, key, facts)
         logger.log(level, _TEMPLATES[kind], event)
         for hook in self._hooks:
             try:

@@ -50,6 +50,7 @@ ORDER = [
     "_core.settings",
     "_core.outage",
     "_core.event_loop",
+    "_core.deadline",
     "_core.bounded",
     "_core.attempts",
     "_core.repository",

@@ -9,6 +9,7 @@ from ..errors import SessionError, StoreUnavailable
 from ..events import Events
 from ..records import Record
 from ..stores.base import Store
+from .deadline import within
 from .event_loop import require_asyncio
 from .outage import Outage
 
@@ -56,9 +57,8 @@ class BoundedStore(Store):
         **named: _Arguments.kwargs,
     ) -> _Result:
         try:
-            async with asyncio.timeout(self._seconds):
-                # in here, because one that is no ``async def`` may raise at once
-                result = await method(*arguments, **named)
+            # made in here, because one that is no ``async def`` may raise at once
+            result = await within(self._seconds, method(*arguments, **named))
             if self._outage.failures:
                 self._outage.end()
             return result

@@ -99,11 +99,10 @@ class Commit(Generic[Model]):
         """
         change, limit = self._change, self._repository.settings.store_timeout
         self._new_token = change.token.renewed() if change.token and change.renewal else None
-        queue = self._repository.queue(stored.key)
         # So many may have written since a long request began that a version does not name them all:
         # if a reply is lost after them, it is unknown whether the write was done.
         if not self._attempts.is_recent(change.decided_at, limit):
-            return await self._save_merged(stored, None, queue)
+            return await self._save_merged(stored, None)
         raw = self._rebased(change.ours, change.base, stored.raw)
         attempt = self._over(stored, raw, change.decided_at)
         if await self._is_written(attempt, stored, change.decided_at):
@@ -112,7 +111,7 @@ class Commit(Generic[Model]):
         if not isinstance(latest, LoadedSession):
             return latest
         self.is_contended = True
-        return await self._save_merged(stored, None if queue.locked() else latest, queue)
+        return await self._save_merged(stored, latest)
 
     async def extend(self, stored: SessionRecord) -> Committed[Model] | None:
         """Extend a session that is used; None if another request has changed or ended it."""
@@ -124,11 +123,13 @@ class Commit(Generic[Model]):
         return Committed(attempt._replace(raw=stored.raw), change.base, change.token, "extended")
 
     async def _save_merged(
-        self, stored: SessionRecord, theirs: LoadedSession[Model] | None, queue: asyncio.Lock
+        self, stored: SessionRecord, theirs: LoadedSession[Model] | None
     ) -> Committed[Model] | None:
         """Save over what others have written; the commits of a session queue, so that each merges
         only once. ``theirs`` is None if it is not loaded yet."""
-        self.is_contended = self.is_contended or queue.locked()
+        queue = self._repository.queue(stored.key)
+        if queue.locked():
+            self.is_contended, theirs = True, None
         async with queue:
             for pause in _pauses():
                 latest = theirs or await self._latest(stored)

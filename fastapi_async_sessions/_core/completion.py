@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from anyio import CancelScope
 
+from .deadline import within
+
 _Result = TypeVar("_Result")
 
 
@@ -17,7 +19,7 @@ async def run_to_completion(work: Coroutine[Any, Any, _Result], limit: timedelta
     Raises:
         TimeoutError: it took longer than ``limit``; whether it was done is unknown.
     """
-    task = asyncio.create_task(_within(work, limit))
+    task = asyncio.create_task(within(limit.total_seconds(), work))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
@@ -27,8 +29,3 @@ async def run_to_completion(work: Coroutine[Any, Any, _Result], limit: timedelta
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([task])
         raise
-
-
-async def _within(work: Coroutine[Any, Any, _Result], limit: timedelta) -> _Result:
-    async with asyncio.timeout(limit.total_seconds()):
-        return await work

@@ -112,12 +112,12 @@ class Header(NamedTuple):
 
     def renewed(self, renewal: Renewal, default: Lifetime) -> "Header":
         """The header after a renewal, but for the hash of the new secret."""
-        header = self._replace(renewed_at=renewal.at)
-        if renewal.changes_subject:
-            header = header._replace(subject=renewal.subject)
-        if not renewal.is_sign_in:
-            return header  # a sign-out moves no end: that of the last sign-in still holds
-        return header._replace(
+        if not renewal.is_sign_in:  # a sign-out moves no end: that of the last sign-in still holds
+            subject = None if renewal.changes_subject else self.subject
+            return self._replace(renewed_at=renewal.at, subject=subject)
+        return self._replace(
+            subject=renewal.subject,
+            renewed_at=renewal.at,
             authenticated_at=renewal.at,
             ends_at=_absolute_end(renewal.at, renewal.lifetime or default),
             lifetime=renewal.lifetime,
@@ -155,7 +155,7 @@ class Header(NamedTuple):
         flags, secret_hash, *times, idle, absolute, size = _LAYOUT.unpack_from(content)
         if max(times) > _LATEST:
             raise CorruptBody
-        created, authenticated, seen, renewed, ends = map(_to_optional, times)
+        created, authenticated, seen, renewed, ends = [None if t < 0 else t for t in times]
         end = _LAYOUT.size + size
         if created is None or seen is None or len(content) < end:
             raise CorruptBody
@@ -179,10 +179,6 @@ def _absolute_end(began_at: int, lifetime: Lifetime) -> int | None:
 
 def _from_optional(microseconds: int | None) -> int:
     return _NONE if microseconds is None else microseconds
-
-
-def _to_optional(microseconds: int) -> int | None:
-    return None if microseconds < 0 else microseconds
 
 
 def _to_subject(text: bytes) -> str | None:

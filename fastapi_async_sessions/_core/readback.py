@@ -137,9 +137,7 @@ def _lost_keys(live: dict[Any, Any], again: dict[Any, Any], path: str) -> Iterat
                 yield Problem(_joined(path, "*"), "keys of type str", type(key).__name__)
 
 
-def _parts(
-    live: Any, again: Any, names: frozenset[str] | None
-) -> Iterator[tuple[str, Any, Any]]:
+def _parts(live: Any, again: Any, names: frozenset[str] | None) -> Iterator[tuple[str, Any, Any]]:
     """The parts that two values both have, with their names; of models only those fields."""
     if _is_dict(live) and _is_dict(again):
         for key, value in live.items():

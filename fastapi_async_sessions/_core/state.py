@@ -289,7 +289,8 @@ class SessionState(Generic[Model]):
             if self._ended:
                 await self._delete_ended()
             try:
-                await self._end_better_session()
+                if self._renewal is not None:
+                    await self._end_better_session()
                 await self._commit()
             except (SessionInvalid, SessionTooLarge) as error:
                 self._report_refusal(error)

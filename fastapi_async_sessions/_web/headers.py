@@ -12,8 +12,9 @@ _NO_STORE = (b"cache-control", b"no-store")
 _PRIVATE = (b"cache-control", b"private")
 
 
-def mark_as_personal(headers: Sequence[RawHeader], *, is_signed_in: bool) -> list[RawHeader]:
+def mark_as_personal(headers: Iterable[RawHeader], *, is_signed_in: bool) -> list[RawHeader]:
     """Return the headers of a response that depends on a session: see the two functions below."""
+    headers = list(headers)
     if any(name.lower() in (b"vary", b"cache-control") for name, _ in headers):
         return cache_privately(vary_by_cookie(headers), is_signed_in=is_signed_in)
     return [*headers, _VARY, _NO_STORE if is_signed_in else _PRIVATE]

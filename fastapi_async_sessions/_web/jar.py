@@ -62,19 +62,14 @@ class Jar:
         """
         return now - int(1_000_000 * (time.monotonic() - self._began))
 
-    def get(self, provider: object) -> Session[Any] | None:
-        """Return the session of a provider, if the request already has one."""
-        entry = self.entries.get(provider)
-        return None if entry is None else entry.session
-
-    def put(self, provider: object, entry: Entry) -> Session[Any]:
+    def put(self, provider: object, entry: Entry) -> Entry:
         """Keep a session for the rest of the request, and return the provider's first one."""
         for other in self.entries.values():
             if other.cookie is not entry.cookie and other.cookie.name == entry.cookie.name:
                 raise shared_cookie(entry.cookie)
         if self.is_closed:
             entry.state.data.seal()  # an exception handler can read it, but it is not committed
-        return self.entries.setdefault(provider, entry).session
+        return self.entries.setdefault(provider, entry)
 
     async def close(self) -> None:
         """Commit the sessions in the order in which the request got them, unless it is closed."""
@@ -124,14 +119,14 @@ class Jar:
 
     def add_headers(self, headers: Iterable[RawHeader]) -> list[RawHeader]:
         """Return a response's headers with those of the sessions added."""
-        added = [*headers]
+        users = [entry.state.subject for entry in self.entries.values()]
+        users += [session.subject for session in self.peeked.values() if session is not None]
+        added = mark_as_personal(headers, is_signed_in=users.count(None) < len(users))
         for entry in self.entries.values():
             value = entry.set_cookie()
             if value is not None:
                 added = set_cookie(added, entry.cookie, value)
-        users = [entry.state.subject for entry in self.entries.values()]
-        users += [session.subject for session in self.peeked.values() if session is not None]
-        return mark_as_personal(added, is_signed_in=users.count(None) < len(users))
+        return added
 
 
 def shared_cookie(cookie: Cookie) -> ConfigurationError:

@@ -53,7 +53,7 @@ class CookieVerifier:
         good = [verified for verified in map(self._verify, candidates) if verified is not None]
         if not good:
             return Rejected.BAD_SIGNATURE
-        if len({verified.token.handle for verified in good}) > 1:
+        if len(good) > 1 and len({verified.token.handle for verified in good}) > 1:
             return Rejected.AMBIGUOUS
         return good
 
