@@ -21,13 +21,16 @@ from pydantic import (
     Field,
     PlainSerializer,
     SecretStr,
+    ValidationError,
     create_model,
     field_validator,
 )
-from pydantic_core import core_schema
+from pydantic_core import PydanticSerializationError, core_schema
 from typing_extensions import TypedDict
 
 from fastapi_async_sessions import ConfigurationError, MemoryStore, SessionInvalid
+from fastapi_async_sessions._core.models import SessionModel
+from fastapi_async_sessions._core.readback import lost_values
 from tests.apps import make_provider
 from tests.test_merged_sessions import Shops, shops
 
@@ -473,3 +476,86 @@ NOT_SHARED: list[tuple[Any, Any]] = [
 def test_defaults_that_are_immutable_or_copied_are_fine(kind: Any, default: Any) -> None:
     """There is no false alarm."""
     make_provider(MemoryStore(), model_of(kind, default))
+
+
+class Part(BaseModel):
+    """The value of a field whose type is known to come back, or not."""
+
+    value: Any = None
+
+
+EXACT = [
+    *(bool, int, Decimal, str, bytes, date, datetime, timedelta, UUID),
+    *(int | None, str | None, datetime | None, list[int], list[str | None], list[list[Decimal]]),
+]
+
+
+class Shout(str):
+    """A text of a class of its own."""
+
+
+VALUES = [
+    *(None, True, 0, -1, 2**70, 0.0, 1.5, float("inf"), float("nan"), "", "a", b"", b"a"),
+    *(Shout("a"), Decimal("1.0"), Decimal("Infinity"), date(2026, 1, 2), timedelta(seconds=0.5)),
+    *(datetime(2026, 1, 2, tzinfo=UTC), UUID(int=5), StrEnum("Kind", ["A"]).A, IntEnum("N", "A").A),
+    *(Animal(), Part(), object, (), ("a",), set(), {"a"}, frozenset({1}), deque([1])),
+    *([], [1], ["a"], [None], [float("inf")], [[1]], [Animal()], ["a", 1]),
+    *({}, {"a": 1}, {1: "a"}, {"a": [UUID(int=5)]}, {None: 1}, {"a": Animal()}, OrderedDict(a=1)),
+    *(Counter(a=1), [{"a": Decimal(1)}], defaultdict(int, a=1)),
+]
+
+
+@pytest.mark.parametrize("kind", EXACT, ids=str)
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_field_that_is_not_compared_would_show_no_difference(kind: Any, is_nested: bool) -> None:
+    """Whatever it holds: what can be written and read at all comes back as its type."""
+    inner = create_model("Inner", value=(kind, Field(default_factory=lambda: None)))
+    outer = create_model("Outer", value=(inner, Field(default_factory=inner.model_construct)))
+    model = SessionModel(outer)
+    assert model.inexact == {inner: frozenset(), outer: frozenset(["value"])}
+    for value in VALUES:
+        data = inner.model_construct(value=value)
+        live: Any = outer.model_construct(value=data) if is_nested else data
+        serializer, validator = type(live).__pydantic_serializer__, type(live)
+        try:
+            written = serializer.to_json(live, round_trip=True, warnings="error")
+            again = validator.model_validate_json(written)
+        except (PydanticSerializationError, ValidationError):
+            continue
+        assert list(lost_values(live, again)) == [], value
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(
+            Any,
+            float,
+            float | None,
+            int | str,
+            list[Any],
+            list[float],
+            dict[str, int],
+            list[Animal],
+        ),
+        *(Animal, Literal["a", 1], tuple[int, str], dict[str, float | None], object),
+    ],
+    ids=str,
+)
+def test_a_field_that_may_come_back_otherwise_is_compared(kind: Any) -> None:
+    """A value of such a type can be written, and still be read as another."""
+    model = create_model("Model", value=(kind, Field(default_factory=lambda: None)))
+    assert SessionModel(model).inexact[model] == {"value"}
+
+
+def test_no_field_is_left_out_of_a_model_with_functions_or_further_fields() -> None:
+    """A validator may return anything, and further fields have no type."""
+
+    class Open(BaseModel, extra="allow"):
+        count: int = 0
+
+    class Validated(BaseModel):
+        count: Annotated[int, AfterValidator(str)] = 0
+
+    assert Open not in SessionModel(Open).inexact
+    assert SessionModel(Validated).inexact == {}

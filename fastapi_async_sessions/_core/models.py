@@ -34,12 +34,12 @@ _PLAIN: dict[str, tuple[str, ...]] = {
     "model-fields": ("extras_schema", "extras_keys_schema"),
     "model-field": ("schema",),
 }
-# Those whose values come back as they are if they can be written at all: the serializer refuses
-# values of other types. An "any" or a union has no such type, and a derived model is written as its
-# base.
+# Those whose values come back as they are if they can be written at all, because the serializer
+# refuses values of other types. A "float" also writes a Decimal, and a derived model is written as
+# its base.
 _EXACT = frozenset(
     (
-        *("bool", "int", "float", "decimal", "str", "bytes"),
+        *("bool", "int", "decimal", "str", "bytes"),
         *("date", "time", "datetime", "timedelta", "uuid"),
     )
 )
@@ -184,7 +184,7 @@ def _inexact(schema: Any) -> Iterator[tuple[type[Any], frozenset[str]]]:
     if isinstance(schema, dict):
         values = cast(dict[str, Any], schema)
         fields = values["schema"] if values.get("type") == "model" else {}
-        if fields.get("type") == "model-fields" and fields.get("extra_behavior") != "allow":
+        if fields.get("type") == "model-fields" and not _has_extras(values, fields):
             named: dict[str, Any] = fields["fields"]
             yield values["cls"], frozenset(n for n, each in named.items() if not _is_exact(each))
         for key, value in values.items():
@@ -195,16 +195,16 @@ def _inexact(schema: Any) -> Iterator[tuple[type[Any], frozenset[str]]]:
             yield from _inexact(item)
 
 
+def _has_extras(model: dict[str, Any], fields: dict[str, Any]) -> bool:
+    config = model.get("config") or {}
+    return "allow" in (fields.get("extra_behavior"), config.get("extra_fields_behavior"))
+
+
 def _is_exact(schema: Any) -> bool:
     match schema["type"]:
-        case "model-field" | "default":
+        case "model-field" | "default" | "nullable":
             return _is_exact(schema["schema"])
-        case "nullable":
-            # JSON has no infinity: it is written as null
-            return schema["schema"]["type"] != "float" and _is_exact(schema["schema"])
         case "list":
             return "items_schema" in schema and _is_exact(schema["items_schema"])
-        case "dict" if "keys_schema" in schema and "values_schema" in schema:
-            return _is_exact(schema["keys_schema"]) and _is_exact(schema["values_schema"])
         case kind:
             return kind in _EXACT
