@@ -4,12 +4,11 @@ import hashlib
 import re
 import secrets
 from binascii import a2b_base64, b2a_base64
-from functools import cache, lru_cache
+from functools import cache
 from typing import NoReturn
 
 _HANDLE_BYTES = 16
 _SECRET_BYTES = 32
-_KEPT = 1000  # a browser sends the same token again and again
 _TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
 _FROM_URLSAFE = bytes.maketrans(b"-_", b"+/")
 
@@ -52,7 +51,7 @@ class Token:
 
     def secret_hash(self) -> bytes:
         """Return the hash of the secret that the record keeps: 32 bytes."""
-        return _hash(self.secret)
+        return hashlib.sha256(self.secret).digest()
 
     def __repr__(self) -> str:
         return "Token(...)"
@@ -61,17 +60,11 @@ class Token:
         raise TypeError("a token cannot be pickled or copied: it is a secret")
 
 
-@lru_cache(_KEPT)
-def _hash(secret: bytes) -> bytes:
-    return hashlib.sha256(secret).digest()
-
-
 def base64url(raw: bytes) -> bytes:
     """Return bytes as base64url without padding (RFC 4648, 5)."""
     return b2a_base64(raw, newline=False).rstrip(b"=").translate(_TO_URLSAFE)
 
 
-@lru_cache(_KEPT)
 def store_key(purpose: str, namespace: str, name: bytes) -> str:
     """Return the hexadecimal SHA-256 of the parts, each preceded by its length.
 

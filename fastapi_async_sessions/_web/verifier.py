@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from enum import Enum
-from functools import lru_cache, partial
 from hmac import compare_digest
 from typing import NamedTuple, NoReturn
 
 from .._core.keys import Keyring, Mac
 from .._core.tokens import Token, base64url
 
-_KEPT = 1000
 _SIZE = 64 + 1 + 43  # a token, a point, and 32 bytes in base64url
 
 
@@ -40,8 +38,6 @@ class CookieVerifier:
 
     def __init__(self, keyring: Keyring, *, audience: Sequence[str]) -> None:
         self._macs = keyring.derive_macs(b"fastapi_async_sessions/v1", *audience)
-        # a browser sends the same cookie again and again
-        self._verify = lru_cache(_KEPT)(partial(_verified, self._macs))
 
     def sign(self, token: Token) -> str:
         """Return the cookie value for a token."""
@@ -61,23 +57,22 @@ class CookieVerifier:
             return Rejected.AMBIGUOUS
         return good
 
+    def _verify(self, value: bytes) -> Verified | None:
+        if len(value) != _SIZE:
+            return None
+        text, _, signature = value.partition(b".")
+        for age, mac in enumerate(self._macs):
+            # Compared as text, because base64 can be spelled in several ways.
+            # If the signature is good, it is a token: nothing else is signed with these keys.
+            if compare_digest(_signature(mac, text), signature):
+                return Verified(Token.parse(text), needs_resigning=age > 0)
+        return None
+
     def __repr__(self) -> str:
         return f"CookieVerifier({len(self._macs)} keys)"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a verifier cannot be pickled or copied: it holds secrets")
-
-
-def _verified(macs: Sequence[Mac], value: bytes) -> Verified | None:
-    if len(value) != _SIZE:
-        return None
-    text, _, signature = value.partition(b".")
-    for age, mac in enumerate(macs):
-        # Compared as text, because base64 can be spelled in several ways.
-        # If the signature is good, it is a token: nothing else is signed with these keys.
-        if compare_digest(_signature(mac, text), signature):
-            return Verified(Token.parse(text), needs_resigning=age > 0)
-    return None
 
 
 def _signature(mac: Mac, text: bytes) -> bytes:
