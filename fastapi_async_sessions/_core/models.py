@@ -38,10 +38,7 @@ _PLAIN: dict[str, tuple[str, ...]] = {
 # refuses values of other types. A "float" also writes a Decimal, and a derived model is written as
 # its base.
 _EXACT = frozenset(
-    (
-        *("bool", "int", "decimal", "str", "bytes"),
-        *("date", "time", "datetime", "timedelta", "uuid"),
-    )
+    ("bool", "int", "decimal", "str", "bytes", "date", "time", "datetime", "timedelta", "uuid")
 )
 _FUNCTIONS = (
     *("post_init", "custom_init", "serialization", "serialization_exclude_if"),

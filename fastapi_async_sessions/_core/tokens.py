@@ -4,7 +4,6 @@ import hashlib
 import re
 import secrets
 from binascii import a2b_base64, b2a_base64
-from functools import cache
 from typing import NoReturn
 
 _HANDLE_BYTES = 16
@@ -70,12 +69,7 @@ def store_key(purpose: str, namespace: str, name: bytes) -> str:
 
     No other parts have the same key (CVE-2026-25480).
     """
-    return hashlib.sha256(_prefix(purpose, namespace) + join_parts(name)).hexdigest()
-
-
-@cache
-def _prefix(purpose: str, namespace: str) -> bytes:
-    return join_parts(purpose.encode(), namespace.encode())
+    return hashlib.sha256(join_parts(purpose.encode(), namespace.encode(), name)).hexdigest()
 
 
 def join_parts(*parts: bytes) -> bytes:
