@@ -2,18 +2,20 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 
 from fastapi_async_sessions._core.deadline import within
 
 NEVER, TURNS = 3600.0, 6
-Limit = Callable[[float, Awaitable[str]], Awaitable[str]]
+Call = Callable[[], Awaitable[str]]
+Limit = Callable[[float, Call], Awaitable[str]]
 
 
-async def standard(seconds: float, call: Awaitable[str]) -> str:
+async def standard(seconds: float, call: Call) -> str:
     async with asyncio.timeout(seconds):
-        return await call
+        return await call()
 
 
 async def answer() -> str:
@@ -53,7 +55,7 @@ CALLS = [answer, forever, failing, stubborn, failing_when_cancelled, cancelling_
 
 
 async def outcome(
-    limit: Limit, call: Awaitable[str], cancel_at: int, expire_at: int, patch: pytest.MonkeyPatch
+    limit: Limit, call: Call, cancel_at: int, expire_at: int, patch: pytest.MonkeyPatch
 ) -> str:
     """What a task gets, and is left with, that is cancelled in one turn of the event loop, and
     whose time is up in another."""
@@ -92,12 +94,12 @@ def current() -> asyncio.Task[str]:
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("cancel_at", range(TURNS))
 async def test_it_does_the_same_as_the_standard_library(
-    call: Callable[[], Awaitable[str]], cancel_at: int, monkeypatch: pytest.MonkeyPatch
+    call: Call, cancel_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the call ends, fails or goes on, and whenever the task is cancelled as well."""
     for expire_at in range(TURNS):
-        ours = await outcome(within, call(), cancel_at, expire_at, monkeypatch)
-        theirs = await outcome(standard, call(), cancel_at, expire_at, monkeypatch)
+        ours = await outcome(within, call, cancel_at, expire_at, monkeypatch)
+        theirs = await outcome(standard, call, cancel_at, expire_at, monkeypatch)
         assert ours == theirs, expire_at
 
 
@@ -108,15 +110,15 @@ async def test_of_two_limits_the_one_that_has_passed_is_reported(
 ) -> None:
     """Ours and the standard library's, one inside the other."""
     with pytest.raises(TimeoutError):
-        await outer(0.0, inner(NEVER, forever()))
+        await outer(0.0, partial(inner, NEVER, forever))
     with pytest.raises(TimeoutError):
-        await outer(NEVER, inner(0.0, forever()))
+        await outer(NEVER, partial(inner, 0.0, forever))
     assert current().cancelling() == 0
 
 
 async def test_a_call_that_ends_in_time_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The task is not cancelled after its limit."""
-    assert await within(NEVER, answer()) == "answer"
+    assert await within(NEVER, answer) == "answer"
     loop = asyncio.get_running_loop()
     later = loop.time() + 2 * NEVER
     with monkeypatch.context() as context:

@@ -57,8 +57,7 @@ class BoundedStore(Store):
         **named: _Arguments.kwargs,
     ) -> _Result:
         try:
-            # made in here, because one that is no ``async def`` may raise at once
-            result = await within(self._seconds, method(*arguments, **named))
+            result = await within(self._seconds, method, *arguments, **named)
             if self._outage.failures:
                 self._outage.end()
             return result

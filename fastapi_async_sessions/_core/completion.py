@@ -19,7 +19,7 @@ async def run_to_completion(work: Coroutine[Any, Any, _Result], limit: timedelta
     Raises:
         TimeoutError: it took longer than ``limit``; whether it was done is unknown.
     """
-    task = asyncio.create_task(within(limit.total_seconds(), work))
+    task = asyncio.create_task(within(limit.total_seconds(), lambda: work))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

@@ -1,14 +1,20 @@
 """A limit on how long a call may take."""
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar
 
+_Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
-async def within(seconds: float, call: Awaitable[_Result]) -> _Result:
-    """Await a call, and cancel it if it takes longer.
+async def within(
+    seconds: float,
+    function: Callable[_Arguments, Awaitable[_Result]],
+    *arguments: _Arguments.args,
+    **named: _Arguments.kwargs,
+) -> _Result:
+    """Call a function, await the result, and cancel it if it takes longer.
 
     It does what ``asyncio.timeout`` does, with a third of the work: a request that changes its
     session needs three of them.
@@ -29,7 +35,7 @@ async def within(seconds: float, call: Awaitable[_Result]) -> _Result:
     timer = asyncio.get_running_loop().call_later(seconds, expire)
     cancelled: asyncio.CancelledError | None = None
     try:
-        return await call
+        return await function(*arguments, **named)
     except asyncio.CancelledError as error:
         cancelled = error
         raise
