@@ -180,7 +180,7 @@ def _inexact(schema: Any) -> Iterator[tuple[type[Any], frozenset[str]]]:
     """The model classes in a core schema without functions, with their fields that are inexact."""
     if isinstance(schema, dict):
         values = cast(dict[str, Any], schema)
-        fields = values["schema"] if values.get("type") == "model" else {}
+        fields: dict[str, Any] = values["schema"] if values.get("type") == "model" else {}
         if fields.get("type") == "model-fields" and not _has_extras(values, fields):
             named: dict[str, Any] = fields["fields"]
             yield values["cls"], frozenset(n for n, each in named.items() if not _is_exact(each))
@@ -193,7 +193,7 @@ def _inexact(schema: Any) -> Iterator[tuple[type[Any], frozenset[str]]]:
 
 
 def _has_extras(model: dict[str, Any], fields: dict[str, Any]) -> bool:
-    config = model.get("config") or {}
+    config: dict[str, Any] = model.get("config") or {}
     return "allow" in (fields.get("extra_behavior"), config.get("extra_fields_behavior"))
 
 

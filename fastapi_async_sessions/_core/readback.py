@@ -53,10 +53,16 @@ class Problem(NamedTuple):
 
 
 def lost_values(
-    live: Any, again: Any, path: str = "", *, loose: str | None = None, inexact: Inexact = LEAVES
+    live: object,
+    again: object,
+    path: str = "",
+    *,
+    loose: str | None = None,
+    inexact: Inexact = LEAVES,
 ) -> Iterator[Problem]:
     """Compare data with the data that its dump gives; in the field ``loose`` a tuple may become a
     list."""
+    names = inexact.get(type(live))
     is_loose = loose is not None and path.partition(".")[0] == loose
     if _is_lost(live, again) and not (is_loose and _is_tuple_as_list(live, again)):
         yield Problem(path or "data", type(again).__name__, type(live).__name__)
@@ -65,7 +71,7 @@ def lost_values(
         yield from _lost_keys(live, again, path)
     if _are_exact(live, again, inexact):
         return
-    for name, value, read in _parts(live, again, inexact.get(type(live))):
+    for name, value, read in _parts(live, again, names):
         # nearly all values are such: a call for each would take most of a commit's time
         if type(value) is not type(read) or inexact.get(type(value), _UNKNOWN):
             yield from lost_values(value, read, _joined(path, name), loose=loose, inexact=inexact)
@@ -115,17 +121,14 @@ def _is_lost(live: Any, again: Any) -> bool:
 
 def _are_exact(live: Any, again: Any, inexact: Inexact) -> bool:
     """Whether two containers hold values of the same types, all of which come back as they are."""
-    if not isinstance(live, list | dict) or type(live) is not type(again):
+    if type(live) is not type(again) or type(live) not in (list, dict):
         return False
-    one, other = (_items(each) for each in (live, again))
-    types = list(map(type, one))
-    return types == list(map(type, other)) and not any(
-        inexact.get(each, _UNKNOWN) for each in set(types)
-    )
+    one, other = (_item_types(each) for each in (live, again))
+    return one == other and not any(inexact.get(each, _UNKNOWN) for each in set(one))
 
 
-def _items(value: Any) -> Iterable[Any]:
-    return cast(Iterable[Any], value.values() if isinstance(value, dict) else value)
+def _item_types(value: list[Any] | dict[Any, Any]) -> list[type[object]]:
+    return list(map(type, value.values() if isinstance(value, dict) else value))
 
 
 def _lost_keys(live: dict[Any, Any], again: dict[Any, Any], path: str) -> Iterator[Problem]:
@@ -137,7 +140,9 @@ def _lost_keys(live: dict[Any, Any], again: dict[Any, Any], path: str) -> Iterat
                 yield Problem(_joined(path, "*"), "keys of type str", type(key).__name__)
 
 
-def _parts(live: Any, again: Any, names: frozenset[str] | None) -> Iterator[tuple[str, Any, Any]]:
+def _parts(
+    live: Any, again: Any, names: frozenset[str] | None
+) -> Iterator[tuple[str, object, object]]:
     """The parts that two values both have, with their names; of models only those fields."""
     if _is_dict(live) and _is_dict(again):
         for key, value in live.items():
