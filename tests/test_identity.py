@@ -549,6 +549,40 @@ async def test_a_user_who_is_replaced_by_nobody_is_signed_out(get_session, store
     assert len(await session_records(get_session, store)) == 1
 
 
+async def test_a_user_who_signs_in_after_another_was_signed_out_finds_no_data(get_session):
+    """Also in one request: the data is that of the user who was signed in when it began."""
+    client = Client(get_session)
+    await client.sign_in("42")
+
+    async def change(session):
+        session.data.count = 5
+
+    async def route(session):
+        session.renew(subject=None)
+        session.renew(subject="7")
+        return session.data.count
+
+    await client.request(change)
+    assert (await client.request(route)).value == 0
+    assert (await client.data()).count == 0
+    assert await get_session.sessions("42") == []
+
+
+async def test_a_renewal_extends_the_session_at_once(get_session, clock):
+    """``expires_at`` counts from this request in the route already."""
+    client = Client(get_session)
+    await client.sign_in("42")
+    clock.advance(timedelta(minutes=30))
+
+    async def route(session):
+        before = session.expires_at
+        session.renew()
+        return before, session.expires_at
+
+    before, after = (await client.request(route)).value
+    assert timedelta(minutes=29) < after - before <= timedelta(minutes=30)
+
+
 async def test_a_failed_change_of_users_leaves_the_cookie_of_the_user_before(get_session, store):
     """Also if the store fails for a moment only, so that the new session can be deleted again."""
     client = Client(get_session)
