@@ -568,6 +568,21 @@ async def test_a_user_who_signs_in_after_another_was_signed_out_finds_no_data(ge
     assert await get_session.sessions("42") == []
 
 
+async def test_of_two_users_who_sign_in_one_after_another_the_last_is_signed_in(get_session):
+    """In one request without a session: with data of its own, and nothing to end."""
+    client = Client(get_session)
+
+    async def route(session):
+        session.renew(subject="42")
+        session.data.count = 5
+        session.renew(subject="7")
+        return session.subject, session.data.count
+
+    assert (await client.request(route)).value == ("7", 0)
+    assert await get_session.sessions("42") == []
+    assert len(await get_session.sessions("7")) == 1
+
+
 async def test_a_renewal_extends_the_session_at_once(get_session, clock):
     """``expires_at`` counts from this request in the route already."""
     client = Client(get_session)
