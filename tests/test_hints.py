@@ -1,6 +1,7 @@
 """Hints in the log about a configuration that cannot work."""
 
 import logging
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,25 @@ async def test_one_process_is_told_nothing(
     caplog.set_level(logging.DEBUG)
     await MemoryStore().open()
     assert caplog.records == []
+
+
+TWIN = """
+import asyncio
+from fastapi_async_sessions import MemoryStore
+print(flush=True)
+input()
+asyncio.run(MemoryStore().open())
+"""
+
+
+def test_twins_that_no_server_started_are_told_nothing() -> None:
+    """A shell or a supervisor may run the same command twice, for two applications."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    twins = [subprocess.Popen([sys.executable, "-c", TWIN], text=True, **pipes) for _ in range(2)]
+    for twin in twins:
+        assert twin.stdout is not None
+        twin.stdout.readline()  # it runs
+    assert [twin.communicate("\n", timeout=120)[1] for twin in twins] == ["", ""]
 
 
 async def sessions_of(get_session: Any) -> None:
