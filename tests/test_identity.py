@@ -583,6 +583,19 @@ async def test_of_two_users_who_sign_in_one_after_another_the_last_is_signed_in(
     assert len(await get_session.sessions("7")) == 1
 
 
+async def test_a_session_is_new_once_it_was_destroyed(get_session):
+    """In the same request."""
+    client = Client(get_session)
+    await client.sign_in("42")
+
+    async def route(session):
+        before = session.is_new
+        await session.destroy()
+        return before, session.is_new, session.subject, session.key
+
+    assert (await client.request(route)).value == (False, True, None, None)
+
+
 async def test_a_renewal_extends_the_session_at_once(get_session, clock):
     """``expires_at`` counts from this request in the route already."""
     client = Client(get_session)
