@@ -1,7 +1,7 @@
 """The sessions of a request, and the headers that they add to its response."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any, NamedTuple
 
 from starlette.types import Message, Scope, Send
@@ -108,12 +108,12 @@ class Jar:
     def sending(self, scope: Scope, send: Send) -> Send:
         """Return a ``send`` that adds the headers of the sessions to the response."""
 
-        async def send_with_headers(message: Message) -> None:
+        def send_with_headers(message: Message) -> Awaitable[None]:
             if (self.entries or self.peeked) and message["type"] == "http.response.start":
                 headers = self.add_headers(message.get("headers", ()))
                 message = {**message, "headers": headers}
                 warn_of_lost_cookies(scope, headers)
-            await send(message)
+            return send(message)
 
         return send_with_headers
 

@@ -186,6 +186,15 @@ end
 """,
 )
 
+DROP_FROM_INDEX = Script(
+    """
+local function operation(index, _, member)
+  call('ZREM', index, member)
+  return 1
+end
+""",
+)
+
 ADD_TO_INDEX = Script(
     _ADD_ENTRY,
     r"""

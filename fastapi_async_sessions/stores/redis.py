@@ -26,6 +26,7 @@ from ._scripts import (
     CHECK_OWNER,
     CREATE,
     DELETE,
+    DROP_FROM_INDEX,
     REFUSED,
     SAVE,
     SAVED_NEW_HEAD,
@@ -55,7 +56,7 @@ _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MINUTE = timedelta(minutes=1)
 _CHUNK = 100
 _PAGE = 1000
-_BATCHED = (CREATE, SAVE, DELETE, ADD_TO_INDEX)
+_BATCHED = (CREATE, SAVE, DELETE, ADD_TO_INDEX, DROP_FROM_INDEX)
 
 
 class RedisStore(Store):
@@ -159,7 +160,8 @@ class RedisStore(Store):
             # Only the record says whose it was, and in a cluster the index is on another node. An
             # entry that is left behind is removed when the index is next read.
             try:
-                await self._client.command("ZREM", self._index(owner.decode()), key)
+                index = self._index(owner.decode())
+                await self._client.run(DROP_FROM_INDEX, index, index, key, "")
             except _Forbidden:
                 raise
             except StoreUnavailable:
