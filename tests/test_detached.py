@@ -270,6 +270,21 @@ async def test_a_sign_out_in_a_detached_request_signs_the_browser_out(
     assert stored == (None if case is outdated else "ada")
 
 
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("path", "cookie"), [("/step-up", None), ("/sign-in/bob", "sent")])
+async def test_only_a_sign_out_in_a_detached_request_ends_the_browsers_session(
+    store: SpyStore, clock: FrozenClock, case: Case, path: str, cookie: str | None
+) -> None:
+    """``renew()`` leaves it and its cookie alone, and a sign-in replaces the cookie only."""
+    app = make_site(store, clock, [])
+    client = browser(app)
+    late = await case(app, client)
+    live = client.cookies[COOKIE]
+    response = await post_late(app, client, late, path)
+    assert set_cookie_kind(response) == cookie
+    assert (await browser(app, live).get("/")).json()["subject"] == "ada"
+
+
 @pytest.mark.parametrize("path", ["/step-up", "/unbind", "/sign-in/ada", "/sign-in/bob"])
 async def test_whatever_renewed_the_session_a_request_from_before_it_is_detached(
     store: SpyStore, clock: FrozenClock, path: str

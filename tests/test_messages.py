@@ -551,7 +551,7 @@ async def test_data_changed_after_the_response(
     (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert re.search(
         in_order(
-            "was changed after the response had begun: that change is lost",
+            "(provider 'session') was changed after the response had begun: that change is lost",
             "use get_session.open(key) in a stream or background task",
         ),
         record.getMessage(),

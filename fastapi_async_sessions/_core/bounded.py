@@ -1,9 +1,9 @@
 """A wrapper around a store, with a timeout and a single kind of error for every call."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from ..errors import SessionError, StoreUnavailable
 from ..events import Events
@@ -15,7 +15,6 @@ from .outage import Outage
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
-_Call = Coroutine[Any, Any, _Result]
 
 
 class BoundedStore(Store):
@@ -32,25 +31,23 @@ class BoundedStore(Store):
         self._events = events
         self._outage = Outage.of(store)
 
-    # These return the coroutine of ``_bounded`` instead of awaiting it, which saves one for a call.
+    async def create(self, key: str, record: Record) -> bool:
+        return await self._bounded(key, self._store.create, key, record)
 
-    def create(self, key: str, record: Record) -> _Call[bool]:
-        return self._bounded(key, self._store.create, key, record)
+    async def load(self, key: str) -> Record | None:
+        return await self._bounded(key, self._store.load, key)
 
-    def load(self, key: str) -> _Call[Record | None]:
-        return self._bounded(key, self._store.load, key)
+    async def save(self, key: str, record: Record, *, replaces: str) -> bool:
+        return await self._bounded(key, self._store.save, key, record, replaces=replaces)
 
-    def save(self, key: str, record: Record, *, replaces: str) -> _Call[bool]:
-        return self._bounded(key, self._store.save, key, record, replaces=replaces)
+    async def delete(self, key: str) -> bool:
+        return await self._bounded(key, self._store.delete, key)
 
-    def delete(self, key: str) -> _Call[bool]:
-        return self._bounded(key, self._store.delete, key)
+    async def find(self, owner: str, limit: int = 100) -> list[tuple[str, Record]]:
+        return await self._bounded(None, self._store.find, owner, limit)
 
-    def find(self, owner: str, limit: int = 100) -> _Call[list[tuple[str, Record]]]:
-        return self._bounded(None, self._store.find, owner, limit)
-
-    def delete_owned(self, owner: str, *, keep: str | None = None) -> _Call[int]:
-        return self._bounded(None, self._store.delete_owned, owner, keep=keep)
+    async def delete_owned(self, owner: str, *, keep: str | None = None) -> int:
+        return await self._bounded(None, self._store.delete_owned, owner, keep=keep)
 
     async def _bounded(
         self,

@@ -289,8 +289,8 @@ class SessionState(Generic[Model]):
             if self._ended:
                 await self._delete_ended()
             try:
-                if self._renewal is not None:
-                    await self._end_better_session()
+                if self.stored is None and self._renewal is not None:
+                    await self._end_better_session(self._renewal)
                 await self._commit()
             except (SessionInvalid, SessionTooLarge) as error:
                 self._report_refusal(error)
@@ -316,13 +316,12 @@ class SessionState(Generic[Model]):
             case _:
                 pass
 
-    async def _end_better_session(self) -> None:
+    async def _end_better_session(self, renewal: Renewal) -> None:
         """After a sign-out without a session to unbind, sign the browser out of the one that it may
         hold: like ``destroy``, end that session as far as it is known, and remove the cookie."""
-        cookie, renewal = self.request_cookie, self._renewal
-        if self.stored is not None or renewal is None or not renewal.is_sign_out:
-            return
-        if cookie.outdated_key is None and not cookie.is_detached:
+        cookie = self.request_cookie
+        is_better = cookie.outdated_key is not None or cookie.is_detached
+        if not (renewal.is_sign_out and is_better):
             return
         self._ended += filter(None, [cookie.outdated_key])
         await self._delete_ended()
