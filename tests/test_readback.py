@@ -29,6 +29,7 @@ from pydantic_core import PydanticSerializationError, core_schema
 from typing_extensions import TypedDict
 
 from fastapi_async_sessions import ConfigurationError, MemoryStore, SessionInvalid
+from fastapi_async_sessions._core.codec import Codec
 from fastapi_async_sessions._core.models import SessionModel
 from fastapi_async_sessions._core.readback import lost_values
 from tests.apps import make_provider
@@ -559,3 +560,21 @@ def test_no_field_is_left_out_of_a_model_with_functions_or_further_fields() -> N
 
     assert Open not in SessionModel(Open).inexact
     assert SessionModel(Validated).inexact == {}
+
+
+class Envelope(BaseModel, Generic[T]):
+    content: T | None = None
+
+
+def test_a_generic_model_with_other_parameters_is_compared() -> None:
+    """Its own fields come back as they are, but it is read as the field's type: without a date."""
+
+    class Data(BaseModel):
+        dated: Envelope[datetime] = Envelope[datetime]()
+        latest: Envelope[Any] = Envelope[Any]()
+
+    codec, data = Codec(Data), Data()
+    data.latest = Envelope[datetime](content=datetime(2026, 1, 1, tzinfo=UTC))
+    with pytest.raises(SessionInvalid) as refused:
+        codec.check(data, codec.dump(data))
+    assert refused.value.problems == ("latest.content: expected str, got datetime",)
