@@ -1,7 +1,10 @@
 """The limit of a call, compared with ``asyncio.timeout`` of the standard library."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -125,3 +128,26 @@ async def test_a_call_that_ends_in_time_leaves_no_timer(monkeypatch: pytest.Monk
         context.setattr(loop, "time", lambda: later)
         for _ in range(TURNS):
             await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("limit", [standard, within])
+async def test_nothing_is_kept_of_a_call_that_was_cancelled(limit: Limit) -> None:
+    """Not even until the garbage collector runs: its frames hold a record, or a whole request."""
+
+    class Request:
+        pass
+
+    async def call(_: Request) -> str:
+        return await forever()
+
+    gc.disable()
+    try:
+        request = Request()
+        kept = weakref.ref(request)
+        with suppress(TimeoutError):
+            await limit(0, partial(call, request))
+        await asyncio.sleep(0)
+        del request
+        assert kept() is None
+    finally:
+        gc.enable()

@@ -33,14 +33,17 @@ async def within(
         task.cancel()
 
     timer = asyncio.get_running_loop().call_later(seconds, expire)
-    cancelled: asyncio.CancelledError | None = None
     try:
         return await function(*arguments, **named)
     except asyncio.CancelledError as error:
-        cancelled = error
-        raise
+        if not has_expired:
+            raise
+        has_expired = False
+        # unless somebody else has cancelled the task as well
+        if task.uncancel() > before:
+            raise
+        raise TimeoutError from error
     finally:
         timer.cancel()
-        # unless somebody else has cancelled the task as well
-        if has_expired and task.uncancel() <= before and cancelled is not None:
-            raise TimeoutError from cancelled
+        if has_expired:
+            task.uncancel()
