@@ -45,7 +45,7 @@ def _insecure_origin(headers: Iterable[RawHeader]) -> str | None:
     """
     found = {name: value.decode("latin-1") for name, value in headers}
     scheme, _, host = found.get(b"origin", "").partition("://")
-    is_ours = scheme == "http" and host == found.get(b"host")
+    is_ours = scheme == "http" and host != "" and host == found.get(b"host")
     return None if not is_ours or _is_loopback(host) else f"http://{host}"
 
 
