@@ -118,6 +118,14 @@ def make_site(store: Any, clock: FrozenClock, events: list[SessionEvent], **opti
         session.renew(subject=user)
         return seen(session)
 
+    @app.post("/sign-in-and-out")
+    async def sign_in_and_out(session: MySession) -> Any:
+        session.renew(subject="ada")
+        await session.commit()
+        signed_in = seen(session)
+        await session.destroy()
+        return signed_in
+
     @app.post("/step-up")
     async def step_up(session: MySession) -> Any:
         session.renew()
@@ -283,6 +291,19 @@ async def test_only_a_sign_out_in_a_detached_request_ends_the_browsers_session(
     response = await post_late(app, client, late, path)
     assert set_cookie_kind(response) == cookie
     assert (await browser(app, live).get("/")).json()["subject"] == "ada"
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_a_sign_in_that_was_committed_is_not_detached_any_more(
+    store: SpyStore, clock: FrozenClock, case: Case
+) -> None:
+    """The same route may then end it as any other session."""
+    app = make_site(store, clock, [])
+    client = browser(app)
+    late = await case(app, client)
+    response = await post_late(app, client, late, "/sign-in-and-out")
+    assert response.json() == {"subject": "ada", "count": 0, "new": True, "detached": False}
+    assert set_cookie_kind(response) == "removed"
 
 
 @pytest.mark.parametrize("path", ["/step-up", "/unbind", "/sign-in/ada", "/sign-in/bob"])

@@ -500,3 +500,29 @@ def test_a_migration_must_not_be_a_coroutine_function():
 
     with pytest.raises(ConfigurationError, match="on_invalid"):
         make_provider(on_invalid=migrate)
+
+
+async def test_only_a_sign_in_is_reported_as_one(site: Site) -> None:
+    """Neither a change of somebody who is signed in, nor an extension."""
+    await site.stored_key("/renew")
+    await site.client.post("/change")
+    assert site.events == []
+    site.clock.advance(HOUR / 2)
+    await site.client.post("/change")
+    await site.client.get("/")
+    assert [event.kind for event in site.events] == []
+    site.clock.advance(HOUR / 2)
+    await site.client.get("/")
+    assert [event.kind for event in site.events] == ["extended"]
+
+
+async def test_a_session_is_destroyed_also_if_the_note_about_it_cannot_be_stored(
+    site: Site,
+) -> None:
+    """That note is for late requests only: the browser is signed out all the same."""
+    await site.stored_key("/renew")
+    site.store.hook = failing("create")
+    response = await site.client.post("/destroy")
+    assert (response.status_code, "__Host-web" in site.client.cookies) == (200, False)
+    assert [event.kind for event in site.events] == ["destroyed", "store_error"]
+    assert await site.store.records() == {}

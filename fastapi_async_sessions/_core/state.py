@@ -225,9 +225,7 @@ class SessionState(Generic[Model]):
         cookie = self.request_cookie
         keys = self.stored.key if self.stored else cookie.outdated_key, self._replaced
         self._ended += filter(None, keys)
-        if self._ended:
-            self._withhold_resigned_cookie()
-        elif cookie.is_present or cookie.is_detached:
+        if not self._ended and (cookie.is_present or cookie.is_detached):
             self.cookie_action = CookieAction.REMOVE
         self.request_cookie = RequestCookie(cookie.is_present)
         self._renewal = self._replaced = None
@@ -480,10 +478,6 @@ class SessionState(Generic[Model]):
         self._ended.append(stored.key)
         self.stored = self._renewal = None
         self.is_new = True
-
-    def _withhold_resigned_cookie(self) -> None:
-        if self.cookie_action is CookieAction.RESIGN:
-            self.cookie_action = CookieAction.KEEP
 
     async def _delete_ended(self) -> None:
         while self._ended:
