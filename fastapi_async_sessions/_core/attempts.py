@@ -82,8 +82,6 @@ class Attempts:
 
     def may_have_stored_other(self, ours: bytes) -> bool:
         """Return whether a write of other data may have been done, or may still arrive."""
-        if not self._sent and self.done is None:
-            return False
         return any(each.ours != ours for each in self._all())
 
     def _all(self) -> list[Attempt]:

@@ -11,7 +11,7 @@ from .codec import Codec, read_json, replace_in_place, update_in_place, write_js
 from .merge import JSON, merge
 from .models import Model
 from .repository import Contents
-from .unread import NOTHING, Fallback, Path, Unread, fallbacks, still_unread
+from .unread import NOTHING, Unread, fallbacks, still_unread
 
 # A route may work in several threads, which must get one model. Reentrant: a factory of a default
 # may use another session.
@@ -81,10 +81,8 @@ class SessionData(Generic[Model]):
     def _note(self, unread: Unread) -> None:
         """Remember the parts that this release cannot read, to see whether they are assigned."""
         self._unread = unread
-        self._fallbacks: dict[Path, Fallback] = {}
-        if unread:
-            dump = read_json(self._codec.dump(self._model))
-            self._fallbacks = fallbacks(self._model, dump, unread)
+        dump = read_json(self._codec.dump(self._model)) if unread else None
+        self._fallbacks = fallbacks(self._model, dump, unread)
 
     @property
     def base(self) -> bytes:
@@ -137,7 +135,7 @@ class SessionData(Generic[Model]):
         Raises:
             SessionInvalid: the next request would read it back as something else.
         """
-        if dump == self._base or not self._codec.differs(self._base, dump):
+        if not self._codec.differs(self._base, dump):
             return False
         self._codec.check(self._model, dump, self._unread)
         return True
