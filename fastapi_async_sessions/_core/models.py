@@ -150,18 +150,24 @@ def _write_only(schema: JSON, name: str = "") -> Iterator[str]:
             yield from _write_only(item, name)
 
 
-def _excluded(schema: Any, name: str = "") -> Iterator[str]:
+def _excluded(schema: Any) -> Iterator[str]:
     """The names of the fields that a core schema does not write, nested ones too."""
-    if isinstance(schema, dict):
-        values = cast(dict[str, Any], schema)
+    for name, values in _schemas(schema):
         if values.get("serialization_exclude") or values.get("serialization_exclude_if"):
             yield str(values.get("name", name))
+
+
+def _schemas(schema: Any, name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """A core schema and all within it, each with the key under which it stands."""
+    if isinstance(schema, dict):
+        values = cast(dict[str, Any], schema)
+        yield name, values
         for key, value in values.items():
             if key not in _NO_SCHEMAS:
-                yield from _excluded(value, key)
+                yield from _schemas(value, key)
     elif isinstance(schema, list | tuple):
         for item in cast(Iterable[Any], schema):
-            yield from _excluded(item, name)
+            yield from _schemas(item, name)
 
 
 def _is_plain(schema: Any) -> bool:
@@ -178,18 +184,11 @@ def _is_plain(schema: Any) -> bool:
 
 def _inexact(schema: Any) -> Iterator[tuple[type[Any], frozenset[str]]]:
     """The model classes in a core schema without functions, with their fields that are inexact."""
-    if isinstance(schema, dict):
-        values = cast(dict[str, Any], schema)
+    for _, values in _schemas(schema):
         fields: dict[str, Any] = values["schema"] if values.get("type") == "model" else {}
         if fields.get("type") == "model-fields" and not _has_extras(values, fields):
             named: dict[str, Any] = fields["fields"]
             yield values["cls"], frozenset(n for n, each in named.items() if not _is_exact(each))
-        for key, value in values.items():
-            if key not in _NO_SCHEMAS:
-                yield from _inexact(value)
-    elif isinstance(schema, list | tuple):
-        for item in cast(Iterable[Any], schema):
-            yield from _inexact(item)
 
 
 def _has_extras(model: dict[str, Any], fields: dict[str, Any]) -> bool:
