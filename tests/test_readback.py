@@ -31,7 +31,7 @@ from typing_extensions import TypedDict
 from fastapi_async_sessions import ConfigurationError, MemoryStore, SessionInvalid
 from fastapi_async_sessions._core.codec import Codec
 from fastapi_async_sessions._core.models import SessionModel
-from fastapi_async_sessions._core.readback import lost_values
+from fastapi_async_sessions._core.readback import LEAVES, has_same_types, lost_values
 from tests.apps import make_provider
 from tests.test_merged_sessions import Shops, shops
 
@@ -547,6 +547,58 @@ def test_a_field_that_may_come_back_otherwise_is_compared(kind: Any) -> None:
     """A value of such a type can be written, and still be read as another."""
     model = create_model("Model", value=(kind, Field(default_factory=lambda: None)))
     assert SessionModel(model).inexact[model] == {"value"}
+
+
+OTHERS = [
+    *(Any, float, float | None, int | str, list[Any], list[float], dict[str, int], dict[str, Any]),
+    *(Animal, list[Animal], Animal | None, Literal["a", 1], tuple[int, str], set[Any], deque[Any]),
+]
+
+
+@pytest.mark.parametrize("kind", [*EXACT, *OTHERS], ids=str)
+def test_data_of_the_same_types_has_lost_nothing(kind: Any) -> None:
+    """The quick comparison may give up, but never overlooks what the thorough one finds."""
+    model = create_model("Model", value=(kind, Field(default_factory=lambda: None)))
+    inexact = {**LEAVES, **SessionModel(model).inexact}
+    for value in VALUES:
+        live = model.model_construct(value=value)
+        try:
+            written = model.__pydantic_serializer__.to_json(live, warnings="error")
+            again = model.model_validate_json(written)
+        except (PydanticSerializationError, ValidationError):
+            continue
+        assert not (has_same_types(live, again, inexact) and list(lost_values(live, again))), value
+
+
+def test_data_of_a_derived_class_has_other_types() -> None:
+    """Even if its fields are the same."""
+
+    class Derived(Part):
+        pass
+
+    assert has_same_types(Part(), Part(), LEAVES)
+    assert not has_same_types(Derived(), Part(), LEAVES)
+
+
+class Order(BaseModel):
+    """Data as most applications have it."""
+
+    placed: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    paid: bool | None = None
+    animals: list[Animal] = []
+    prices: dict[str, Decimal] = {}
+    ratio: float = 0.5
+    extra: dict[str, Any] = {}
+
+
+def test_ordinary_data_is_only_compared_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change is compared, so that the time matters."""
+    codec = Codec(Order)
+    monkeypatch.delattr("fastapi_async_sessions._core.codec.lost_values")
+    data = Order(
+        animals=[Animal(), Animal()], prices={"a": Decimal("1.5")}, extra={"b": [1, "c", None]}
+    )
+    codec.check(data, codec.dump(data))
 
 
 def test_no_field_is_left_out_of_a_model_with_functions_or_further_fields() -> None:

@@ -85,7 +85,7 @@ class Attempts:
         return any(each.ours != ours for each in self._all())
 
     def _all(self) -> list[Attempt]:
-        return [each for each in (*self._sent, self.done) if each is not None]
+        return self._sent if self.done is None else [*self._sent, self.done]
 
     def is_recent(self, now: int, limit: timedelta) -> bool:
         """Return whether the version was loaded within this time."""

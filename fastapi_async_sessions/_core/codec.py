@@ -15,7 +15,14 @@ from pydantic_core import PydanticCustomError, PydanticSerializationError, from_
 from ..errors import ConfigurationError, SessionInvalid
 from .merge import JSON, is_same
 from .models import Model, SessionModel
-from .readback import LEAVES, Problem, lost_values, shared_values, wrong_types
+from .readback import (
+    LEAVES,
+    Problem,
+    has_same_types,
+    lost_values,
+    shared_values,
+    wrong_types,
+)
 from .unread import (
     NOTHING,
     Path,
@@ -193,8 +200,9 @@ class Codec(Generic[Model]):
             SessionInvalid: it would not; names the field, the type found and the one expected.
         """
         again = self.read_back(dump, unread)
-        found = lost_values(data, again, loose=self._loose, inexact=self._inexact)
-        if problems := list(found):
+        if has_same_types(data, again, self._inexact):
+            return
+        if problems := list(lost_values(data, again, loose=self._loose)):
             raise self._invalid("The session's data would not be read back as it is.", problems)
 
     def differs(self, one: bytes, other: bytes) -> bool:

@@ -102,15 +102,17 @@ class Cookie:
         Several headers are read as one list (RFC 6265bis, 4.2.1). Names are compared byte by byte,
         and nothing is decoded or unquoted.
         """
-        size = 0
-        values: list[bytes] = []
-        for name, header in headers:
-            if name == b"cookie" and self._raw_name in header:
-                size += len(header)
-                if size > _MAX_HEADER_BYTES:
-                    return None
-                values += self._values(header)
-        values = [value.strip(b" \t") for value in values if len(value) < _MAX_VALUE_BYTES]
+        found = [
+            header for name, header in headers if name == b"cookie" and self._raw_name in header
+        ]
+        if sum(map(len, found)) > _MAX_HEADER_BYTES:
+            return None
+        values = [
+            value.strip(b" \t")
+            for header in found
+            for value in self._values(header)
+            if len(value) < _MAX_VALUE_BYTES
+        ]
         return values if len(values) <= _MAX_CANDIDATES else None
 
     def set(self, value: str, max_age: timedelta | None) -> bytes:

@@ -5,7 +5,7 @@ without a session cookie, because signing a victim in to the attacker's account 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 
@@ -39,38 +39,37 @@ class OriginCheck:
             raise ConfigurationError(f"trusted_origins takes a sequence, as in ({trusted!r},)")
         self._trusted = frozenset(origin.encode() for origin in map(_checked, trusted))
 
-    def allows(self, method: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    def allows(self, method: str, headers: Sequence[tuple[bytes, bytes]]) -> bool:
         """Return whether a request may change a session; a websocket handshake is unsafe."""
         if method in SAFE_METHODS:
             return True
-        sites, origins, hosts = _values(headers, b"sec-fetch-site", b"origin", b"host")
-        if origins and len(set(origins)) == 1 and origins[0] in self._trusted:
+        if self._trusted and self._is_trusted(headers):
             return True
-        if sites:
+        if sites := _values(headers, b"sec-fetch-site"):
             return len(sites) == 1 and sites[0] in (b"same-origin", b"none")
+        origins = _values(headers, b"origin")
         if not origins:
             return True
         host = origins[0].partition(b"://")[2] if len(origins) == 1 else b""
-        return host != b"" and hosts == [host]
+        return host != b"" and _values(headers, b"host") == [host]
+
+    def _is_trusted(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        origins = set(_values(headers, b"origin"))
+        return len(origins) == 1 and origins <= self._trusted
 
 
-def seen_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+def seen_headers(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     """Return what the check looks at, as facts of an event: it comes from the client."""
     names = (b"origin", b"host", b"sec-fetch-site")
-    found = zip(names, _values(headers, *names), strict=True)
     return {
         name.decode().replace("-", "_"): b", ".join(values)[:_MAX_SEEN].decode("latin-1")
-        for name, values in found
-        if values
+        for name in names
+        if (values := _values(headers, name))
     }
 
 
-def _values(headers: Iterable[tuple[bytes, bytes]], *names: bytes) -> list[list[bytes]]:
-    found: dict[bytes, list[bytes]] = {name: [] for name in names}
-    for name, value in headers:
-        if name in found:
-            found[name].append(value)
-    return list(found.values())
+def _values(headers: Sequence[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
+    return [value for name, value in headers if name == wanted]
 
 
 def _checked(origin: str) -> str:

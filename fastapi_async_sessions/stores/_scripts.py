@@ -11,7 +11,7 @@ from hashlib import sha1
 
 # Two keys and two arguments. The second key is the index of the owner; where there is no index
 # to write, it repeats the first, for a script may touch only the keys that it is given.
-Operation = tuple[str, str, str, str | bytes]
+Operation = tuple[bytes, bytes, str | bytes, str | bytes]
 
 
 class Script:
