@@ -77,6 +77,7 @@ ORDER = [
     "_web.requirement",
     "_web.provider",
     "_web.openapi",
+    "_web.fast_path",
     "_web.route",
     "_web.middleware",
     "_web.discovery",

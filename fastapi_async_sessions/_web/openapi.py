@@ -1,26 +1,18 @@
 """The responses with which a route refuses a request, in OpenAPI."""
 
-from contextvars import ContextVar
 from typing import Any
 
-import fastapi.routing
 from fastapi.routing import APIRoute
 
 from .origin import SAFE_METHODS
 from .provider import SessionProvider
 from .requirement import Requirement
-from .wiring import calls_of
-
-# newer FastAPI keeps an included route as it is, and this is where it keeps what the inclusion adds
-_included: ContextVar[Any] | None = getattr(fastapi.routing, "_effective_route_context_var", None)
+from .wiring import calls_of, effective
 
 
 def document_refusals(route: APIRoute) -> None:
     """Add a 401 where a session or a user is required, and a 403 where the origin is checked."""
-    context = None if _included is None else _included.get()
-    documented: Any = route
-    if context is not None and context.original_route is route:
-        documented = context
+    documented = effective(route)
     calls = list(calls_of(documented.dependant))
     refusals: dict[int, dict[str, Any]] = {}
     if any(isinstance(call, Requirement) for call in calls):

@@ -7,6 +7,7 @@ from typing import Any, Generic, Self, TypeVar, overload
 from fastapi import Depends
 from fastapi.openapi.models import APIKey
 from fastapi.security.base import SecurityBase
+from starlette.requests import HTTPConnection
 
 from .._core.not_a_parameter import NEEDS_DEPENDS
 from .._core.session import Session
@@ -53,6 +54,15 @@ class Requirement(SecurityBase, Generic[Required]):
             SignInRequired: it does not.
         """
         return self if session is None else self._check(session)
+
+    async def get(self, connection: HTTPConnection) -> Required:
+        """Return the session of a request if it meets the requirement.
+
+        Raises:
+            SignInRequired: it does not.
+        """
+        checked: Required = await self._check(await self.provider(connection))
+        return checked
 
     __get_pydantic_core_schema__ = NEEDS_DEPENDS.__get_pydantic_core_schema__
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..errors import ConfigurationError
+from .fast_path import with_fast_path
 from .jar import SCOPE_KEY, Jar
 from .openapi import document_refusals
 from .wiring import included_routers
@@ -33,7 +34,7 @@ class SessionRoute(APIRoute):
         """Return FastAPI's handler, followed by the commit. The response has been built but not
         sent, so that the error of a failed commit can replace it."""
         document_refusals(self)
-        handler = super().get_route_handler()
+        handler = with_fast_path(self, super().get_route_handler)
 
         async def handle_and_close(request: Request) -> Response:
             jar: Jar | None = request.scope.get(SCOPE_KEY)

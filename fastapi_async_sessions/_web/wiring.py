@@ -20,6 +20,8 @@ is_inside_middleware = ContextVar("fastapi_async_sessions.is_inside_middleware",
 _iter_route_contexts: Callable[[Sequence[Any]], Iterable[Any]] = getattr(
     fastapi.routing, "iter_route_contexts", iter
 )
+# while newer FastAPI makes the handler of an included route, what the inclusion adds to the route
+_included: ContextVar[Any] | None = getattr(fastapi.routing, "_effective_route_context_var", None)
 
 
 class Application(NamedTuple):
@@ -75,6 +77,12 @@ def applications(app: Any, path: str = "", has_sessions: bool = False) -> Iterat
     for route in _routes(inner):
         if getattr(route, "dependant", None) is None and getattr(route, "app", None) is not None:
             yield from applications(route.app, path + _path(route), has_sessions)
+
+
+def effective(route: APIRoute) -> Any:
+    """Return what FastAPI makes the handler of: the route, or its inclusion in another router."""
+    inclusion = None if _included is None else _included.get()
+    return route if inclusion is None or inclusion.original_route is not route else inclusion
 
 
 def included_routers(router: APIRouter) -> list[APIRouter]:
