@@ -119,6 +119,24 @@ async def test_of_two_limits_the_one_that_has_passed_is_reported(
     assert current().cancelling() == 0
 
 
+@pytest.mark.parametrize("limit", [standard, within])
+async def test_outside_of_a_task_nothing_can_be_limited(limit: Limit) -> None:
+    """There is no task to cancel; the call does not begin."""
+    loop = asyncio.get_running_loop()
+    raised: asyncio.Future[BaseException | None] = loop.create_future()
+
+    def begin() -> None:
+        waiting = limit(NEVER, answer)
+        try:
+            waiting.send(None)
+            raised.set_result(None)
+        except BaseException as error:
+            raised.set_result(error)
+
+    loop.call_soon(begin)
+    assert isinstance(await raised, RuntimeError)
+
+
 async def test_a_call_that_ends_in_time_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The task is not cancelled after its limit."""
     assert await within(NEVER, answer) == "answer"
