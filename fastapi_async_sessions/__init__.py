@@ -34,7 +34,7 @@ from .records import Record
 from .stores.base import Store
 from .stores.memory import MemoryStore
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Additive",
