@@ -138,6 +138,17 @@ def test_a_repeated_header_is_rejected(headers, passes):
     assert OriginCheck([PARTNER]).allows("POST", pairs) is passes
 
 
+def test_two_origins_are_rejected_even_if_both_are_trusted():
+    """No browser sends two."""
+    check = OriginCheck([PARTNER, "https://other.example"])
+    pairs = [(b"origin", PARTNER.encode()), (b"origin", b"https://other.example")]
+    assert [check.allows("POST", each) for each in (pairs, pairs[:1], pairs[1:])] == [
+        False,
+        True,
+        True,
+    ]
+
+
 # against a model of Go's implementation
 
 
