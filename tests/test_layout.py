@@ -43,6 +43,7 @@ ORDER = [
     "_core.header",
     "_core.merge",
     "_core.shapes",
+    "_core.declared",
     "_core.models",
     "_core.readback",
     "_core.unread",

@@ -16,7 +16,6 @@ from ..errors import ConfigurationError, SessionInvalid
 from .merge import JSON, is_same
 from .models import Model, SessionModel
 from .readback import (
-    LEAVES,
     Problem,
     has_same_types,
     lost_values,
@@ -59,7 +58,6 @@ class Codec(Generic[Model]):
         self._adapter = self._model.adapter
         self._verbatim: set[int] = set()
         self.is_plain = self._model.is_plain
-        self._inexact = {**LEAVES, **self._model.inexact}
         self.shape = self._model.shape
         self._check_round_trip()
 
@@ -112,13 +110,16 @@ class Codec(Generic[Model]):
             return raw
         dump = self.dump(data)
         if dump == raw and self.is_plain:
-            if len(self._verbatim) >= _MAX_VERBATIM:
-                self._verbatim.clear()
-            self._verbatim.add(hash(raw))
+            self._note_verbatim(raw)
         return dump
 
+    def _note_verbatim(self, raw: bytes) -> None:
+        if len(self._verbatim) >= _MAX_VERBATIM:
+            self._verbatim.clear()
+        self._verbatim.add(hash(raw))
+
     def has_read(self, raw: bytes) -> bool:
-        """Return whether these bytes were read before, so that they can be read without an error.
+        """Return whether it is known that these bytes can be read, and are then dumped as they are.
 
         It is False for a model with its own functions, such as validators, because they may read
         the same bytes differently today.
@@ -199,8 +200,12 @@ class Codec(Generic[Model]):
         Raises:
             SessionInvalid: it would not; names the field, the type found and the one expected.
         """
+        fits = self._model.declared.fits(data, dump)
+        if fits and not unread and self._model.declared.is_certain(dump):
+            self._note_verbatim(dump)
+            return
         again = self.read_back(dump, unread)
-        if has_same_types(data, again, self._inexact):
+        if fits or has_same_types(data, again):
             return
         if problems := list(lost_values(data, again, loose=self._loose)):
             raise self._invalid("The session's data would not be read back as it is.", problems)

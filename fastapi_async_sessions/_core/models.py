@@ -1,6 +1,6 @@
 """The requirements on a session's model, checked in the class and in pydantic's schemas.
 
-Everything that knows the names in those schemas is in this file and in ``shapes``.
+Everything that knows the names in those schemas is in this file, ``declared`` and ``shapes``.
 """
 
 import warnings
@@ -12,6 +12,7 @@ from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema
 
 from ..errors import ConfigurationError
+from .declared import UNKNOWN, declaration_of
 from .merge import JSON
 from .shapes import shape_of
 
@@ -34,12 +35,6 @@ _PLAIN: dict[str, tuple[str, ...]] = {
     "model-fields": ("extras_schema", "extras_keys_schema"),
     "model-field": ("schema",),
 }
-# Those whose values come back as they are if they can be written at all, because the serializer
-# refuses values of other types. A "float" also writes a Decimal, and a derived model is written as
-# its base.
-_EXACT = frozenset(
-    ("bool", "int", "decimal", "str", "bytes", "date", "time", "datetime", "timedelta", "uuid")
-)
 _FUNCTIONS = (
     *("post_init", "custom_init", "serialization", "serialization_exclude_if"),
     "now_op",  # a time in the past or the future: what fits the model depends on the clock
@@ -61,8 +56,7 @@ class SessionModel(Generic[Model]):
         field_names: The names of all fields, including nested ones; other keys are a user's data.
         is_plain: Whether reading and writing run no functions of the model, which may return a
             different result each time or keep a reference to the data.
-        inexact: For each model class in it, the fields whose values may be read back as other types
-            although they can be written; a class that is missing here may have others.
+        declared: The types of its data, as far as JSON gives them back.
         shape: The properties that the JSON values themselves do not show.
         unwritten: Fields of types that JSON hides (``SecretStr``), and those that are left out
             (``exclude``, ``exclude_if``).
@@ -77,7 +71,7 @@ class SessionModel(Generic[Model]):
         schema = _json_schema(self.adapter)
         self.field_names = frozenset([*cls.model_fields, *_property_names(schema)])
         self.is_plain = _is_plain(self.adapter.core_schema)
-        self.inexact = dict(_inexact(self.adapter.core_schema)) if self.is_plain else {}
+        self.declared = declaration_of(self.adapter.core_schema) if self.is_plain else UNKNOWN
         self.shape = shape_of(self.adapter.core_schema)
         self.unwritten = sorted({*_write_only(schema), *_excluded(self.adapter.core_schema)})
 
@@ -180,27 +174,3 @@ def _is_plain(schema: Any) -> bool:
         return False
     inner = [schema[name] for name in inner_names if schema.get(name) is not None]
     return all(map(_is_plain, [*inner, *schema.get("fields", {}).values()]))
-
-
-def _inexact(schema: Any) -> Iterator[tuple[type[Any], frozenset[str]]]:
-    """The model classes in a core schema without functions, with their fields that are inexact."""
-    for _, values in _schemas(schema):
-        fields: dict[str, Any] = values["schema"] if values.get("type") == "model" else {}
-        if fields.get("type") == "model-fields" and not _has_extras(values, fields):
-            named: dict[str, Any] = fields["fields"]
-            yield values["cls"], frozenset(n for n, each in named.items() if not _is_exact(each))
-
-
-def _has_extras(model: dict[str, Any], fields: dict[str, Any]) -> bool:
-    config: dict[str, Any] = model.get("config") or {}
-    return "allow" in (fields.get("extra_behavior"), config.get("extra_fields_behavior"))
-
-
-def _is_exact(schema: Any) -> bool:
-    match schema["type"]:
-        case "model-field" | "default" | "nullable":
-            return _is_exact(schema["schema"])
-        case "list":
-            return "items_schema" in schema and _is_exact(schema["items_schema"])
-        case kind:
-            return kind in _EXACT
