@@ -4,12 +4,12 @@ Data of declared types need not be read back to see that nothing is lost. Values
 column by column: the items of a long list take little more time than one.
 """
 
-import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import chain
 from math import isfinite
+from operator import itemgetter, methodcaller
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -19,10 +19,10 @@ _SCALARS: dict[str, type[Any]] = {
     "decimal": Decimal,
     "uuid": UUID,
 }
-_call: Any = operator.call
-_values = operator.methodcaller("values")
+_values = methodcaller("values")
 _MAX_DEPTH = 50  # pydantic reads no JSON with more than about 200 levels
-_MAX_DIGITS = 4300
+_MAX_DIGITS = 4300  # of a number that can be read
+_NO_OFFSET, _MINUTE = timedelta(0), timedelta(minutes=1)
 # the keys of core schemas that neither restrict nor change what is read
 _FREE = frozenset(
     (
@@ -43,7 +43,7 @@ class Types:
     def __init__(self, *types: type[Any]) -> None:
         self._types = frozenset(types)
 
-    def fit(self, values: Sequence[Any]) -> bool:
+    def fit(self, values: Iterable[Any]) -> bool:
         """Return whether these values have declared types, and so has all that they contain."""
         return self._types.issuperset(map(type, values))
 
@@ -70,9 +70,7 @@ class Declaration(NamedTuple):
 
     def is_certain(self, dump: bytes) -> bool:
         """Return whether the dump of data that fits can be read, and is then written as it was."""
-        # a longer number cannot be read, and an offset of less than a minute becomes a "Z"
-        is_exact = b"+00:00" not in dump and b"-00:00" not in dump
-        return self.is_free and is_exact and len(dump) <= _MAX_DIGITS
+        return self.is_free and len(dump) <= _MAX_DIGITS
 
 
 UNKNOWN = Declaration(Types(), Types(), is_free=False)
@@ -94,7 +92,7 @@ def declaration_of(schema: Any) -> Declaration:
 class _Anything(Types):
     """Values that need no look."""
 
-    def fit(self, values: Sequence[Any]) -> bool:  # noqa: ARG002
+    def fit(self, values: Iterable[Any]) -> bool:  # noqa: ARG002
         return True
 
 
@@ -102,8 +100,8 @@ class _Optional(Types):
     def __init__(self, types: Types) -> None:
         self._inner = types
 
-    def fit(self, values: Sequence[Any]) -> bool:
-        return self._inner.fit([value for value in values if value is not None])
+    def fit(self, values: Iterable[Any]) -> bool:
+        return self._inner.fit(value for value in values if value is not None)
 
 
 class _Floats(Types):
@@ -112,8 +110,18 @@ class _Floats(Types):
     def __init__(self) -> None:
         super().__init__(float)
 
-    def fit(self, values: Sequence[Any]) -> bool:
+    def fit(self, values: Iterable[Any]) -> bool:
+        values = [*values]
         return super().fit(values) and all(map(isfinite, values))
+
+
+class _Moments(Types):
+    """With an offset in minutes: pydantic cuts off the seconds."""
+
+    def fit(self, values: Iterable[Any]) -> bool:
+        values = [*values]
+        offsets = (value.utcoffset() or _NO_OFFSET for value in values)
+        return super().fit(values) and not any(offset % _MINUTE for offset in offsets)
 
 
 class _Texts(Types):
@@ -123,7 +131,8 @@ class _Texts(Types):
         super().__init__(str)
         self._texts = frozenset(texts)
 
-    def fit(self, values: Sequence[Any]) -> bool:
+    def fit(self, values: Iterable[Any]) -> bool:
+        values = [*values]
         return super().fit(values) and self._texts.issuperset(values)
 
 
@@ -132,42 +141,44 @@ class _Lists(Types):
         super().__init__(list)
         self._items = items
 
-    def fit(self, values: Sequence[Any]) -> bool:
-        return super().fit(values) and self._items.fit([*chain(*values)])
+    def fit(self, values: Iterable[Any]) -> bool:
+        values = [*values]
+        return super().fit(values) and self._items.fit(chain(*values))
 
 
 class _Dicts(Types):
-    """With keys that are texts. As the key of a text, None is written without a warning."""
-
-    def __init__(self, items: Types) -> None:
+    def __init__(self, keys: Types, items: Types) -> None:
         super().__init__(dict)
+        self._keys = keys
         self._items = items
 
-    def fit(self, values: Sequence[Any]) -> bool:
-        return (
-            super().fit(values)
-            and _TEXTS.fit([*chain(*values)])
-            and self._items.fit([*chain(*map(_values, values))])
-        )
+    def fit(self, values: Iterable[Any]) -> bool:
+        values = [*values]
+        # where a key is a text, the serializer refuses others, but not None
+        if not super().fit(values) or any(None in each for each in values):
+            return False
+        return self._keys.fit(chain(*values)) and self._items.fit(chain(*map(_values, values)))
 
 
 class _Models(Types):
     def __init__(self, cls: type[Any], fields: dict[str, Types]) -> None:
         super().__init__(cls)
         self._names = tuple(fields)
-        self._columns_fit = [types.fit for types in fields.values()]
-        self._needs_look = any(types is not _ANYTHING for types in fields.values())
+        self._columns = [
+            (itemgetter(name), types.fit)
+            for name, types in fields.items()
+            if types is not _ANYTHING
+        ]
 
-    def fit(self, values: Sequence[Any]) -> bool:
+    def fit(self, values: Iterable[Any]) -> bool:
+        values = [*values]
         if not super().fit(values):
             return False
-        rows = [*map(vars, values)]
+        rows = [value.__dict__ for value in values]
         # each field, and in the order in which it will be read and written again
-        if not all(map(self._names.__eq__, map(tuple, rows))):
+        if [*map(tuple, rows)] != [self._names] * len(rows):
             return False
-        if not self._needs_look:
-            return True
-        return all(map(_call, self._columns_fit, zip(*map(_values, rows), strict=True)))
+        return all(fit(map(column, rows)) for column, fit in self._columns)
 
 
 class _Json(Types):
@@ -176,16 +187,17 @@ class _Json(Types):
     def __init__(self) -> None:
         super().__init__(type(None), bool, int, float, str, list, dict)
 
-    def fit(self, values: Sequence[Any]) -> bool:
+    def fit(self, values: Iterable[Any]) -> bool:
         for _ in range(_MAX_DEPTH):
+            values = [*values]
             if not values:
                 return True
             dicts: list[Any] = [value for value in values if type(value) is dict]
             lists: list[Any] = [value for value in values if type(value) is list]
             floats = [value for value in values if type(value) is float]
-            if not (super().fit(values) and _TEXTS.fit([*chain(*dicts)]) and _FLOATS.fit(floats)):
+            if not (super().fit(values) and _TEXTS.fit(chain(*dicts)) and _FLOATS.fit(floats)):
                 return False
-            values = [*chain(*lists, *map(_values, dicts))]
+            values = chain(*lists, *map(_values, dicts))
         return False
 
 
@@ -231,16 +243,23 @@ class _Reader:
             case "list":
                 items = self.read(schema.get("items_schema", _ANY))
                 return _ANYTHING if items is _ANYTHING else _Lists(items)
-            case "dict" if schema.get("keys_schema", _ANY)["type"] in ("any", "str"):
-                self.read(schema.get("keys_schema", _ANY))
-                return _Dicts(self.read(schema.get("values_schema", _ANY)))
+            case "dict":
+                keys = self._keys(schema.get("keys_schema", _ANY))
+                return _Dicts(keys, self.read(schema.get("values_schema", _ANY)))
             case "model" if schema["schema"]["type"] == "model-fields":
                 return self._model(schema, schema["schema"])
+            case "time" | "datetime":
+                return _Moments(_SCALARS[schema["type"]])
             case kind if kind in _SCALARS:
                 self.is_free &= kind != "decimal"  # which may be infinite
                 return Types(_SCALARS[kind]) if self._has_null else _ANYTHING
             case _:
                 raise _UnknownSchema
+
+    def _keys(self, schema: Any) -> Types:
+        if schema["type"] not in ("any", "str"):
+            raise _UnknownSchema
+        return _TEXTS if self.read(schema) is _JSON else _ANYTHING
 
     def _model(self, schema: Any, inner: Any) -> Types:
         config: Any = schema.get("config", {})
