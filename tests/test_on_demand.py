@@ -88,7 +88,7 @@ async def test_data_that_is_valid_for_a_time_only_is_read_at_once() -> None:
     await site.request(facts)
     codec = site.get_session.repository.codec
     assert not codec.is_plain
-    assert not codec.has_read(codec.dump(Due(at=soon)))
+    assert not codec.is_verbatim(codec.dump(Due(at=soon)))
 
 
 async def test_a_stream_may_be_the_first_to_ask_for_the_data(

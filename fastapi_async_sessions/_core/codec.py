@@ -104,9 +104,9 @@ class Codec(Generic[Model]):
         """Return the dump of data that has just been loaded from these bytes.
 
         Usually the dump equals the bytes, and the same bytes are read many times. So only the
-        first read dumps the data.
+        first read dumps the data, and none if this process has written the bytes.
         """
-        if self.has_read(raw):
+        if self.is_verbatim(raw):
             return raw
         dump = self.dump(data)
         if dump == raw and self.is_plain:
@@ -118,8 +118,8 @@ class Codec(Generic[Model]):
             self._verbatim.clear()
         self._verbatim.add(hash(raw))
 
-    def has_read(self, raw: bytes) -> bool:
-        """Return whether it is known that these bytes can be read, and are then dumped as they are.
+    def is_verbatim(self, raw: bytes) -> bool:
+        """Return whether these bytes are known: they can be read, and are the dump of what is read.
 
         It is False for a model with its own functions, such as validators, because they may read
         the same bytes differently today.

@@ -174,9 +174,9 @@ class Repository(Generic[Model]):
         if not self._is_owned(record.owner, header.subject):
             return Absent("missing")
         stored = SessionRecord(key, record, header, json, raw=json)
-        if self.codec.has_read(json):
+        if self.codec.is_verbatim(json):
             return LoadedSession(stored, partial(self._contents, json))
-        # the first time, it is not known whether this release can read it
+        # it is not known whether this release can read it
         return self._read_data(stored)
 
     def new_contents(self) -> Contents[Model]:
