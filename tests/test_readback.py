@@ -524,6 +524,18 @@ class Shout(str):
     """A text of a class of its own."""
 
 
+class Tag(str):
+    """A text that equals no other one, so that a dict may have both as keys."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
 def without(name: str, data: BaseModel) -> BaseModel:
     """The same data, of which a field was deleted."""
     delattr(data, name)
@@ -581,7 +593,13 @@ VALUES = [
         [[UUID(int=1)]],
     ),
     *({}, {"a": 1}, {1: "a"}, {"a": [UUID(int=5)]}, {None: 1}, {"a": Animal()}, OrderedDict(a=1)),
-    *({"a": [Animal(), None]}, {"a": {"b": [1, None, {"c": "d"}]}}, {"a": None}, {Shout("a"): 1}),
+    *(
+        {"a": [Animal(), None]},
+        {"a": {"b": [1, None, {"c": "d"}]}},
+        {"a": None},
+        {Shout("a"): 1},
+        {"a": 1, Tag("a"): 2},
+    ),
     *(
         Counter(a=1),
         [{"a": Decimal(1)}],
@@ -725,6 +743,15 @@ def test_an_option_that_is_not_known_leaves_nothing_certain() -> None:
         fields = core_schema.model_fields_schema({}) | option
         declared = declaration_of(core_schema.model_schema(Part, fields))
         assert declared.is_certain(b"{}") is (not option)
+
+
+def test_data_that_the_declared_types_nest_too_deep_is_read_back() -> None:
+    """JSON is not read beyond some 200 levels, of which an ``Any`` may have some as well."""
+    kind: Any = Any
+    for _ in range(110):
+        kind = list[kind]
+    model: Any = create_model("Deep", value=(kind, []))
+    assert not SessionModel(model).declared.is_certain(b"{}")
 
 
 class Branch(BaseModel):

@@ -20,7 +20,8 @@ _SCALARS: dict[str, type[Any]] = {
     "uuid": UUID,
 }
 _values = methodcaller("values")
-_MAX_DEPTH = 50  # pydantic reads no JSON with more than about 200 levels
+# pydantic reads no JSON with more than about 200 levels
+_MAX_DEPTH, _MAX_ANY_DEPTH = 150, 50
 _MAX_DIGITS = 4300  # of a number that can be read
 _NO_OFFSET, _MINUTE = timedelta(0), timedelta(minutes=1)
 # the keys of core schemas that neither restrict nor change what is read
@@ -38,10 +39,15 @@ _FREE_CONFIG = frozenset(("title", "extra_fields_behavior"))
 
 
 class Types:
-    """The types that the values in one place may have; without any, no value fits."""
+    """The types that the values in one place may have; without any, no value fits.
 
-    def __init__(self, *types: type[Any]) -> None:
+    Attributes:
+        depth: The levels of JSON that are nested in such a value.
+    """
+
+    def __init__(self, *types: type[Any], depth: int = 0) -> None:
         self._types = frozenset(types)
+        self.depth = depth
 
     def fit(self, values: Iterable[Any]) -> bool:
         """Return whether these values have declared types, and so has all that they contain."""
@@ -84,7 +90,8 @@ def declaration_of(schema: Any) -> Declaration:
     reader = _Reader(has_null=True)
     try:
         types = reader.read(schema)
-        return Declaration(types, _Reader(has_null=False).read(schema), reader.is_free)
+        is_free = reader.is_free and types.depth <= _MAX_DEPTH
+        return Declaration(types, _Reader(has_null=False).read(schema), is_free)
     except _UnknownSchema:
         return UNKNOWN
 
@@ -98,6 +105,7 @@ class _Anything(Types):
 
 class _Optional(Types):
     def __init__(self, types: Types) -> None:
+        super().__init__(depth=types.depth)
         self._inner = types
 
     def fit(self, values: Iterable[Any]) -> bool:
@@ -138,7 +146,7 @@ class _Texts(Types):
 
 class _Lists(Types):
     def __init__(self, items: Types) -> None:
-        super().__init__(list)
+        super().__init__(list, depth=1 + items.depth)
         self._items = items
 
     def fit(self, values: Iterable[Any]) -> bool:
@@ -147,22 +155,25 @@ class _Lists(Types):
 
 
 class _Dicts(Types):
-    def __init__(self, keys: Types, items: Types) -> None:
-        super().__init__(dict)
-        self._keys = keys
+    """With keys that are texts and nothing else: None is written as one without a warning, and a
+    derived class may have two keys of one text."""
+
+    def __init__(self, items: Types) -> None:
+        super().__init__(dict, depth=1 + items.depth)
         self._items = items
 
     def fit(self, values: Iterable[Any]) -> bool:
         values = [*values]
-        # where a key is a text, the serializer refuses others, but not None
-        if not super().fit(values) or any(None in each for each in values):
-            return False
-        return self._keys.fit(chain(*values)) and self._items.fit(chain(*map(_values, values)))
+        return (
+            super().fit(values)
+            and _TEXTS.fit(chain(*values))
+            and self._items.fit(chain(*map(_values, values)))
+        )
 
 
 class _Models(Types):
     def __init__(self, cls: type[Any], fields: dict[str, Types]) -> None:
-        super().__init__(cls)
+        super().__init__(cls, depth=1 + max((types.depth for types in fields.values()), default=0))
         self._names = tuple(fields)
         self._columns = [
             (itemgetter(name), types.fit)
@@ -185,10 +196,11 @@ class _Json(Types):
     """Anything that JSON has."""
 
     def __init__(self) -> None:
-        super().__init__(type(None), bool, int, float, str, list, dict)
+        types = (type(None), bool, int, float, str, list, dict)
+        super().__init__(*types, depth=_MAX_ANY_DEPTH)
 
     def fit(self, values: Iterable[Any]) -> bool:
-        for _ in range(_MAX_DEPTH):
+        for _ in range(_MAX_ANY_DEPTH):
             values = [*values]
             if not values:
                 return True
@@ -243,9 +255,9 @@ class _Reader:
             case "list":
                 items = self.read(schema.get("items_schema", _ANY))
                 return _ANYTHING if items is _ANYTHING else _Lists(items)
-            case "dict":
-                keys = self._keys(schema.get("keys_schema", _ANY))
-                return _Dicts(keys, self.read(schema.get("values_schema", _ANY)))
+            case "dict" if schema.get("keys_schema", _ANY)["type"] in ("any", "str"):
+                self.read(schema.get("keys_schema", _ANY))
+                return _Dicts(self.read(schema.get("values_schema", _ANY)))
             case "model" if schema["schema"]["type"] == "model-fields":
                 return self._model(schema, schema["schema"])
             case "time" | "datetime":
@@ -255,11 +267,6 @@ class _Reader:
                 return Types(_SCALARS[kind]) if self._has_null else _ANYTHING
             case _:
                 raise _UnknownSchema
-
-    def _keys(self, schema: Any) -> Types:
-        if schema["type"] not in ("any", "str"):
-            raise _UnknownSchema
-        return _TEXTS if self.read(schema) is _JSON else _ANYTHING
 
     def _model(self, schema: Any, inner: Any) -> Types:
         config: Any = schema.get("config", {})
