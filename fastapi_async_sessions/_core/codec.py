@@ -200,8 +200,9 @@ class Codec(Generic[Model]):
         Raises:
             SessionInvalid: it would not; names the field, the type found and the one expected.
         """
-        fits = self._model.declared.fits(data, dump)
-        if fits and not unread and self._model.declared.is_certain(dump):
+        declared = self._model.declared
+        fits = declared.fits(data, dump)
+        if fits and not unread and declared.is_certain(dump):
             self._note_verbatim(dump)
             return
         again = self.read_back(dump, unread)

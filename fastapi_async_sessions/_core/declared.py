@@ -34,8 +34,8 @@ _FREE = frozenset(
         *("validation_alias", "serialization_alias", "frozen", "generic_origin"),
     )
 )
-_ANY = {"type": "any"}
 _FREE_CONFIG = frozenset(("title", "extra_fields_behavior"))
+_ANY = {"type": "any"}
 
 
 class Types:
@@ -256,7 +256,7 @@ class _Reader:
                 items = self.read(schema.get("items_schema", _ANY))
                 return _ANYTHING if items is _ANYTHING else _Lists(items)
             case "dict" if schema.get("keys_schema", _ANY)["type"] in ("any", "str"):
-                self.read(schema.get("keys_schema", _ANY))
+                self.read(schema.get("keys_schema", _ANY))  # only to see whether it limits them
                 return _Dicts(self.read(schema.get("values_schema", _ANY)))
             case "model" if schema["schema"]["type"] == "model-fields":
                 return self._model(schema, schema["schema"])
