@@ -42,6 +42,9 @@ _SECONDS = re.compile(r"[0-9]{1,5}")
 _MAX_SESSION = 2**21
 _MAINTENANCE_TIMEOUT = timedelta(minutes=10)
 
+_KEPT = httpx.Limits(max_connections=100, max_keepalive_connections=20)  # httpx's defaults
+_NEW = httpx.Limits(max_connections=100, max_keepalive_connections=0)
+
 T = TypeVar("T")
 
 
@@ -50,8 +53,8 @@ class HTTPStore(Store):
 
     Requests go to the base URL and nowhere else: redirects are not followed, and proxies and
     credentials from the environment are not used. Cookies are not kept. When a connection breaks,
-    the request is sent once more, which its conditions make safe. A session ends when it has
-    expired by the clock of the service or by ours.
+    the request is sent once more, on a new one, which its conditions make safe. A session ends when
+    it has expired by the clock of the service or by ours.
 
     Args:
         base_url: Where ``session_service`` is served: ``https``, or ``http`` on this machine.
@@ -59,7 +62,8 @@ class HTTPStore(Store):
         timeout: For a whole call; ``purge``, ``clear`` and ``count`` may take ten minutes.
         transport: An ``httpx`` transport, for a certificate of your own (``httpx.
             AsyncHTTPTransport(verify=..., cert=...)``) or for tests (``httpx.ASGITransport``). One
-            with connections works in one event loop after another, not in several at once.
+            with connections works in one event loop after another, not in several at once, and may
+            send a request once more on another connection that it kept.
 
     Raises:
         ConfigurationError: the URL or the token is not safe, or the timeout is not positive.
@@ -88,7 +92,9 @@ class HTTPStore(Store):
         self._timeout = timeout
         self._clock = checked_clock(clock, "HTTPStore")
         self._transport = transport
-        self._clients = PerLoop(self._make_client, httpx.AsyncClient.aclose)
+        self._clients = self._clients_with(_KEPT)
+        # a transport of the application has its own limits, and is closed only once
+        self._retry_clients = self._clients if transport else self._clients_with(_NEW)
 
     async def create(self, key: str, record: Record) -> bool:
         return await self._put(key, record, {"If-None-Match": "*"})
@@ -142,9 +148,11 @@ class HTTPStore(Store):
     async def open(self) -> None:
         """Load the TLS certificates, which would otherwise delay the first request."""
         self._clients.here()
+        self._retry_clients.here()
 
     async def aclose(self) -> None:
         await self._clients.close()
+        await self._retry_clients.close()
 
     async def _put(self, key: str, record: Record, condition: dict[str, str]) -> bool:
         headers = {**condition, "Content-Type": "application/json"}
@@ -171,18 +179,31 @@ class HTTPStore(Store):
                 async with asyncio.timeout(seconds):
                     client = self._clients.here()
                     request = client.build_request(method, path, headers=headers, content=content)
-                    return _checked(await _exchange(client, request, limit))
+                    return _checked(await self._exchange(client, request, limit))
             except asyncio.CancelledError as error:
                 error.add_note(call)
                 raise
 
-    def _make_client(self) -> httpx.AsyncClient:
+    async def _exchange(
+        self, client: httpx.AsyncClient, request: httpx.Request, limit: int
+    ) -> "_Reply":
+        with suppress(httpx.NetworkError, httpx.RemoteProtocolError):
+            return await _send(client, request, limit)
+        # Once more, with the same condition: a write that was done already is known by its version.
+        # On a new connection, since a server that closes one idle connection may close them all.
+        return await _send(self._retry_clients.here(), request, limit)
+
+    def _clients_with(self, limits: httpx.Limits) -> PerLoop[httpx.AsyncClient]:
+        return PerLoop(partial(self._make_client, limits), httpx.AsyncClient.aclose)
+
+    def _make_client(self, limits: httpx.Limits) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             base_url=self._base_url,
             headers={
                 "Authorization": f"Bearer {self._token.get_secret_value()}",
                 "Accept-Encoding": "identity",  # nothing that could decompress to a gigabyte
             },
+            limits=limits,
             timeout=None,  # noqa: S113  # _request sets one for the whole call
             follow_redirects=False,
             trust_env=False,
@@ -196,15 +217,6 @@ class _Reply:
     status: int
     headers: httpx.Headers
     body: bytes
-
-
-async def _exchange(client: httpx.AsyncClient, request: httpx.Request, limit: int) -> _Reply:
-    try:
-        return await _send(client, request, limit)
-    except (httpx.NetworkError, httpx.RemoteProtocolError):
-        pass
-    # Once more, with the same condition: a write that was done already is known by its version.
-    return await _send(client, request, limit)
 
 
 async def _send(client: httpx.AsyncClient, request: httpx.Request, limit: int) -> _Reply:

@@ -489,9 +489,20 @@ async def test_a_broken_connection_is_replaced(service):
         assert await store.load(KEY) is None
 
 
-async def test_a_request_is_sent_twice_at_most(service):
-    """Then the call fails."""
+async def test_a_request_is_sent_once_more_on_a_new_connection(service):
+    """A server that closes one idle connection may be closing the others too."""
     async with through_a_proxy(service) as (store, proxy):
+        await asyncio.gather(*(store.load(KEY) for _ in range(4)))
+        assert proxy.connections == 4
+        proxy.lose_replies = 1
+        await store.load(KEY)
+        assert proxy.connections == 5
+
+
+@pytest.mark.parametrize("make_transport", [lambda: None, httpx.AsyncHTTPTransport])
+async def test_a_request_is_sent_twice_at_most(service, make_transport):
+    """Then the call fails, also with a transport of the application."""
+    async with through_a_proxy(service, transport=make_transport()) as (store, proxy):
         proxy.lose_replies = 100
         with pytest.raises(StoreUnavailable):
             await store.load(KEY)
