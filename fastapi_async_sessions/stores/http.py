@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from typing import TypeVar
 from urllib.parse import quote
 
+from anyio import CancelScope
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from ..errors import ConfigurationError, StoreUnavailable
@@ -42,8 +43,9 @@ _SECONDS = re.compile(r"[0-9]{1,5}")
 _MAX_SESSION = 2**21
 _MAINTENANCE_TIMEOUT = timedelta(minutes=10)
 
-_KEPT = httpx.Limits(max_connections=100, max_keepalive_connections=20)  # httpx's defaults
-_NEW = httpx.Limits(max_connections=100, max_keepalive_connections=0)
+_AT_ONCE = 100
+_KEPT = httpx.Limits(max_keepalive_connections=20)
+_NEW = httpx.Limits(max_keepalive_connections=0)
 
 T = TypeVar("T")
 
@@ -54,7 +56,8 @@ class HTTPStore(Store):
     Requests go to the base URL and nowhere else: redirects are not followed, and proxies and
     credentials from the environment are not used. Cookies are not kept. When a connection breaks,
     the request is sent once more, on a new one, which its conditions make safe. A session ends when
-    it has expired by the clock of the service or by ours.
+    it has expired by the clock of the service or by ours. At most a hundred calls are made at once,
+    while others wait.
 
     Args:
         base_url: Where ``session_service`` is served: ``https``, or ``http`` on this machine.
@@ -62,8 +65,8 @@ class HTTPStore(Store):
         timeout: For a whole call; ``purge``, ``clear`` and ``count`` may take ten minutes.
         transport: An ``httpx`` transport, for a certificate of your own (``httpx.
             AsyncHTTPTransport(verify=..., cert=...)``) or for tests (``httpx.ASGITransport``). One
-            with connections works in one event loop after another, not in several at once, and may
-            send a request once more on another connection that it kept.
+            with connections works in one event loop after another, not in several at once. It
+            should allow 100 connections, and may send a request once more on another kept one.
 
     Raises:
         ConfigurationError: the URL or the token is not safe, or the timeout is not positive.
@@ -92,9 +95,7 @@ class HTTPStore(Store):
         self._timeout = timeout
         self._clock = checked_clock(clock, "HTTPStore")
         self._transport = transport
-        self._clients = self._clients_with(_KEPT)
-        # a transport of the application has its own limits, and is closed only once
-        self._retry_clients = self._clients if transport else self._clients_with(_NEW)
+        self._loops = PerLoop(self._begin, _InOneLoop.aclose)
 
     async def create(self, key: str, record: Record) -> bool:
         return await self._put(key, record, {"If-None-Match": "*"})
@@ -147,12 +148,11 @@ class HTTPStore(Store):
 
     async def open(self) -> None:
         """Load the TLS certificates, which would otherwise delay the first request."""
-        self._clients.here()
-        self._retry_clients.here()
+        self._loops.here()
 
     async def aclose(self) -> None:
-        await self._clients.close()
-        await self._retry_clients.close()
+        """Wait for the calls in flight, five seconds at most, and close the connections."""
+        await self._loops.close()
 
     async def _put(self, key: str, record: Record, condition: dict[str, str]) -> bool:
         headers = {**condition, "Content-Type": "application/json"}
@@ -177,24 +177,20 @@ class HTTPStore(Store):
             try:
                 # one timeout for all of it: connecting, a slow answer, a second attempt
                 async with asyncio.timeout(seconds):
-                    client = self._clients.here()
-                    request = client.build_request(method, path, headers=headers, content=content)
-                    return _checked(await self._exchange(client, request, limit))
+                    here = self._loops.here()
+                    request = here.client.build_request(
+                        method, path, headers=headers, content=content
+                    )
+                    return _checked(await here.exchange(request, limit))
             except asyncio.CancelledError as error:
                 error.add_note(call)
                 raise
 
-    async def _exchange(
-        self, client: httpx.AsyncClient, request: httpx.Request, limit: int
-    ) -> "_Reply":
-        with suppress(httpx.NetworkError, httpx.RemoteProtocolError):
-            return await _send(client, request, limit)
-        # Once more, with the same condition: a write that was done already is known by its version.
-        # On a new connection, since a server that closes one idle connection may close them all.
-        return await _send(self._retry_clients.here(), request, limit)
-
-    def _clients_with(self, limits: httpx.Limits) -> PerLoop[httpx.AsyncClient]:
-        return PerLoop(partial(self._make_client, limits), httpx.AsyncClient.aclose)
+    def _begin(self) -> "_InOneLoop":
+        client = self._make_client(_KEPT)
+        # a transport of the application has its own limits, and is closed only once
+        is_ours = self._transport is None
+        return _InOneLoop(client, self._make_client(_NEW) if is_ours else client)
 
     def _make_client(self, limits: httpx.Limits) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -217,6 +213,60 @@ class _Reply:
     status: int
     headers: httpx.Headers
     body: bytes
+
+
+class _InOneLoop:
+    """What belongs to one event loop: its clients, and the calls that are in flight on them."""
+
+    def __init__(self, client: httpx.AsyncClient, retry_client: httpx.AsyncClient) -> None:
+        self.client = client
+        self._retry_client = retry_client
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._in_flight: dict[asyncio.Task[_Reply | None], CancelScope] = {}
+
+    async def exchange(self, request: httpx.Request, limit: int) -> _Reply:
+        """Send a request, and once more if its connection breaks; return the reply.
+
+        httpcore 1.0 loses the connection of a task that is cancelled by anything but anyio, or that
+        waits for a connection meanwhile. So each call has its own task, which only its scope
+        cancels, and waits for its turn before httpcore knows of it.
+        """
+        scope = CancelScope()
+        task = asyncio.create_task(self._exchange_in(scope, request, limit))
+        self._in_flight[task] = scope
+        task.add_done_callback(self._in_flight.pop)
+        try:
+            reply = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            scope.cancel()
+            raise
+        if reply is None:
+            raise StoreUnavailable("the store was closed before the session service answered")
+        return reply
+
+    async def aclose(self) -> None:
+        try:
+            if self._in_flight:
+                await asyncio.wait(self._in_flight)
+        finally:
+            for scope in self._in_flight.values():
+                scope.cancel()
+            await self.client.aclose()
+            await self._retry_client.aclose()
+
+    async def _exchange_in(
+        self, scope: CancelScope, request: httpx.Request, limit: int
+    ) -> _Reply | None:
+        """Return None if the scope was cancelled."""
+        with scope:
+            async with self._turns:
+                with suppress(httpx.NetworkError, httpx.RemoteProtocolError):
+                    return await _send(self.client, request, limit)
+                # Once more, with the same condition: a write that was done already is known by its
+                # version. On a new connection, since a server that closes one idle connection may
+                # be closing them all.
+                return await _send(self._retry_client, request, limit)
+        return None
 
 
 async def _send(client: httpx.AsyncClient, request: httpx.Request, limit: int) -> _Reply:

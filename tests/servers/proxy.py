@@ -21,8 +21,9 @@ class Proxy:
     - ``proxy.refuse = True`` cuts each new connection at once
     - ``proxy.cut()`` cuts all connections that are open
 
-    ``proxy.round_trips`` counts how often clients had to wait for the server: what they send
-    without a reply in between is one round trip.
+    ``proxy.open`` is the number of connections at the moment. ``proxy.round_trips`` counts how
+    often clients had to wait for the server: what they send without a reply in between is one round
+    trip.
     """
 
     def __init__(self, url: str, *, tls: ssl.SSLContext | None = None) -> None:
@@ -45,6 +46,10 @@ class Proxy:
     def url(self) -> str:
         user, at, _ = self._parts.netloc.rpartition("@")
         return urlunsplit(self._parts._replace(netloc=f"{user}{at}127.0.0.1:{self.port}"))
+
+    @property
+    def open(self) -> int:
+        return len(self._writers) // 2
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)

@@ -18,6 +18,7 @@ from fastapi_async_sessions._core.bounded import BoundedStore
 from fastapi_async_sessions.errors import ConfigurationError, StoreUnavailable
 from fastapi_async_sessions.events import Events
 from fastapi_async_sessions.records import Record, new_version
+from fastapi_async_sessions.stores import _loops
 from fastapi_async_sessions.stores.base import Store
 from fastapi_async_sessions.stores.http import HTTPStore
 from fastapi_async_sessions.stores.memory import MemoryStore
@@ -26,6 +27,7 @@ from fastapi_async_sessions.stores.sql import SQLStore
 from fastapi_async_sessions.testing import FrozenClock, StoreContract
 from tests.servers.asgi import serve
 from tests.servers.proxy import Proxy
+from tests.servers.waits import until
 
 TOKEN = "t0ken-of-more-than-thirty-two-characters"
 KEY = "ab" * 32
@@ -594,6 +596,89 @@ async def test_a_cancelled_call_is_cancelled(service):
             await load
         proxy.resume()
         assert await store.load(KEY) == record
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+async def test_a_call_that_is_cancelled_at_any_point_leaves_no_connection(service, broken):
+    """Neither of the first attempt nor of the second."""
+    async with through_a_proxy(service) as (store, proxy):
+        for steps in range(100):
+            proxy.lose_replies = broken
+            load = asyncio.create_task(store.load(KEY))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            load.cancel()
+            await asyncio.gather(load, return_exceptions=True)
+        proxy.lose_replies = 0
+        assert await store.load(KEY) is None
+        await asyncio.to_thread(until, lambda: proxy.open <= 1, within=60, what="the others closed")
+
+
+async def test_a_hundred_calls_are_made_at_once():
+    """The others wait for their turn."""
+    service = session_service(MemoryStore(), token=TOKEN)
+    at_once = []
+
+    async def counting(scope, receive, send):
+        at_once.append(at_once[-1] + 1 if at_once else 1)
+        await asyncio.sleep(0.001)
+        await service(scope, receive, send)
+        at_once.append(at_once[-1] - 1)
+
+    async with opened("http://localhost", transport=httpx.ASGITransport(counting)) as store:
+        await asyncio.gather(*(store.load(f"{number:064x}") for number in range(300)))
+    assert max(at_once) == 100
+
+
+async def test_calls_that_are_cancelled_hold_up_no_others():
+    """Even if the service never answers them."""
+    service = session_service(MemoryStore(), token=TOKEN)
+
+    async def silent_for_some(scope, receive, send):
+        if scope["path"] != f"/sessions/{KEY}":
+            await asyncio.Event().wait()
+        await service(scope, receive, send)
+
+    transport = httpx.ASGITransport(silent_for_some)
+    async with opened("http://localhost", transport=transport) as store:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await asyncio.gather(*(store.load(f"{number:064x}") for number in range(300)))
+        async with asyncio.timeout(30):
+            assert await store.load(KEY) is None
+
+
+async def test_closing_waits_for_calls_in_flight(service):
+    """They get their answers, and the connections are closed."""
+    async with through_a_proxy(service) as (store, proxy):
+        loads = await in_flight(store, proxy)
+        closing = asyncio.create_task(store.aclose())
+        await asyncio.sleep(0)
+        proxy.resume()
+        assert await asyncio.gather(*loads) == [None] * len(loads)
+        await closing
+        await asyncio.to_thread(
+            until, lambda: proxy.open == 0, within=60, what="all of them closed"
+        )
+
+
+async def test_closing_does_not_wait_for_ever(service, monkeypatch):
+    """Calls that are still in flight say why they failed."""
+    monkeypatch.setattr(_loops, "_CLOSE_SECONDS", 0.01)
+    async with through_a_proxy(service) as (store, proxy):
+        loads = await in_flight(store, proxy)
+        await store.aclose()
+        for error in await asyncio.gather(*loads, return_exceptions=True):
+            assert isinstance(error, StoreUnavailable)
+            assert error.reason == "the store was closed before the session service answered"
+
+
+async def in_flight(store, proxy):
+    """Calls whose requests have left, but wait in the proxy."""
+    proxy.pause()
+    loads = [asyncio.create_task(store.load(KEY)) for _ in range(4)]
+    await asyncio.to_thread(until, lambda: proxy.open == len(loads), within=60, what="four calls")
+    return loads
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "https://127.0.0.1:1"])
