@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -31,7 +32,9 @@ def behind_a_proxy(request):
         with serve(session_service(MemoryStore(), token=TOKEN)) as url:
             yield opener(url, lambda url: HTTPStore(url, token=TOKEN, timeout=MINUTE))
     elif kind == "redis":
-        yield opener(request.getfixturevalue("redis_url"), RedisStore.from_url)
+        patience = dict.fromkeys(("socket_connect_timeout", "socket_timeout"), 60)
+        make_store = partial(RedisStore.from_url, **patience)
+        yield opener(request.getfixturevalue("redis_url"), make_store)
     else:
         request.getfixturevalue("postgres_url")  # empties the database
         server = request.getfixturevalue("postgres_server")
@@ -44,9 +47,11 @@ def opener(url, make_store):
     async def opened():
         async with Proxy(url) as proxy:
             store = make_store(proxy.url)
-            await store.open()
-            yield store, proxy
-            await store.aclose()
+            try:
+                await store.open()
+                yield store, proxy
+            finally:
+                await store.aclose()
 
     return opened
 

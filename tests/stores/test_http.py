@@ -648,8 +648,9 @@ async def test_calls_that_are_cancelled_hold_up_no_others():
             assert await store.load(KEY) is None
 
 
-async def test_closing_waits_for_calls_in_flight(service):
+async def test_closing_waits_for_calls_in_flight(service, monkeypatch):
     """They get their answers, and the connections are closed."""
+    monkeypatch.setattr(_loops, "_CLOSE_SECONDS", 60)
     async with through_a_proxy(service) as (store, proxy):
         loads = await in_flight(store, proxy)
         closing = asyncio.create_task(store.aclose())
