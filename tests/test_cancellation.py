@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -388,6 +389,35 @@ async def test_a_request_cancelled_while_the_store_hangs_ends_in_time() -> None:
             await task
     store.hook = pass_on
     assert (await client.data()).count == 0
+
+
+async def test_a_commit_that_fails_after_a_cancellation_is_not_logged_as_lost() -> None:
+    """asyncio would log its error with a traceback; the event ``store_error`` names it."""
+    lost: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
+    store = SpyStore(MemoryStore())
+    provider = SessionProvider(Data, store=store, secret_key=SECRET, **PATIENT)
+    client = Client(provider)
+    await client.sign_in()
+    gate = Gate("save")
+
+    async def fail(call: StoreCall) -> Any:
+        answer = await gate(call)
+        if call.verb == "save":
+            raise StoreUnavailable("it went away")
+        return answer
+
+    store.hook = fail
+    task = asyncio.create_task(client.copy().request(change))
+    async with asyncio.timeout(WAIT_LIMIT):
+        await gate.reached.wait()
+        task.cancel()
+        gate.open()
+        await asyncio.wait([task])
+    assert task.cancelled()
+    del task
+    gc.collect()
+    assert lost == []
 
 
 async def test_cancelled_requests_do_not_hold_up_others_that_commit(

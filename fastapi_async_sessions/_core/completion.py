@@ -28,4 +28,6 @@ async def run_to_completion(work: Coroutine[Any, Any, _Result], limit: timedelta
             while not task.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # or asyncio would log that it was lost
         raise

@@ -34,6 +34,8 @@ class Batcher(Generic[_Item, _Answer]):
         self._send = send
         self._on_batch = on_batch
         self._in_flight = 0
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
         self._waiting: list[tuple[_Item, asyncio.Future[_Answer]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -42,6 +44,7 @@ class Batcher(Generic[_Item, _Answer]):
         if self._in_flight:
             return await self._enqueue(item)
         self._in_flight += 1
+        self._is_idle.clear()
         try:
             (answer,) = await self._send([item])
         finally:
@@ -49,9 +52,8 @@ class Batcher(Generic[_Item, _Answer]):
         return answer
 
     async def drain(self) -> None:
-        """Wait until no batch is in flight."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        """Wait until no item is in flight, or waiting for those that are."""
+        await self._is_idle.wait()
 
     def _enqueue(self, item: _Item) -> asyncio.Future[_Answer]:
         answer: asyncio.Future[_Answer] = self._loop.create_future()
@@ -97,3 +99,5 @@ class Batcher(Generic[_Item, _Answer]):
         self._in_flight -= 1
         if self._waiting:
             self._flush()
+        if not self._in_flight:
+            self._is_idle.set()

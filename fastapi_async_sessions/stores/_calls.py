@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 # redis-py refuses calls beyond 100 connections, of which the application may need some as well
@@ -12,12 +13,21 @@ class Calls:
     """Makes calls of a client: as many at once as it has connections for, while others wait."""
 
     def __init__(self, max_connections: int) -> None:
-        self._turns = asyncio.Semaphore(min(_AT_ONCE, max_connections))
+        self._at_once = min(_AT_ONCE, max_connections)
+        self._turns = asyncio.Semaphore(self._at_once)
+        self._draining = asyncio.Lock()
 
     async def __call__(self, call: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
         """Wait for a turn, and give the answer of ``call(*arguments)``."""
         async with self._turns:
             return await self._make(call, *arguments)
+
+    async def drain(self) -> None:
+        """Wait until no call is in flight: take every turn."""
+        # one at a time, since two would wait for each other's turns
+        async with self._draining, AsyncExitStack() as turns:
+            for _ in range(self._at_once):
+                await turns.enter_async_context(self._turns)
 
     async def _make(self, call: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
         task = asyncio.current_task()

@@ -8,7 +8,7 @@ from weakref import ref
 
 _Client = TypeVar("_Client")
 
-_CLOSE_SECONDS = 5
+CLOSE_SECONDS = 5
 
 
 class _Held(NamedTuple, Generic[_Client]):
@@ -74,5 +74,5 @@ class PerLoop(Generic[_Client]):
             self._held.pop(loop, None)
             if self._is_ours or used() is not None:
                 with suppress(Exception):
-                    async with asyncio.timeout(_CLOSE_SECONDS):
+                    async with asyncio.timeout(CLOSE_SECONDS):
                         await self._close(client)

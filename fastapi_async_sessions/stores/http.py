@@ -234,7 +234,7 @@ class _InOneLoop:
         scope = CancelScope()
         task = asyncio.create_task(self._exchange_in(scope, request, limit))
         self._in_flight[task] = scope
-        task.add_done_callback(self._in_flight.pop)
+        task.add_done_callback(self._forget)
         try:
             reply = await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -245,6 +245,7 @@ class _InOneLoop:
         return reply
 
     async def aclose(self) -> None:
+        """Close the clients once no call is in flight, or once this is cancelled."""
         try:
             if self._in_flight:
                 await asyncio.wait(self._in_flight)
@@ -253,6 +254,12 @@ class _InOneLoop:
                 scope.cancel()
             await self.client.aclose()
             await self._retry_client.aclose()
+
+    def _forget(self, task: asyncio.Task[_Reply | None]) -> None:
+        del self._in_flight[task]
+        # taken here for a caller that has given up: asyncio would log that it was lost
+        with suppress(asyncio.CancelledError):
+            task.exception()
 
     async def _exchange_in(
         self, scope: CancelScope, request: httpx.Request, limit: int

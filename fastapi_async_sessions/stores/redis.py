@@ -7,6 +7,7 @@ import re
 import secrets
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
@@ -20,7 +21,7 @@ from ..lifetime import Clock, checked_clock, utc_now
 from ..records import Record, from_microseconds, new_version, read_clock, to_microseconds
 from ._batcher import Batcher
 from ._calls import Calls, ClusterCalls
-from ._loops import PerLoop
+from ._loops import CLOSE_SECONDS, PerLoop
 from ._scripts import (
     ADD_TO_INDEX,
     CHECK_OWNER,
@@ -229,7 +230,7 @@ class RedisStore(Store):
         self._client.observer = observer
 
     async def aclose(self) -> None:
-        """Wait for the commands in flight, and close the client if ``from_url`` made it."""
+        """Wait for the commands in flight, five seconds at most; close a client of ``from_url``."""
         await self._client.aclose()
 
     # as bytes, because redis-py takes several times as long to encode a word as Python does
@@ -385,9 +386,9 @@ class _BatchingClient:
     async def aclose(self) -> None:
         """Wait for the commands in flight, and close the clients if the store created them."""
         here = self._loops.here()
-        await here.reads.drain()
-        for batcher in here.scripts.values():
-            await batcher.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await here.drain()
         if self._owns_clients:
             await self._loops.close()
 
@@ -467,6 +468,13 @@ class _InOneLoop(NamedTuple):
     calls: Calls
     reads: Batcher[bytes, bytes | None]
     scripts: dict[Script, Batcher[Operation, Any]]
+
+    async def drain(self) -> None:
+        """Wait for everything that is in flight."""
+        await self.reads.drain()
+        for batcher in self.scripts.values():
+            await batcher.drain()
+        await self.calls.drain()
 
 
 def _words(words: _Words) -> tuple[Any, ...]:

@@ -5,15 +5,15 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from traceback import clear_frames
 from typing import Any, NamedTuple, Self, TypeVar, cast
 
 from ..errors import ConfigurationError, StoreUnavailable
 from ..lifetime import Clock, checked_clock, utc_now
 from ..records import Record, from_microseconds, new_version, to_microseconds
-from ._loops import PerLoop
+from ._loops import CLOSE_SECONDS, PerLoop
 from ._sql_reasons import LOCKED, code_of, driver_error, explain, waiting_for_pool
 from .base import Store, translate_errors
 
@@ -57,7 +57,6 @@ except ImportError as error:
 _BATCH = 1000
 _ATTEMPTS = 10
 _CANCEL_SECONDS = 1
-_CLOSE_SECONDS = 5
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _INSERT: Mapping[str, Callable[[Table], sqlite.Insert | postgresql.Insert]] = {
     "sqlite": sqlite.insert,
@@ -230,13 +229,15 @@ class SQLStore(Store):
         await self.delete(key)
 
     async def aclose(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                loop = asyncio.get_running_loop()
-                tasks = [task for task in list(self._tasks) if task.get_loop() is loop]
-                await asyncio.gather(*tasks, return_exceptions=True)
-                if self._owns_engines:
-                    await self._engines.close()
+        """Wait for the calls in flight, five seconds at most; close an engine of ``from_url``."""
+        loop = asyncio.get_running_loop()
+        tasks = [task for task in list(self._tasks) if task.get_loop() is loop]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+            for task in late:
+                self._give_up(task)
+        if self._owns_engines:
+            await self._engines.close()
 
     @property
     def _engine(self) -> AsyncEngine:
@@ -290,17 +291,25 @@ class SQLStore(Store):
         except asyncio.CancelledError as error:
             if reason := self._waiting_for(is_connected.is_set()):
                 error.add_note(reason)
-            if self._dialect == "postgresql":
-                task.cancel()
-                # drivers ask the server to cancel the statement, which it may not answer
-                asyncio.get_running_loop().call_later(_CANCEL_SECONDS, task.cancel)
+            self._give_up(task)
             raise
+        if task.cancelled():
+            raise StoreUnavailable("the store was closed before the database answered")
         return task.result()
+
+    def _give_up(self, task: asyncio.Task[Any]) -> None:
+        if self._dialect == "postgresql":
+            task.cancel()
+            # drivers ask the server to cancel the statement, which it may not answer
+            asyncio.get_running_loop().call_later(_CANCEL_SECONDS, task.cancel)
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
+        try:
             task.exception()  # or asyncio would log that the one of a cancelled caller was lost
+        except asyncio.CancelledError as error:
+            # psycopg's would keep the connection open until they are collected as garbage
+            clear_frames(error.__traceback__)
 
     def _waiting_for(self, is_connected: bool) -> str | None:
         """Return what a call has probably been waiting for, if that is known."""
