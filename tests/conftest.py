@@ -1,7 +1,8 @@
 """Fixtures for every test."""
 
+import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -43,6 +44,19 @@ def pytest_collection_finish() -> None:
 def clock() -> FrozenClock:
     """A clock that stands still until the test moves it."""
     return FrozenClock()
+
+
+@pytest.fixture
+async def lost_errors() -> Callable[[], list[dict[str, Any]]]:
+    """Gives what asyncio has logged by now about errors of tasks that nobody has taken."""
+    lost: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
+
+    def collected() -> list[dict[str, Any]]:
+        gc.collect()  # asyncio logs an error when its task is dropped
+        return lost
+
+    return collected
 
 
 @pytest.fixture(params=["memory", "redis"])

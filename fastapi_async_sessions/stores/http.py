@@ -257,9 +257,8 @@ class _InOneLoop:
 
     def _forget(self, task: asyncio.Task[_Reply | None]) -> None:
         del self._in_flight[task]
-        # taken here for a caller that has given up: asyncio would log that it was lost
-        with suppress(asyncio.CancelledError):
-            task.exception()
+        if not task.cancelled():
+            task.exception()  # or asyncio would log that the one of a cancelled caller was lost
 
     async def _exchange_in(
         self, scope: CancelScope, request: httpx.Request, limit: int

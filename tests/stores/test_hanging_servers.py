@@ -96,7 +96,7 @@ async def test_callers_that_gave_up_while_connecting_leave_no_connection(behind_
 
 
 async def in_flight(store, proxy):
-    """Calls whose requests have left, but wait in the proxy."""
+    """Calls that have begun, and get no answer while the proxy is paused."""
     proxy.pause()
     calls = [store.load("cd" * 32), store.load(KEY), store.find("ada"), store.find("bob")]
     tasks = [asyncio.create_task(call) for call in calls]

@@ -1,7 +1,6 @@
 """HTTPStore and its service: the contract over a real socket, and a failing network."""
 
 import asyncio
-import gc
 import importlib
 import logging
 import re
@@ -648,10 +647,8 @@ async def test_calls_that_are_cancelled_hold_up_no_others():
             assert await store.load(KEY) is None
 
 
-async def test_a_call_that_fails_after_its_caller_has_gone_is_not_logged():
+async def test_a_call_that_fails_after_its_caller_has_gone_is_not_logged(lost_errors):
     """asyncio would log its error with a traceback."""
-    lost = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
     called, ended = asyncio.Event(), asyncio.Event()
 
     class Failing(httpx.AsyncBaseTransport):
@@ -670,8 +667,21 @@ async def test_a_call_that_fails_after_its_caller_has_gone_is_not_logged():
         await asyncio.wait([load])
         await ended.wait()
     del load
-    gc.collect()
-    assert lost == []
+    assert lost_errors() == []
+
+
+async def test_a_transport_of_the_application_is_closed_once(service):
+    """Although it also sends a request once more."""
+    closed = []
+
+    class Transport(httpx.AsyncHTTPTransport):
+        async def aclose(self):
+            closed.append(self)
+            await super().aclose()
+
+    async with opened(service, transport=Transport()) as store:
+        assert await store.load(KEY) is None
+    assert len(closed) == 1
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "https://127.0.0.1:1"])
